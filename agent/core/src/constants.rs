@@ -1,0 +1,44 @@
+//! One table of names, ports and limits. Each can be overridden where a flag or a setting says so.
+
+use std::time::Duration;
+
+/// TCP port on the node's address where agents accept tunnels (the port HBONE uses too).
+pub const TUNNEL_PORT: u16 = 15008;
+/// TCP port on the node for Prometheus metrics and health.
+pub const METRICS_PORT: u16 = 15020;
+/// TCP port of the controller's CA API.
+pub const CA_PORT: u16 = 15012;
+/// Unix socket of the agent's admin API.
+pub const ADMIN_SOCKET: &str = "/run/lark/admin.sock";
+/// Directory under bpffs where programs, links and maps of this layout are pinned.
+pub const PIN_ROOT: &str = "/sys/fs/bpf/lark/v1";
+/// Label on namespaces and workloads: `enabled` or `disabled`; the workload's wins.
+pub const LABEL_CAPTURE: &str = "lark.mesh/capture";
+/// Label on namespaces and workloads: `strict` or `permissive`.
+pub const LABEL_MTLS: &str = "lark.mesh/mtls";
+/// Namespaces that are captured only when a workload asks by its own label.
+pub const EXCLUDED_NAMESPACES: [&str; 2] = ["lark-system", "kube-system"];
+/// Life of an SVID as Lark's own CA issues it.
+pub const SVID_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
+/// An SVID is renewed when this share of its life has passed (in percent) ...
+pub const RENEW_AT_PERCENT: u32 = 50;
+/// ... give or take this share (in percent), so that agents do not ask all at once.
+pub const RENEW_JITTER_PERCENT: u32 = 10;
+/// A tunnel takes no new stream after this age.
+pub const TUNNEL_MAX_AGE: Duration = Duration::from_secs(60 * 60);
+/// A tunnel without streams is closed after this time.
+pub const TUNNEL_IDLE: Duration = Duration::from_secs(5 * 60);
+/// How long an unknown peer or destination may wait for discovery.
+pub const DISCOVERY_WAIT: Duration = Duration::from_secs(1);
+/// The kernel hooks take the agent for dead when its heartbeat is older.
+pub const HEARTBEAT_STALE: Duration = Duration::from_secs(2);
+/// How often the agent's heartbeat thread writes.
+pub const HEARTBEAT_EVERY: Duration = Duration::from_millis(250);
+/// A peer that answers no PING for this long is gone.
+pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a TCP connect plus TLS handshake to a peer agent may take.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the connect to the application may take at the delivering end.
+pub const DELIVER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Suffix of the TLS server name under which an identity's listener is addressed.
+pub const SNI_SUFFIX: &str = "svid.lark.mesh";

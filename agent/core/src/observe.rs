@@ -1,0 +1,61 @@
+//! Counters that move while a connection lives, and the edges they add up to.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use serde::{Deserialize, Serialize};
+
+/// Bytes of one connection as its own agent sees them. The data path adds, readers only read, so
+/// relaxed order is enough.
+#[derive(Debug, Default)]
+pub struct ByteCounters {
+    sent: AtomicU64,
+    received: AtomicU64,
+}
+
+impl ByteCounters {
+    /// Counts payload bytes that the source has sent towards the destination.
+    pub fn add_sent(&self, bytes: u64) {
+        self.sent.fetch_add(bytes, Ordering::Relaxed);
+    }
+    /// Counts payload bytes that the destination has sent towards the source.
+    pub fn add_received(&self, bytes: u64) {
+        self.received.fetch_add(bytes, Ordering::Relaxed);
+    }
+    /// Bytes from source to destination so far.
+    pub fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+    /// Bytes from destination to source so far.
+    pub fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+}
+
+/// What secures an edge. The signs are part of the output format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Secured {
+    /// `√ mTLS`: a handshake proved both ends.
+    Mtls,
+    /// `= same node`: both ends known by cgroup, bytes never on a shared interface.
+    SameNode,
+    /// `~ direct`: same node, plaintext between the pods by choice.
+    Direct,
+    /// `✗ plaintext`.
+    Plaintext,
+    /// `⊘ denied`.
+    Denied,
+}
+
+impl Secured {
+    /// The sign and word shown in tables.
+    pub const fn sign(self) -> &'static str {
+        match self {
+            Self::Mtls => "√ mTLS",
+            Self::SameNode => "= same node",
+            Self::Direct => "~ direct",
+            Self::Plaintext => "✗ plaintext",
+            Self::Denied => "⊘ denied",
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! The closed set of reasons for which user space refuses a connection. Each is a metric label, a
+//! log field and a word a person can look up; the kernel's own set is `lark_abi::Reason`.
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! reasons {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $label:literal, $advice:literal;)+) => {
+        /// Why a connection was refused. Unknown always means refuse.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        pub enum Reason {
+            $($(#[doc = $doc])+ #[serde(rename = $label)] $variant,)+
+        }
+        impl Reason {
+            /// All reasons, in the order of the data path.
+            pub const ALL: &'static [Reason] = &[$(Reason::$variant,)+];
+            /// The label in metrics, logs and tables.
+            pub const fn label(self) -> &'static str { match self { $(Reason::$variant => $label,)+ } }
+            /// What it means, in a sentence.
+            pub const fn meaning(self) -> &'static str { match self { $(Reason::$variant => concat!($($doc),+),)+ } }
+            /// What a person does about it.
+            pub const fn advice(self) -> &'static str { match self { $(Reason::$variant => $advice,)+ } }
+        }
+    };
+}
+
+reasons! {
+    /// A connection reached an in-pod listener without an entry from the connect hook.
+    NoOriginalDestination = "no_original_destination", "Nothing dials Lark's listeners directly; if an application scans its loopback, ignore it. Otherwise look at `lark bpf` for map_full.";
+    /// The destination is in no snapshot this agent has.
+    DestinationUnknown = "destination_unknown", "Compare `lark workloads` and `lark services` with what should exist; discovery may lag.";
+    /// The Service has no ready endpoint.
+    NoReadyEndpoint = "no_ready_endpoint", "See `lark services`: the application's readiness decides.";
+    /// The Service does not serve the port that was asked for.
+    NoSuchPort = "no_such_port", "The Service's ports are in `lark services`.";
+    /// There is no valid SVID for the workload that calls.
+    SourceSvidMissing = "source_svid_missing", "See `lark certs` for the workload's account and the last error of the CA.";
+    /// The node of the destination is in no snapshot this agent has.
+    NodeUnknown = "node_unknown", "The workload names a node that discovery does not list.";
+    /// The agent of the destination's node could not be reached.
+    TunnelUnreachable = "tunnel_unreachable", "Is the agent on that node running, and is the tunnel port open between the nodes?";
+    /// The TLS handshake with the destination's agent failed.
+    TunnelHandshake = "tunnel_handshake", "The log line names the certificate check that failed; compare clocks and trust bundles of both nodes.";
+    /// The destination's agent proved another identity than discovery names for the destination.
+    PeerIdentityMismatch = "peer_identity_mismatch", "Discovery and the peer disagree about the pod's account; one of them is stale, or somebody answers for the pod.";
+    /// The tunnel ended while the stream was being opened or used.
+    TunnelLost = "tunnel_lost", "The other agent went away; its log says why.";
+    /// The peer broke the tunnel's protocol.
+    ProtocolError = "protocol_error", "Both agents' versions and logs; a foreign client on the tunnel port shows up here too.";
+    /// The authority of the stream is no captured pod of this node.
+    NotMyWorkload = "not_my_workload", "The sender's discovery places the pod on this node, ours does not; one of them is stale.";
+    /// The authority's identity is another than the tunnel was accepted for.
+    DestinationIdentityMismatch = "destination_identity_mismatch", "The pod's address changed hands; the sender's discovery is stale.";
+    /// No workload of the client's identity with the claimed address runs on the client's node.
+    SourceUnknown = "source_unknown", "The claimed source address is not of a workload with the proved identity on the node that the tunnel came from.";
+    /// Policy does not allow the connection.
+    PolicyDenied = "policy_denied", "`lark policy explain` names the rule.";
+    /// The destination pod's hooks are not attached, so its application could not be told who calls.
+    HooksNotLive = "hooks_not_live", "`lark check` names the pod and what is missing in the kernel.";
+    /// The application did not accept the connection.
+    DialRefused = "dial_refused", "Nothing listens on that port in the destination pod.";
+    /// The application did not answer the connect in time.
+    DialTimeout = "dial_timeout", "The application's accept queue is full or its host is overloaded.";
+    /// The connect to the destination failed for another cause, which the log names.
+    DialFailed = "dial_failed", "The log line has the error of the operating system.";
+    /// A limit of the agent was reached.
+    LimitReached = "limit_reached", "The log line names the limit.";
+    /// The agent is shutting down.
+    ShuttingDown = "shutting_down", "Wait for the agent to come back.";
+}
+
+impl std::fmt::Display for Reason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.label())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Reason;
+
+    #[test]
+    fn labels_are_distinct_and_survive_serde() {
+        let labels: std::collections::BTreeSet<_> = Reason::ALL.iter().map(|r| r.label()).collect();
+        assert_eq!(labels.len(), Reason::ALL.len());
+    }
+}

@@ -1,0 +1,1 @@
+//! Fills the snapshot of workloads, Services and nodes

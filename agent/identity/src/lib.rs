@@ -1,0 +1,1 @@
+//! SVID store, rotation, CA client, and the CA protocol

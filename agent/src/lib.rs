@@ -1,0 +1,1 @@
+//! Node-level mTLS agent for Kubernetes

@@ -1,0 +1,1 @@
+//! Sockets, network namespaces, cgroups and capabilities: the privileged user side

@@ -1,0 +1,1 @@
+//! Workload mTLS between two agents: TLS, verifiers, frame I/O, pool

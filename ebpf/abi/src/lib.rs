@@ -1,0 +1,1 @@
+//! Types and verdicts shared by the kernel and the user side

@@ -1,0 +1,1 @@
+//! Tests on real kernels, sockets and programs

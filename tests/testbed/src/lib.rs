@@ -1,0 +1,1 @@
+//! Nodes and pods out of namespaces and cgroups, faults, wire capture, load
