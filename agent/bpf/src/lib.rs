@@ -1,1 +1,24 @@
-//! The kernel side as user space sees it: loading, links, pins, maps with typed keys
+//! The kernel side as user space sees it: loading, links, pins, maps with typed keys, and the
+//! committed object.
+
+/// Mesh destinations.
+pub mod destinations;
+/// The programs, in the order in which they are attached to a pod.
+pub mod hook;
+/// Everything together.
+mod kernel;
+/// Links: attaching, pinning, adopting, asking.
+pub mod link;
+/// Loading the object and opening its maps.
+mod load;
+/// The programs' messages.
+mod logs;
+/// Typed access to maps on the data path.
+pub mod socket_maps;
+/// The two raw system calls that aya does not wrap.
+mod syscall;
+
+pub use kernel::{Kernel, KernelConfig, MapUsage, PinnedPod, uninstall};
+pub use link::{AttachError, LinkState};
+pub use load::{MapError, OpenError};
+pub use socket_maps::{Accepted, Claims, Counters, Heartbeat};

@@ -275,7 +275,15 @@ impl Snapshot {
                 services_by_address.insert(address, service.clone());
             }
         }
-        Ok(Self { generation, mesh, nodes: by_name, workloads: by_uid, services, by_address, services_by_address })
+        Ok(Self {
+            generation,
+            mesh,
+            nodes: by_name,
+            workloads: by_uid,
+            services,
+            by_address,
+            services_by_address,
+        })
     }
 
     /// A snapshot of nothing, before discovery has spoken.

@@ -1,1 +1,24 @@
-//! Types and verdicts shared by the kernel and the user side
+//! Types and verdicts shared by the kernel and the user side: what lies in the maps, and the
+//! decisions of the hooks as pure functions over facts. Programs read the context, ask here for the
+//! verdict and act; nothing here does I/O or follows a pointer.
+
+#![cfg_attr(not(test), no_std)]
+
+/// Addresses and tuples as they lie in keys.
+pub mod address;
+/// Why a hook did what it did; the index of a per-CPU counter.
+pub mod counter;
+/// Values and keys of the maps.
+pub mod entry;
+/// What a hook decides.
+pub mod verdict;
+
+#[cfg(feature = "user")]
+mod pod;
+
+pub use address::{Address, Tuple};
+pub use counter::Counter;
+pub use entry::{
+    Config, DestinationKey, DestinationValue, Flow, LAYOUT_VERSION, PeerName, PodEntry, WORKERS_MAX,
+};
+pub use verdict::{ConnectFacts, Gate, Verdict};

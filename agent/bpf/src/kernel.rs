@@ -1,0 +1,324 @@
+//! Everything together: one agent's hold on the kernel.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+
+use aya::Ebpf;
+#[expect(deprecated, reason = "the successor is keyed by the current task, not by the attachment")]
+use aya::maps::cgroup_storage::{CgroupStorage, CgroupStorageKey};
+use aya::maps::{Array, HashMap as BpfHashMap, Map, MapData};
+use aya::programs::{CgroupSockAddr, SockOps};
+use lark_abi::{Config, DestinationKey, DestinationValue, Flow, PodEntry, Tuple};
+
+use crate::destinations::{Destinations, Synced};
+use crate::hook::{AGENT_PROGRAM, Hook};
+use crate::link::{self, AttachError, LinkState};
+use crate::load::{self, MapError, OpenError};
+use crate::socket_maps::{Accepted, Claims, Counters, Heartbeat};
+
+/// What the kernel side is opened with.
+#[derive(Debug, Clone)]
+pub struct KernelConfig {
+    /// Directory on bpffs for everything of this layout.
+    pub pin_root: PathBuf,
+    /// Most mesh destinations; fixed when the map is first made.
+    pub destinations_max: u32,
+}
+
+/// A pod as the pins have it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PinnedPod {
+    /// Name of its directory (the workload's uid).
+    pub name: String,
+    /// Its links as the kernel has them.
+    pub links: Vec<LinkState>,
+}
+
+impl PinnedPod {
+    /// Whether all hooks are attached to the cgroup of that id.
+    pub fn is_attached_to(&self, cgroup_id: u64) -> bool {
+        self.links.len() == Hook::ALL.len() && self.links.iter().all(|l| l.cgroup_id == Some(cgroup_id))
+    }
+
+    /// Whether the cgroup that the links were attached to is gone.
+    pub fn is_severed(&self) -> bool {
+        self.links.iter().any(|l| l.cgroup_id.is_none())
+    }
+}
+
+/// How full a map is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MapUsage {
+    /// Name of the map.
+    pub map: &'static str,
+    /// Entries in it.
+    pub entries: usize,
+    /// Entries that fit.
+    pub max: u32,
+}
+
+/// One agent's hold on the kernel. Dropping it leaves everything pinned as it is.
+pub struct Kernel {
+    root: PathBuf,
+    ebpf: Ebpf,
+    #[expect(deprecated, reason = "see the import")]
+    pods: CgroupStorage<MapData, PodEntry>,
+    config: Array<MapData, Config>,
+    destinations: Destinations,
+}
+
+impl Kernel {
+    /// Loads the programs over what an earlier agent pinned, or from nothing.
+    ///
+    /// # Errors
+    /// Each says what is missing and what to do; nothing is attached.
+    pub fn open(config: &KernelConfig) -> Result<Self, OpenError> {
+        lark_sys::kernel::probe()?;
+        let root = config.pin_root.clone();
+        lark_sys::kernel::ensure_bpffs(&root)?;
+        for directory in ["maps", "pods", "agent"] {
+            let path = root.join(directory);
+            std::fs::create_dir_all(&path).map_err(|source| OpenError::Directory { path, source })?;
+        }
+        let maps = root.join("maps");
+        let ebpf = load::load(&maps, config.destinations_max)?;
+        Ok(Self {
+            pods: load::open(&maps, "POD", Map::CgroupStorage)?,
+            config: load::open(&maps, "CONFIG", Map::Array)?,
+            destinations: Destinations::open(&maps, config.destinations_max)?,
+            ebpf,
+            root,
+        })
+    }
+
+    fn program(&self, name: &'static str) -> Result<BorrowedFd<'_>, AttachError> {
+        let program = self.ebpf.program(name).ok_or(AttachError::NoProgram(name))?;
+        let fd = if let Ok(program) = <&SockOps>::try_from(program) {
+            program.fd()
+        } else if let Ok(program) = <&CgroupSockAddr>::try_from(program) {
+            program.fd()
+        } else {
+            return Err(AttachError::NoProgram(name));
+        };
+        fd.map(AsFd::as_fd).map_err(|_| AttachError::NoProgram(name))
+    }
+
+    /// Attaches the agent's own program to the agent's cgroup.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn attach_agent(&mut self, cgroup: BorrowedFd<'_>, cgroup_id: u64) -> Result<(), AttachError> {
+        let pin = self.root.join("agent").join("sock_ops");
+        link::attach(
+            self.program(AGENT_PROGRAM)?,
+            AGENT_PROGRAM,
+            Hook::SockOps.attach_type(),
+            cgroup,
+            cgroup_id,
+            &pin,
+        )
+    }
+
+    /// Attaches all hooks to a pod's cgroup, or takes over those that are pinned, and then writes
+    /// the entry that makes them redirect.
+    ///
+    /// # Errors
+    /// When the kernel refuses; then nothing new stays attached.
+    pub fn capture(
+        &mut self,
+        name: &str,
+        cgroup: BorrowedFd<'_>,
+        cgroup_id: u64,
+        entry: PodEntry,
+    ) -> Result<(), AttachError> {
+        let directory = self.pod_directory(name);
+        std::fs::create_dir_all(&directory)
+            .map_err(|source| AttachError::Pin { path: directory.clone(), source })?;
+        let attached = Hook::ALL.iter().try_for_each(|hook| {
+            link::attach(
+                self.program(hook.program())?,
+                hook.program(),
+                hook.attach_type(),
+                cgroup,
+                cgroup_id,
+                &directory.join(hook.name()),
+            )
+        });
+        let written = attached.and_then(|()| {
+            self.update(cgroup_id, entry)
+                .map_err(|source| AttachError::Entry { pod: name.to_owned(), source })
+        });
+        if written.is_err() {
+            // The first error is the one to tell.
+            let _ = self.release(name);
+        }
+        written
+    }
+
+    /// Writes a pod's entry: the kernel replaces it as a whole.
+    ///
+    /// # Errors
+    /// When the pod's hooks are not attached.
+    pub fn update(&mut self, cgroup_id: u64, entry: PodEntry) -> Result<(), MapError> {
+        for hook in Hook::ALL.into_iter().filter(|h| h.has_entry()) {
+            let key = CgroupStorageKey::new(cgroup_id, hook.attach_type());
+            self.pods.insert(key, entry, 0).map_err(MapError::of("POD"))?;
+        }
+        Ok(())
+    }
+
+    /// The entry as the kernel has it for IPv4 connects.
+    ///
+    /// # Errors
+    /// When the pod's hooks are not attached.
+    pub fn entry(&self, cgroup_id: u64) -> Result<PodEntry, MapError> {
+        let key = CgroupStorageKey::new(cgroup_id, Hook::Connect4.attach_type());
+        self.pods.get(key, 0).map_err(MapError::of("POD"))
+    }
+
+    /// Detaches a pod's hooks, those that redirect first.
+    ///
+    /// # Errors
+    /// When a pin cannot be removed.
+    pub fn release(&mut self, name: &str) -> Result<(), AttachError> {
+        let directory = self.pod_directory(name);
+        for hook in Hook::ALL.iter().rev() {
+            link::remove(&directory.join(hook.name()))?;
+        }
+        match std::fs::remove_dir(&directory) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                Err(AttachError::Pin { path: directory, source })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The pods that are pinned, with what the kernel says of each link.
+    pub fn pinned(&self) -> Vec<PinnedPod> {
+        let mut pods: Vec<PinnedPod> = std::fs::read_dir(self.root.join("pods"))
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| PinnedPod {
+                name: entry.file_name().to_string_lossy().into_owned(),
+                links: link::pinned(&entry.path()),
+            })
+            .collect();
+        pods.sort_by(|a, b| a.name.cmp(&b.name));
+        pods
+    }
+
+    /// Writes the settings that the hooks read.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    pub fn set_config(&mut self, config: Config) -> Result<(), MapError> {
+        self.config.set(0, config, 0).map_err(MapError::of("CONFIG"))
+    }
+
+    /// Makes the kernel's mesh destinations exactly these.
+    ///
+    /// # Errors
+    /// When the map cannot be written; a full one is no error but said in the result.
+    pub fn sync_destinations(
+        &mut self,
+        wanted: impl IntoIterator<Item = (DestinationKey, DestinationValue)>,
+    ) -> Result<Synced, MapError> {
+        self.destinations.sync(wanted)
+    }
+
+    /// Reads flows of accepted sockets.
+    ///
+    /// # Errors
+    /// When the map cannot be opened.
+    pub fn accepted(&self) -> Result<Accepted, MapError> {
+        Accepted::open(&self.maps())
+    }
+
+    /// Claims sources of deliveries.
+    ///
+    /// # Errors
+    /// When the map cannot be opened.
+    pub fn claims(&self) -> Result<Claims, MapError> {
+        Claims::open(&self.maps())
+    }
+
+    /// The heartbeat.
+    ///
+    /// # Errors
+    /// When the map cannot be opened.
+    pub fn heartbeat(&self) -> Result<Heartbeat, MapError> {
+        Heartbeat::open(&self.maps())
+    }
+
+    /// The counters.
+    ///
+    /// # Errors
+    /// When the map cannot be opened.
+    pub fn counters(&self) -> Result<Counters, MapError> {
+        Counters::open(&self.maps())
+    }
+
+    /// How full the maps are whose fullness matters.
+    ///
+    /// # Errors
+    /// When a map cannot be opened.
+    pub fn usage(&self) -> Result<Vec<MapUsage>, MapError> {
+        let mut usage = vec![MapUsage {
+            map: "DESTINATIONS",
+            entries: self.destinations.len(),
+            max: self.destinations.max(),
+        }];
+        for map in ["FLOWS", "DELIVERIES"] {
+            let opened: BpfHashMap<_, Tuple, Flow> = load::open(&self.maps(), map, Map::HashMap)?;
+            usage.push(MapUsage { map, entries: opened.keys().count(), max: 65_536 });
+        }
+        Ok(usage)
+    }
+
+    /// Name and kernel id of each loaded program.
+    pub fn programs(&self) -> Vec<(String, u32)> {
+        let mut programs: Vec<(String, u32)> = self
+            .ebpf
+            .programs()
+            .filter_map(|(name, program)| Some((name.to_owned(), program.info().ok()?.id())))
+            .collect();
+        programs.sort();
+        programs
+    }
+
+    /// Sends the programs' rare messages to tracing, from the current tokio runtime.
+    pub fn spawn_logs(&mut self) {
+        crate::logs::spawn(&mut self.ebpf);
+    }
+
+    fn maps(&self) -> PathBuf {
+        self.root.join("maps")
+    }
+
+    fn pod_directory(&self, name: &str) -> PathBuf {
+        self.root.join("pods").join(file_name(name))
+    }
+}
+
+/// Detaches everything and removes all pins under `root`.
+///
+/// # Errors
+/// When a file cannot be removed.
+pub fn uninstall(root: &Path) -> std::io::Result<()> {
+    match std::fs::remove_dir_all(root) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// A uid as a file name on bpffs, which allows no dots: every byte but letters, digits, `-` and `_`
+/// is written as `+` and two hex digits, so that two uids never share a name.
+fn file_name(uid: &str) -> String {
+    uid.bytes()
+        .map(|b| match b {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' => char::from(b).to_string(),
+            _ => format!("+{b:02x}"),
+        })
+        .collect()
+}

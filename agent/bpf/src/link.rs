@@ -1,0 +1,115 @@
+//! Links: attaching, pinning, adopting, asking.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+
+use crate::hook::Hook;
+use crate::syscall;
+
+/// Why a program is not attached.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    /// The program is not in the object.
+    #[error("program {0} is missing from the object; rebuild it with `cargo xtask ebpf`")]
+    NoProgram(&'static str),
+    /// The kernel refused.
+    #[error("attaching {program} to the cgroup failed: {source}{hint}")]
+    Refused {
+        /// The program.
+        program: &'static str,
+        /// What the system said.
+        source: io::Error,
+        /// What it may mean.
+        hint: &'static str,
+    },
+    /// The link could not be pinned.
+    #[error("pinning {path} failed: {source}")]
+    Pin {
+        /// The pin.
+        path: PathBuf,
+        /// What went wrong.
+        source: io::Error,
+    },
+    /// The pod's entry could not be written.
+    #[error("writing the entry of pod {pod} failed: {source}")]
+    Entry {
+        /// Name of the pod's pins.
+        pod: String,
+        /// What went wrong.
+        source: crate::MapError,
+    },
+}
+
+/// What the kernel says of one pinned link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkState {
+    /// Name of the pin.
+    pub hook: String,
+    /// The link's id.
+    pub link_id: u32,
+    /// The program's id.
+    pub program_id: u32,
+    /// The cgroup it is attached to; `None` once that is gone.
+    pub cgroup_id: Option<u64>,
+}
+
+const EPERM_HINT: &str = "; an ancestor cgroup has a program that was attached without BPF_F_ALLOW_MULTI and forbids others (see `bpftool cgroup tree`), or CAP_NET_ADMIN is missing";
+
+/// Attaches `program` to `cgroup` and pins the link, or replaces the program of the link that is
+/// pinned there already and attached to the same cgroup.
+pub(crate) fn attach(
+    program: BorrowedFd<'_>,
+    name: &'static str,
+    attach_type: u32,
+    cgroup: BorrowedFd<'_>,
+    cgroup_id: u64,
+    pin: &Path,
+) -> Result<(), AttachError> {
+    if let Ok(link) = syscall::open_pin(pin) {
+        if state(link.as_fd(), "").is_ok_and(|s| s.cgroup_id == Some(cgroup_id)) {
+            return syscall::link_update(link.as_fd(), program).map_err(|e| refused(name, e));
+        }
+        // The cgroup of that pin is gone (or another): nothing is attached that could be kept.
+        remove(pin)?;
+    }
+    let fd = syscall::link_create(program, cgroup, attach_type).map_err(|e| refused(name, e))?;
+    syscall::pin(fd.as_fd(), pin).map_err(|source| AttachError::Pin { path: pin.to_owned(), source })
+}
+
+fn refused(program: &'static str, source: io::Error) -> AttachError {
+    let hint = if source.raw_os_error() == Some(libc::EPERM) { EPERM_HINT } else { "" };
+    AttachError::Refused { program, source, hint }
+}
+
+/// Removes a pin, which detaches the program once nobody holds the link.
+pub(crate) fn remove(pin: &Path) -> Result<(), AttachError> {
+    match std::fs::remove_file(pin) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(AttachError::Pin { path: pin.to_owned(), source })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What the kernel says of an open link.
+pub(crate) fn state(link: BorrowedFd<'_>, hook: &str) -> io::Result<LinkState> {
+    let info = syscall::link_info(link)?;
+    Ok(LinkState {
+        hook: hook.to_owned(),
+        link_id: info.id,
+        program_id: info.program_id,
+        cgroup_id: (info.cgroup_id != 0).then_some(info.cgroup_id),
+    })
+}
+
+/// The links pinned in a directory, by what the kernel says of them.
+pub(crate) fn pinned(directory: &Path) -> Vec<LinkState> {
+    Hook::ALL
+        .iter()
+        .filter_map(|hook| {
+            let link = syscall::open_pin(&directory.join(hook.name())).ok()?;
+            state(link.as_fd(), hook.name()).ok()
+        })
+        .collect()
+}

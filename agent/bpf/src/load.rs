@@ -1,0 +1,126 @@
+//! Loading the object and opening its maps.
+
+use std::path::{Path, PathBuf};
+
+use aya::maps::{Map, MapData};
+use aya::programs::{CgroupSockAddr, SockOps};
+use aya::{Ebpf, EbpfLoader};
+
+use crate::hook::{AGENT_PROGRAM, Hook};
+
+/// The committed object; the build script has compared its sources with what made it.
+static OBJECT: &[u8] = aya::include_bytes_aligned!("../object/lark.bpf.o");
+
+/// The maps, all pinned.
+pub(crate) const MAPS: [&str; 10] = [
+    "POD",
+    "DESTINATIONS",
+    "FLOWS",
+    "DELIVERIES",
+    "SK_PEER",
+    "SK_ACCEPTED",
+    "SK_CLAIM",
+    "CONFIG",
+    "HEARTBEAT",
+    "COUNTERS",
+];
+
+/// Why the kernel side cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The kernel lacks something.
+    #[error(transparent)]
+    Kernel(#[from] lark_sys::kernel::KernelError),
+    /// A directory for pins cannot be made.
+    #[error("directory {path} cannot be made: {source}")]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The object was refused.
+    #[error(
+        "the kernel refused Lark's maps: {source}; loading needs CAP_BPF and CAP_NET_ADMIN, and maps of another version under {path} must be removed first"
+    )]
+    Load {
+        /// Where the pins are.
+        path: PathBuf,
+        /// What went wrong.
+        source: Box<aya::EbpfError>,
+    },
+    /// A program was refused.
+    #[error(
+        "the kernel refused program {program}: {source}; Lark needs Linux 5.18 or later, and CAP_BPF and CAP_NET_ADMIN"
+    )]
+    Program {
+        /// The program.
+        program: &'static str,
+        /// What went wrong.
+        source: Box<aya::programs::ProgramError>,
+    },
+    /// A program or map is missing from the object, or of another kind.
+    #[error("{0} is missing from the object; rebuild it with `cargo xtask ebpf`")]
+    Missing(&'static str),
+    /// A map could not be used.
+    #[error(transparent)]
+    Map(#[from] MapError),
+}
+
+/// Why a map could not be read or written.
+#[derive(Debug, thiserror::Error)]
+#[error("map {map} could not be used: {source}")]
+pub struct MapError {
+    /// The map.
+    pub map: &'static str,
+    /// What went wrong.
+    #[source]
+    pub source: Box<aya::maps::MapError>,
+}
+
+impl MapError {
+    pub(crate) fn of(map: &'static str) -> impl FnOnce(aya::maps::MapError) -> Self {
+        move |source| Self { map, source: Box::new(source) }
+    }
+}
+
+/// Loads all programs over the maps pinned under `maps`, making those that are missing.
+pub(crate) fn load(maps: &Path, destinations_max: u32) -> Result<Ebpf, OpenError> {
+    let mut loader = EbpfLoader::new();
+    for name in MAPS {
+        loader.map_pin_path(name, maps.join(name));
+    }
+    loader.map_max_entries("DESTINATIONS", destinations_max);
+    let mut ebpf = loader
+        .load(OBJECT)
+        .map_err(|source| OpenError::Load { path: maps.to_owned(), source: Box::new(source) })?;
+    for hook in Hook::ALL {
+        if hook == Hook::SockOps {
+            load_sock_ops(&mut ebpf, hook.program())?
+        } else {
+            load_sock_addr(&mut ebpf, hook.program())?
+        }
+    }
+    load_sock_ops(&mut ebpf, AGENT_PROGRAM)?;
+    Ok(ebpf)
+}
+
+fn load_sock_addr(ebpf: &mut Ebpf, name: &'static str) -> Result<(), OpenError> {
+    let program: &mut CgroupSockAddr =
+        ebpf.program_mut(name).and_then(|p| p.try_into().ok()).ok_or(OpenError::Missing(name))?;
+    program.load().map_err(|source| OpenError::Program { program: name, source: Box::new(source) })
+}
+
+fn load_sock_ops(ebpf: &mut Ebpf, name: &'static str) -> Result<(), OpenError> {
+    let program: &mut SockOps =
+        ebpf.program_mut(name).and_then(|p| p.try_into().ok()).ok_or(OpenError::Missing(name))?;
+    program.load().map_err(|source| OpenError::Program { program: name, source: Box::new(source) })
+}
+
+/// A fresh descriptor of a pinned map: each user has its own, so none waits for another.
+pub(crate) fn open<T>(maps: &Path, name: &'static str, kind: fn(MapData) -> Map) -> Result<T, MapError>
+where
+    T: TryFrom<Map, Error = aya::maps::MapError>,
+{
+    MapData::from_pin(maps.join(name)).and_then(|data| T::try_from(kind(data))).map_err(MapError::of(name))
+}

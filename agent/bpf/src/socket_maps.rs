@@ -1,0 +1,135 @@
+//! Typed access to maps on the data path. Each value has a descriptor of its own.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::path::Path;
+
+use aya::maps::{Array, Map, MapData, PerCpuArray, SkStorage};
+use lark_abi::{Counter, Flow};
+
+use crate::load::{MapError, open};
+
+/// Reads what an accepted socket of the agent stands for.
+#[derive(Debug)]
+pub struct Accepted(SkStorage<MapData, Flow>);
+
+impl Accepted {
+    pub(crate) fn open(maps: &Path) -> Result<Self, MapError> {
+        open(maps, "SK_ACCEPTED", Map::SkStorage).map(Self)
+    }
+
+    /// The flow of an accepted socket; `None` if the connect hook published none, which means that
+    /// somebody dialled the listener directly.
+    ///
+    /// # Errors
+    /// When the kernel refuses the look-up; treat the connection as one without a flow.
+    pub fn flow(&self, socket: &impl AsRawFd) -> Result<Option<Flow>, MapError> {
+        match self.0.get(socket, 0) {
+            Ok(flow) => Ok(Some(flow)),
+            Err(aya::maps::MapError::KeyNotFound) => Ok(None),
+            Err(aya::maps::MapError::SyscallError(e)) if e.io_error.raw_os_error() == Some(libc::ENOENT) => {
+                Ok(None)
+            }
+            Err(source) => Err(MapError { map: "SK_ACCEPTED", source: Box::new(source) }),
+        }
+    }
+}
+
+/// Claims the source address of a delivery.
+#[derive(Debug)]
+pub struct Claims(SkStorage<MapData, Flow>);
+
+impl Claims {
+    pub(crate) fn open(maps: &Path) -> Result<Self, MapError> {
+        open(maps, "SK_CLAIM", Map::SkStorage).map(Self)
+    }
+
+    /// Says whose connection this socket delivers. To be called before it connects.
+    ///
+    /// # Errors
+    /// When the kernel refuses; then the socket must not be connected.
+    pub fn claim(&mut self, socket: &impl AsRawFd, source: SocketAddr) -> Result<(), MapError> {
+        let flow = Flow { address: source.ip().into(), port: source.port(), ..Flow::default() };
+        self.0.insert(socket, flow, 0).map_err(MapError::of("SK_CLAIM"))
+    }
+}
+
+/// Writes the agent's sign of life.
+pub struct Heartbeat(Array<MapData, u64>);
+
+impl Heartbeat {
+    pub(crate) fn open(maps: &Path) -> Result<Self, MapError> {
+        open(maps, "HEARTBEAT", Map::Array).map(Self)
+    }
+
+    /// Says that the agent is alive now.
+    ///
+    /// # Errors
+    /// When the map cannot be written: the hooks will take the agent for dead.
+    pub fn beat(&mut self) -> Result<(), MapError> {
+        let now = boottime_ns();
+        self.0.set(0, now, 0).map_err(MapError::of("HEARTBEAT"))
+    }
+
+    /// Says that the agent is gone from now on, so that nobody waits for it.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    pub fn stop(&mut self) -> Result<(), MapError> {
+        self.0.set(0, 0, 0).map_err(MapError::of("HEARTBEAT"))
+    }
+
+    /// The age of the last sign of life as the hooks see it, in nanoseconds; `None` if there is none.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn age_ns(&self) -> Result<Option<u64>, MapError> {
+        let last = self.0.get(&0, 0).map_err(MapError::of("HEARTBEAT"))?;
+        Ok((last != 0).then(|| boottime_ns().saturating_sub(last)))
+    }
+}
+
+/// CLOCK_BOOTTIME in nanoseconds, as `bpf_ktime_get_boot_ns` gives it.
+fn boottime_ns() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a local that outlives the call; the clock exists since Linux 2.6.39.
+    unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut now) };
+    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+    seconds.saturating_mul(1_000_000_000).saturating_add(u64::try_from(now.tv_nsec).unwrap_or(0))
+}
+
+/// Reads the kernel's counters.
+pub struct Counters(PerCpuArray<MapData, u64>);
+
+impl Counters {
+    pub(crate) fn open(maps: &Path) -> Result<Self, MapError> {
+        open(maps, "COUNTERS", Map::PerCpuArray).map(Self)
+    }
+
+    /// All counters, summed over the CPUs.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn read(&self) -> Result<Vec<(Counter, u64)>, MapError> {
+        Counter::ALL
+            .iter()
+            .map(|counter| {
+                let values = self.0.get(&counter.index(), 0).map_err(MapError::of("COUNTERS"))?;
+                Ok((*counter, values.iter().sum()))
+            })
+            .collect()
+    }
+}
+
+/// Turns a kernel address and port into the standard form, IPv4 canonical.
+pub fn socket_address(address: lark_abi::Address, port: u16) -> SocketAddr {
+    SocketAddr::new(address.into(), port)
+}
+
+/// Only here so that callers need not import aya's error kinds.
+impl From<MapError> for io::Error {
+    fn from(error: MapError) -> Self {
+        Self::other(error)
+    }
+}

@@ -1,0 +1,137 @@
+//! Established TCP connections of a namespace, from sock_diag (netlink, `INET_DIAG`).
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType, netlink};
+
+/// One established connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Established {
+    /// Its own end.
+    pub local: SocketAddr,
+    /// The other end.
+    pub remote: SocketAddr,
+    /// Id of the cgroup (v2) that the socket was made in, if the kernel says so (Linux 5.8).
+    pub cgroup: Option<u64>,
+}
+
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
+const NLM_F_REQUEST_DUMP: u16 = 0x1 | 0x300;
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const TCP_ESTABLISHED: u32 = 1;
+/// `INET_DIAG_CGROUP_ID` (include/uapi/linux/inet_diag.h).
+const ATTRIBUTE_CGROUP: u16 = 21;
+const HEADER: usize = 16;
+const MESSAGE: usize = 72;
+
+/// Established TCP connections of the calling thread's namespace, at most `limit`.
+///
+/// # Errors
+/// When the kernel's diagnostics cannot be asked.
+pub fn established(limit: usize) -> io::Result<Vec<Established>> {
+    let mut found = Vec::new();
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        dump(u8::try_from(family).unwrap_or_default(), limit, &mut found)?;
+    }
+    Ok(found)
+}
+
+fn dump(family: u8, limit: usize, found: &mut Vec<Established>) -> io::Result<()> {
+    let socket = rustix::net::socket_with(
+        AddressFamily::NETLINK,
+        SocketType::DGRAM,
+        SocketFlags::CLOEXEC,
+        Some(netlink::SOCK_DIAG),
+    )?;
+    rustix::net::send(&socket, &request(family), rustix::net::SendFlags::empty())?;
+    let mut buffer = vec![0_u8; 64 * 1024];
+    loop {
+        let (length, _) = rustix::net::recv(&socket, &mut buffer, rustix::net::RecvFlags::empty())?;
+        let mut rest = buffer.get(..length).unwrap_or_default();
+        while let Some((kind, message, next)) = split(rest) {
+            match kind {
+                NLMSG_DONE => return Ok(()),
+                NLMSG_ERROR => return Err(io::Error::other("the kernel refused a sock_diag request")),
+                SOCK_DIAG_BY_FAMILY if found.len() < limit => found.extend(parse(message)),
+                _ => {}
+            }
+            rest = next;
+        }
+        if length == 0 {
+            return Ok(());
+        }
+    }
+}
+
+/// `inet_diag_req_v2`: family, TCP, established only, wildcard id.
+fn request(family: u8) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(HEADER + 56);
+    bytes.extend(72_u32.to_ne_bytes());
+    bytes.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
+    bytes.extend(NLM_F_REQUEST_DUMP.to_ne_bytes());
+    bytes.extend([0; 8]);
+    bytes.extend([family, 6, 0, 0]);
+    bytes.extend((1_u32 << TCP_ESTABLISHED).to_ne_bytes());
+    bytes.extend([0; 48]);
+    bytes
+}
+
+/// Splits one netlink message off: its kind, its body, what follows.
+fn split(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
+    let length = usize::try_from(u32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?)).ok()?;
+    let kind = u16::from_ne_bytes(bytes.get(4..6)?.try_into().ok()?);
+    let body = bytes.get(HEADER..length)?;
+    let aligned = length.next_multiple_of(4).min(bytes.len());
+    Some((kind, body, bytes.get(aligned..)?))
+}
+
+fn parse(message: &[u8]) -> Option<Established> {
+    let family = i32::from(*message.first()?);
+    let port = |at: usize| Some(u16::from_be_bytes(message.get(at..at + 2)?.try_into().ok()?));
+    let address = |at: usize| -> Option<IpAddr> {
+        if family == libc::AF_INET {
+            let octets: [u8; 4] = message.get(at..at + 4)?.try_into().ok()?;
+            Some(Ipv4Addr::from(octets).into())
+        } else {
+            let octets: [u8; 16] = message.get(at..at + 16)?.try_into().ok()?;
+            Some(Ipv6Addr::from(octets).to_canonical())
+        }
+    };
+    let local = SocketAddr::new(address(8)?, port(4)?);
+    let remote = SocketAddr::new(address(24)?, port(6)?);
+    Some(Established { local, remote, cgroup: attribute(message.get(MESSAGE..)?, ATTRIBUTE_CGROUP) })
+}
+
+fn attribute(mut bytes: &[u8], wanted: u16) -> Option<u64> {
+    while let (Some(length), Some(kind)) = (bytes.get(..2), bytes.get(2..4)) {
+        let length = usize::from(u16::from_ne_bytes(length.try_into().ok()?));
+        if u16::from_ne_bytes(kind.try_into().ok()?) == wanted {
+            return Some(u64::from_ne_bytes(bytes.get(4..12)?.try_into().ok()?));
+        }
+        bytes = bytes.get(length.next_multiple_of(4).max(4)..)?;
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{TcpListener, TcpStream};
+
+    #[test]
+    fn a_connection_is_listed_with_both_ends_and_its_cgroup() {
+        for loopback in ["127.0.0.1:0", "[::1]:0"] {
+            let listener = TcpListener::bind(loopback).unwrap();
+            let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let _server = listener.accept().unwrap();
+            let all = established(usize::MAX).unwrap();
+            let mine = all
+                .iter()
+                .find(|c| c.local == client.local_addr().unwrap() && c.remote == client.peer_addr().unwrap())
+                .unwrap();
+            assert_eq!(mine.cgroup, Some(crate::cgroup::own().unwrap().id()));
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! The closed set of things a hook counts. A counter's number is its index in the per-CPU array
+//! and part of the layout: new ones go to the end.
+
+macro_rules! counters {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $index:literal, $label:literal;)+) => {
+        /// What a hook did, and why.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u32)]
+        pub enum Counter { $($(#[doc = $doc])+ $variant = $index,)+ }
+        impl Counter {
+            /// All counters, by index.
+            pub const ALL: &'static [Counter] = &[$(Counter::$variant,)+];
+            /// The label in metrics and tables.
+            pub const fn label(self) -> &'static str { match self { $(Counter::$variant => $label,)+ } }
+            /// What it means, in a sentence.
+            pub const fn meaning(self) -> &'static str { match self { $(Counter::$variant => concat!($($doc),+),)+ } }
+            /// The index in the array.
+            #[inline(always)]
+            pub const fn index(self) -> u32 { match self { $(Counter::$variant => $index,)+ } }
+        }
+    };
+}
+
+counters! {
+    /// A connect was taken to the agent.
+    Redirected = 0, "redirected";
+    /// The pod is attached but not captured yet, or not any more; its connect was left alone.
+    PodInactive = 1, "pod_inactive";
+    /// The destination is outside the mesh; the connect was left alone.
+    NotMesh = 2, "not_mesh";
+    /// The destination is the pod itself; the connect was left alone.
+    OwnAddress = 3, "own_address";
+    /// The agent is dead or stuck and the setting says to leave connects alone: plaintext.
+    AgentDownUntouched = 4, "agent_down_untouched";
+    /// The agent is dead or stuck and the setting says to refuse.
+    AgentDownRefused = 5, "agent_down_refused";
+    /// An application dialled Lark's own listener.
+    ListenerDialled = 6, "listener_dialled";
+    /// The socket was bound to an address that is not the pod's.
+    OddSource = 7, "odd_source";
+    /// There is no listener for this family or device.
+    NoListener = 8, "no_listener";
+    /// The destination is known to fail: its Service has no ready endpoint.
+    NoReadyEndpoint = 9, "no_ready_endpoint";
+    /// The socket's storage could not be made, so the connect was refused.
+    StorageFailed = 10, "storage_failed";
+    /// The map of flows is full, so the agent will reset the connection.
+    FlowsFull = 11, "flows_full";
+    /// A flow was handed to the agent's accepted socket.
+    FlowTaken = 12, "flow_taken";
+    /// A flow ended before the agent's side was established.
+    FlowAbandoned = 13, "flow_abandoned";
+    /// The accepted socket's storage could not be made; user space resets the connection.
+    FlowLost = 14, "flow_lost";
+    /// The map of deliveries is full, so the application would see a loopback peer.
+    DeliveriesFull = 15, "deliveries_full";
+    /// A delivery's source address was handed to the application's accepted socket.
+    DeliveryTaken = 16, "delivery_taken";
+    /// A delivery ended before the application's side was established.
+    DeliveryAbandoned = 17, "delivery_abandoned";
+    /// The application's socket storage could not be made; it sees a loopback peer.
+    DeliveryLost = 18, "delivery_lost";
+    /// A connect of another protocol than TCP was left alone.
+    NotTcp = 19, "not_tcp";
+}
+
+/// How many slots the array has; more than there are counters, so that a newer agent fits the map.
+pub const SLOTS: u32 = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn indices_are_dense_and_labels_distinct() {
+        let labels: std::collections::BTreeSet<_> = Counter::ALL.iter().map(|c| c.label()).collect();
+        assert_eq!(labels.len(), Counter::ALL.len());
+        for (position, counter) in Counter::ALL.iter().enumerate() {
+            assert_eq!(u32::try_from(position), Ok(counter.index()));
+            assert!(counter.index() < SLOTS);
+        }
+    }
+}

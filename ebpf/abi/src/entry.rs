@@ -1,0 +1,161 @@
+//! Values and keys of the maps. `repr(C)`, fixed widths, padding spelled out and zero; ports in
+//! host byte order unless a name ends in `_be`.
+
+use crate::address::Address;
+
+/// Version of everything in this file. Pins live under a directory of this number, so that an
+/// agent never reads a map of another layout.
+pub const LAYOUT_VERSION: u32 = 1;
+
+/// Most workers an agent has, and so most listeners a pod has per family.
+pub const WORKERS_MAX: usize = 8;
+
+/// What the connect hooks know of the pod that they are attached to (cgroup storage).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct PodEntry {
+    /// The agent's number for the pod; zero while it was never written.
+    pub pod_id: u32,
+    /// [`PodEntry::ACTIVE`] and others.
+    pub flags: u32,
+    /// How many of the listener slots are in use, at most [`WORKERS_MAX`].
+    pub workers: u32,
+    /// Always zero.
+    pub padding: u32,
+    /// The pod's own IPv4 address in mapped form, or `::`.
+    pub own_v4: Address,
+    /// The pod's own IPv6 address, or `::`.
+    pub own_v6: Address,
+    /// Listeners on 127.0.0.1, one a worker; 0 = none.
+    pub loopback_v4: [u16; WORKERS_MAX],
+    /// Listeners on ::1.
+    pub loopback_v6: [u16; WORKERS_MAX],
+    /// Listener on the pod's own IPv4 address, for sockets bound to a device.
+    pub device_v4: u16,
+    /// The same for IPv6.
+    pub device_v6: u16,
+    /// Always zero.
+    pub padding2: u32,
+}
+
+impl PodEntry {
+    /// Connects to mesh destinations are redirected.
+    pub const ACTIVE: u32 = 1;
+    /// The pod shares the node's namespace: its sockets may be bound to any address of the node.
+    pub const HOST_NETWORK: u32 = 2;
+
+    /// Whether `port` is one of this pod's listeners.
+    #[inline(always)]
+    pub fn listens_on(&self, port: u16) -> bool {
+        let mut found = self.device_v4 == port || self.device_v6 == port;
+        let mut i = 0;
+        while i < WORKERS_MAX {
+            found |= self.loopback_v4[i] == port || self.loopback_v6[i] == port;
+            i += 1;
+        }
+        found && port != 0
+    }
+}
+
+/// Key of a mesh destination. Looked up first with the port, then with port 0 (any port).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+#[repr(C)]
+pub struct DestinationKey {
+    /// The address, words in network byte order (see [`Address`]).
+    pub address_be: [u32; 4],
+    /// The port, 0 for any.
+    pub port: u16,
+    /// Always zero.
+    pub padding: u16,
+}
+
+/// What to do with a connect to a mesh destination.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct DestinationValue {
+    /// [`DestinationValue::REDIRECT`] or [`DestinationValue::REFUSE_NO_ENDPOINT`].
+    pub action: u32,
+}
+
+impl DestinationValue {
+    /// Take the connection to the agent.
+    pub const REDIRECT: u32 = 1;
+    /// Refuse: the Service has no ready endpoint.
+    pub const REFUSE_NO_ENDPOINT: u32 = 2;
+}
+
+/// What a pod's socket remembers (socket storage): whom the application believes to talk to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct PeerName {
+    /// The address that `getpeername` tells.
+    pub address: Address,
+    /// The address that `getsockname` tells, `::` to leave it as it is.
+    pub own: Address,
+    /// The tuple's source under which a flow was published.
+    pub source: Address,
+    /// The tuple's destination under which a flow was published.
+    pub listener: Address,
+    /// The port that `getpeername` tells.
+    pub port: u16,
+    /// The tuple's ports.
+    pub source_port: u16,
+    /// The listener that the connect was pointed at.
+    pub listener_port: u16,
+    /// [`PeerName::CLIENT`] or [`PeerName::ACCEPTED`].
+    pub role: u16,
+    /// The agent's number for the pod.
+    pub pod_id: u32,
+    /// Always zero.
+    pub padding: u32,
+}
+
+impl PeerName {
+    /// The socket dialled out and was redirected.
+    pub const CLIENT: u16 = 1;
+    /// The socket accepted a delivery.
+    pub const ACCEPTED: u16 = 2;
+}
+
+/// What one end of a local connection tells the other before it is established: for a redirected
+/// connect the original destination, for a delivery the claimed source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Flow {
+    /// Cookie of the socket that published this; whoever deletes compares it.
+    pub cookie: u64,
+    /// The address.
+    pub address: Address,
+    /// The address that the socket was dialled from.
+    pub source: Address,
+    /// The port that belongs to `address`.
+    pub port: u16,
+    /// The port that belongs to `source`.
+    pub source_port: u16,
+    /// The agent's number for the pod, 0 for deliveries.
+    pub pod_id: u32,
+}
+
+/// Settings the hooks read (array of one).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Config {
+    /// [`LAYOUT_VERSION`] of the agent that wrote this.
+    pub layout: u32,
+    /// [`Config::REFUSE_WHEN_DOWN`].
+    pub flags: u32,
+    /// Age in nanoseconds from which a heartbeat counts as stale.
+    pub heartbeat_stale_ns: u64,
+}
+
+impl Config {
+    /// While the agent is down, connects to mesh destinations are refused instead of left alone.
+    pub const REFUSE_WHEN_DOWN: u32 = 1;
+}
+
+const _: () = assert!(size_of::<PodEntry>() == 88);
+const _: () = assert!(size_of::<DestinationKey>() == 20);
+const _: () = assert!(size_of::<DestinationValue>() == 4);
+const _: () = assert!(size_of::<PeerName>() == 80);
+const _: () = assert!(size_of::<Flow>() == 48);
+const _: () = assert!(size_of::<Config>() == 16);

@@ -1,0 +1,127 @@
+//! What connect4 and connect6 have in common.
+
+use aya_ebpf::{
+    bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock},
+    helpers::{
+        bpf_get_prandom_u32, bpf_ktime_get_boot_ns, bpf_set_retval, bpf_sk_storage_delete, bpf_sk_storage_get,
+    },
+    programs::SockAddrContext,
+};
+use lark_abi::{
+    Address, ConnectFacts, Counter, DestinationKey, DestinationValue, Gate, PeerName, PodEntry, Verdict,
+    verdict::{decide, gate},
+};
+
+use crate::{
+    maps::{CONFIG, DESTINATIONS, HEARTBEAT, POD, SK_PEER, count, raw},
+    sock_addr,
+};
+
+/// The hook's return value for "go on".
+pub const PROCEED: i32 = 1;
+/// The hook's return value for "fail the call".
+const FAIL: i32 = 0;
+const ECONNREFUSED: i32 = 111;
+
+/// Decides one connect. `Some` is where to point the socket; `None` with the return value else.
+#[inline(always)]
+pub fn hook(
+    ctx: &SockAddrContext,
+    destination: Address,
+    bound: fn(*mut bpf_sock) -> Address,
+) -> Result<(Address, u16), i32> {
+    if !sock_addr::is_tcp(ctx) {
+        count(Counter::NotTcp);
+        return Err(PROCEED);
+    }
+    let sk = sock_addr::socket(ctx);
+    // What an earlier connect of this socket left behind must not name a peer of this one.
+    // SAFETY: `sk` is the context's socket.
+    unsafe { bpf_sk_storage_delete(raw(&SK_PEER), sk.cast()) };
+
+    // SAFETY: the kernel's pointer to this attachment's storage; user space replaces the value as a
+    // whole, under RCU.
+    let pod: &PodEntry = unsafe { &*POD.get_ptr_mut() };
+    let mut facts = ConnectFacts {
+        destination,
+        port: sock_addr::port(ctx),
+        device: 0,
+        source: Address::UNSPECIFIED,
+        spread: 0,
+        heartbeat_age_ns: 0,
+    };
+    match gate(pod, &facts) {
+        Gate::Untouched(counter) => return untouched(counter),
+        Gate::Refuse(counter) => return refuse(counter),
+        Gate::LookUp => {}
+    }
+    let Some(found) = look_up(&facts) else { return untouched(Counter::NotMesh) };
+    let Some(config) = CONFIG.get(0) else { return untouched(Counter::PodInactive) };
+    facts.device = sock_addr::device(sk);
+    facts.source = bound(sk);
+    // SAFETY: plain helper calls.
+    facts.spread = unsafe { bpf_get_prandom_u32() };
+    // SAFETY: as above.
+    let now = unsafe { bpf_ktime_get_boot_ns() };
+    facts.heartbeat_age_ns = now.saturating_sub(HEARTBEAT.get(0).copied().unwrap_or(0));
+    match decide(pod, config, &facts, found) {
+        Verdict::Untouched(counter) => untouched(counter),
+        Verdict::Refuse(counter) => refuse(counter),
+        Verdict::Redirect { address, port } => {
+            let own = if destination.is_v4() { pod.own_v4 } else { pod.own_v6 };
+            let mut peer = PeerName {
+                address: destination,
+                own,
+                source: Address::UNSPECIFIED,
+                listener: address,
+                port: facts.port,
+                source_port: 0,
+                listener_port: port,
+                role: PeerName::CLIENT,
+                pod_id: pod.pod_id,
+                padding: 0,
+            };
+            // SAFETY: `sk` is the context's socket and the value lives across the call.
+            let stored = unsafe {
+                bpf_sk_storage_get(
+                    raw(&SK_PEER),
+                    sk.cast(),
+                    core::ptr::from_mut(&mut peer).cast(),
+                    BPF_SK_STORAGE_GET_F_CREATE.into(),
+                )
+            };
+            if stored.is_null() {
+                return refuse(Counter::StorageFailed);
+            }
+            count(Counter::Redirected);
+            Ok((address, port))
+        }
+    }
+}
+
+#[inline(always)]
+fn look_up(facts: &ConnectFacts) -> Option<&'static DestinationValue> {
+    let mut key = DestinationKey { address_be: facts.destination.words_be, port: facts.port, padding: 0 };
+    // SAFETY: user space only ever replaces whole values; an entry freed meanwhile stays readable
+    // until the program ends (RCU).
+    if let Some(found) = unsafe { DESTINATIONS.get(&key) } {
+        return Some(found);
+    }
+    key.port = 0;
+    // SAFETY: as above.
+    unsafe { DESTINATIONS.get(&key) }
+}
+
+#[inline(always)]
+fn untouched<T>(counter: Counter) -> Result<T, i32> {
+    count(counter);
+    Err(PROCEED)
+}
+
+#[inline(always)]
+fn refuse<T>(counter: Counter) -> Result<T, i32> {
+    count(counter);
+    // SAFETY: a plain helper call (since Linux 5.18). Without it the application would see EPERM.
+    unsafe { bpf_set_retval(-ECONNREFUSED) };
+    Err(FAIL)
+}

@@ -1,0 +1,42 @@
+//! Lark's programs: one file per hook. Each reads its context, asks `lark-abi` for the verdict and
+//! acts on it; the verdict is returned on every path.
+//!
+//! Names of functions differ from section names on purpose: the linker takes equal ones for
+//! duplicates.
+
+#![no_std]
+#![no_main]
+
+/// The maps, declared in one place.
+mod maps;
+
+/// Reading and writing `bpf_sock_addr`.
+mod sock_addr;
+
+/// What connect4 and connect6 have in common.
+mod connect;
+mod connect4;
+mod connect6;
+
+mod getpeername4;
+mod getpeername6;
+mod getsockname4;
+mod getsockname6;
+/// What the four name hooks have in common.
+mod name;
+
+mod agent_sock_ops;
+mod pod_sock_ops;
+/// What both sock_ops programs have in common.
+mod tuple;
+
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    // SAFETY: the verifier accepts no program in which this could be reached.
+    unsafe { core::hint::unreachable_unchecked() }
+}
+
+/// The kernel hands GPL-only helpers (the socket storage ones) only to programs that say this.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

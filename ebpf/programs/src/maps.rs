@@ -1,0 +1,79 @@
+//! The maps, declared in one place: key, value, why this size, and what happens when full.
+//!
+//! User space pins each under its name and re-uses it when the layout version is the same.
+
+use aya_ebpf::{
+    bindings::BPF_F_NO_PREALLOC,
+    btf_maps::{Array, HashMap, PerCpuArray, SkStorage},
+    macros::btf_map,
+};
+use lark_abi::{Config, Counter, DestinationKey, DestinationValue, Flow, PeerName, PodEntry, Tuple, counter};
+
+const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
+
+/// The pod's entry, per attachment (cgroup and hook). Bound to the cgroup by the kernel, so the
+/// workload is known whatever task runs the hook. Zero until user space writes it, which means
+/// inactive. Never full: the kernel makes one entry with each attachment.
+///
+/// The kernel calls this type deprecated in favour of one that looks at the *current task's*
+/// cgroup, which is exactly what must not decide here.
+#[expect(deprecated, reason = "the successor is keyed by the current task, not by the attachment")]
+#[btf_map]
+pub static POD: aya_ebpf::btf_maps::CgroupStorage<PodEntry> = aya_ebpf::btf_maps::CgroupStorage::new();
+
+/// Mesh destinations by address and port (port 0: any). 262,144 holds 100,000 dual-stack workloads
+/// and 10,000 Services of several ports; user space sets another size at load. When full, user
+/// space says which destinations it left out and refuses to be ready.
+#[btf_map]
+pub static DESTINATIONS: HashMap<DestinationKey, DestinationValue, 262_144, NO_PREALLOC> = HashMap::new();
+
+/// Redirected connects that the agent has not accepted yet, by tuple. Entries live for
+/// microseconds, so 65,536 is a storm; when full the connection is reset by the agent, counted.
+#[btf_map]
+pub static FLOWS: HashMap<Tuple, Flow, 65_536, NO_PREALLOC> = HashMap::new();
+
+/// Deliveries that the application's kernel side has not established yet, by tuple. Same life and
+/// size; when full, the delivery's connect is refused by user space's check of the counter.
+#[btf_map]
+pub static DELIVERIES: HashMap<Tuple, Flow, 65_536, NO_PREALLOC> = HashMap::new();
+
+/// What a pod's socket tells its application about its peer. Freed with the socket.
+#[btf_map]
+pub static SK_PEER: SkStorage<PeerName> = SkStorage::new();
+
+/// The flow that an accepted socket of the agent stands for; user space reads it by descriptor.
+#[btf_map]
+pub static SK_ACCEPTED: SkStorage<Flow> = SkStorage::new();
+
+/// The source address that the agent claims for a delivery; user space writes it by descriptor
+/// before it connects.
+#[btf_map]
+pub static SK_CLAIM: SkStorage<Flow> = SkStorage::new();
+
+/// Settings (one).
+#[btf_map]
+pub static CONFIG: Array<Config, 1> = Array::new();
+
+/// The agent's last sign of life in nanoseconds of CLOCK_BOOTTIME (one).
+#[btf_map]
+pub static HEARTBEAT: Array<u64, 1> = Array::new();
+
+/// Counters by [`Counter::index`], a copy per CPU so that counting costs no shared cache line.
+#[btf_map]
+pub static COUNTERS: PerCpuArray<u64, { counter::SLOTS as usize }> = PerCpuArray::new();
+
+/// Counts one event.
+#[inline(always)]
+pub fn count(counter: Counter) {
+    if let Some(slot) = COUNTERS.get_ptr_mut(counter.index()) {
+        // SAFETY: the slot is this CPU's own and programs are not preempted by themselves here; a
+        // lost increment under nesting would only undercount.
+        unsafe { *slot += 1 };
+    }
+}
+
+/// The map as the helpers want it: the loader puts the map's descriptor where its address stands.
+#[inline(always)]
+pub fn raw<T>(map: &SkStorage<T>) -> *mut core::ffi::c_void {
+    core::ptr::from_ref(map).cast_mut().cast()
+}

@@ -1,0 +1,100 @@
+//! sock_ops on the pod's cgroup (Linux 4.13; socket storage from it since 5.10): publishes redirected
+//! connects to the agent, and takes the source addresses of deliveries over into accepted sockets.
+
+use aya_ebpf::{macros::sock_ops, programs::SockOpsContext};
+use lark_abi::{Address, Counter, Flow, PeerName, Tuple};
+
+use crate::{
+    maps::{DELIVERIES, FLOWS, SK_PEER, count},
+    tuple,
+};
+
+#[sock_ops]
+pub fn lark_pod_sock_ops(ctx: SockOpsContext) -> u32 {
+    match tuple::op(&ctx) {
+        tuple::TCP_CONNECT => connecting(&ctx),
+        tuple::PASSIVE_ESTABLISHED => established(&ctx),
+        tuple::STATE => state(&ctx),
+        _ => {}
+    }
+    tuple::DONE
+}
+
+#[inline(always)]
+fn connecting(ctx: &SockOpsContext) {
+    let sk = tuple::socket(ctx);
+    if sk.is_null() {
+        return;
+    }
+    let Some(peer) = tuple::storage::<PeerName>(&SK_PEER, sk) else { return };
+    if peer.role != PeerName::CLIENT {
+        return;
+    }
+    let key = tuple::dialled(ctx);
+    // A connect that was turned elsewhere after our hook (another product's) is not ours to claim.
+    if key.destination_port != peer.listener_port {
+        return;
+    }
+    peer.source = key.source;
+    peer.source_port = key.source_port;
+    let flow = Flow {
+        cookie: tuple::cookie(ctx),
+        address: peer.address,
+        source: key.source,
+        port: peer.port,
+        source_port: key.source_port,
+        pod_id: peer.pod_id,
+    };
+    tuple::publish(ctx, &FLOWS, &flow, Counter::FlowsFull);
+}
+
+#[inline(always)]
+fn established(ctx: &SockOpsContext) {
+    let key = tuple::accepted(ctx);
+    // SAFETY: read under RCU and copied before it is removed.
+    let Some(flow) = (unsafe { DELIVERIES.get(&key) }) else { return };
+    let sk = tuple::socket(ctx);
+    if sk.is_null() {
+        return;
+    }
+    let mut peer = PeerName {
+        address: flow.address,
+        own: Address::UNSPECIFIED,
+        source: Address::UNSPECIFIED,
+        listener: Address::UNSPECIFIED,
+        port: flow.port,
+        source_port: 0,
+        listener_port: 0,
+        role: PeerName::ACCEPTED,
+        pod_id: 0,
+        padding: 0,
+    };
+    let stored = tuple::store(&SK_PEER, sk, &mut peer);
+    let _ = DELIVERIES.remove(&key);
+    count(if stored { Counter::DeliveryTaken } else { Counter::DeliveryLost });
+}
+
+#[inline(always)]
+fn state(ctx: &SockOpsContext) {
+    if !tuple::closes(ctx) {
+        return;
+    }
+    let sk = tuple::socket(ctx);
+    if sk.is_null() {
+        return;
+    }
+    let Some(peer) = tuple::storage::<PeerName>(&SK_PEER, sk) else { return };
+    if peer.role != PeerName::CLIENT {
+        return;
+    }
+    // The key as it was published: the socket's own addresses may be gone by now.
+    let key = Tuple {
+        netns: tuple::dialled(ctx).netns,
+        source: peer.source,
+        destination: peer.listener,
+        source_port: peer.source_port,
+        destination_port: peer.listener_port,
+        padding: 0,
+    };
+    tuple::take_back(ctx, &FLOWS, &key, Counter::FlowAbandoned);
+}

@@ -1,0 +1,9 @@
+//! The programs on the real kernel, one behaviour a test, without an agent: the test process stands
+//! for both ends by moving between cgroups (a socket belongs to the cgroup it was made in).
+//!
+//! Needs root, cgroup v2 and BPF; fails with a sentence where it cannot run. Each test needs a
+//! process of its own, which is how cargo-nextest runs them.
+
+mod hooks;
+mod pins;
+mod room;
