@@ -1,6 +1,10 @@
 //! Which workloads of this node are to be captured, and why the others are not.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
+
+use crate::constants::{EXCLUDED_NAMESPACES, LABEL_CAPTURE};
 
 /// Whether the labels ask for capture, and what said so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,11 +20,120 @@ pub enum Wanted {
     Excluded,
     /// No label asks for it.
     NotAsked,
+    /// A label has a value that is neither `enabled` nor `disabled`.
+    Unclear,
 }
 
 impl Wanted {
     /// Whether the workload is to be captured.
     pub const fn is_wanted(self) -> bool {
         matches!(self, Self::ByWorkload | Self::ByNamespace)
+    }
+
+    /// Why, in a sentence.
+    pub const fn why(self) -> &'static str {
+        match self {
+            Self::ByWorkload => "the workload's label lark.mesh/capture is enabled",
+            Self::ByNamespace => "the namespace's label lark.mesh/capture is enabled",
+            Self::OptedOut => "the workload's label lark.mesh/capture is disabled",
+            Self::Excluded => "the namespace is captured only where a workload's own label asks",
+            Self::NotAsked => "neither workload nor namespace has the label lark.mesh/capture",
+            Self::Unclear => "label lark.mesh/capture must be enabled or disabled",
+        }
+    }
+}
+
+/// What the labels ask for. The workload's own label wins over its namespace's.
+pub fn wanted(
+    namespace: &str,
+    namespace_labels: &BTreeMap<String, String>,
+    labels: &BTreeMap<String, String>,
+) -> Wanted {
+    match labels.get(LABEL_CAPTURE).map(String::as_str) {
+        Some("enabled") => return Wanted::ByWorkload,
+        Some("disabled") => return Wanted::OptedOut,
+        Some(_) => return Wanted::Unclear,
+        None => {}
+    }
+    if EXCLUDED_NAMESPACES.contains(&namespace) {
+        return Wanted::Excluded;
+    }
+    match namespace_labels.get(LABEL_CAPTURE).map(String::as_str) {
+        Some("enabled") => Wanted::ByNamespace,
+        Some("disabled") | None => Wanted::NotAsked,
+        Some(_) => Wanted::Unclear,
+    }
+}
+
+/// How far the capture of a workload of this node is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum PodState {
+    /// Nothing asks for it.
+    NotCaptured {
+        /// Why.
+        why: String,
+    },
+    /// It is wanted, and something is still missing; connections are left alone.
+    Pending {
+        /// What is missing.
+        why: String,
+    },
+    /// Its sockets are redirected.
+    Captured,
+    /// It is not wanted any more; connections from before are still carried.
+    Releasing,
+    /// It is wanted, and capturing it failed; it is tried again.
+    Failed {
+        /// What went wrong.
+        why: String,
+    },
+}
+
+impl PodState {
+    /// The word for tables and labels.
+    pub const fn label(&self) -> &'static str {
+        match self {
+            Self::NotCaptured { .. } => "not_captured",
+            Self::Pending { .. } => "pending",
+            Self::Captured => "captured",
+            Self::Releasing => "releasing",
+            Self::Failed { .. } => "failed",
+        }
+    }
+
+    /// The explanation, if there is one.
+    pub fn why(&self) -> &str {
+        match self {
+            Self::NotCaptured { why } | Self::Pending { why } | Self::Failed { why } => why,
+            Self::Captured | Self::Releasing => "",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn label(value: &str) -> BTreeMap<String, String> {
+        [(LABEL_CAPTURE.to_owned(), value.to_owned())].into()
+    }
+
+    #[test]
+    fn the_workloads_own_label_wins() {
+        let none = BTreeMap::new();
+        let cases = [
+            ("shop", &none, &none, Wanted::NotAsked),
+            ("shop", &label("enabled"), &none, Wanted::ByNamespace),
+            ("shop", &label("enabled"), &label("disabled"), Wanted::OptedOut),
+            ("shop", &label("disabled"), &label("enabled"), Wanted::ByWorkload),
+            ("kube-system", &label("enabled"), &none, Wanted::Excluded),
+            ("kube-system", &none, &label("enabled"), Wanted::ByWorkload),
+            ("shop", &label("yes"), &none, Wanted::Unclear),
+            ("shop", &label("enabled"), &label("Enabled"), Wanted::Unclear),
+        ];
+        for (namespace, outer, inner, expected) in cases {
+            assert_eq!(wanted(namespace, outer, inner), expected, "{namespace} {outer:?} {inner:?}");
+        }
     }
 }

@@ -358,3 +358,6 @@ impl Service {
         format!("{}/{}", self.namespace, self.name)
     }
 }
+
+#[cfg(test)]
+pub(crate) mod fixture;

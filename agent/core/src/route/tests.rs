@@ -1,0 +1,105 @@
+use super::*;
+use crate::snapshot::fixture::snapshot;
+use proptest::prelude::*;
+
+fn go(to: &str) -> Decision {
+    decide(&snapshot(), "one", to.parse().unwrap(), |_| 0, 0)
+}
+
+fn told(decision: &Decision) -> String {
+    let endpoint = decision.endpoint.map(|e| e.to_string()).unwrap_or_default();
+    match &decision.route {
+        Route::Tunnel { destination, address, node } => {
+            format!("tunnel {} {address} {node}", destination.name)
+        }
+        Route::Local { destination, address } => format!("local {} {address}", destination.name),
+        Route::Passthrough { address } => format!("passthrough {address}"),
+        Route::Deny { reason } => format!("deny {reason} {endpoint}"),
+    }
+}
+
+#[test]
+fn each_destination_takes_its_way() {
+    for (to, expected) in [
+        ("10.0.2.1:80", "tunnel db 10.0.2.1:80 192.168.0.2:15008"),
+        ("[fd02::1]:80", "tunnel db [fd02::1]:80 192.168.0.2:15008"),
+        ("[::ffff:10.0.2.1]:80", "tunnel db 10.0.2.1:80 192.168.0.2:15008"),
+        ("10.0.1.2:80", "local cache 10.0.1.2:80"),
+        ("10.0.1.1:80", "local web 10.0.1.1:80"),
+        ("10.0.2.2:80", "passthrough 10.0.2.2:80"),
+        ("9.9.9.9:80", "deny destination_unknown 9.9.9.9:80"),
+        ("[fd96::1]:5432", "tunnel db [fd02::1]:15432 192.168.0.2:15008"),
+        ("10.96.0.1:80", "deny no_such_port "),
+    ] {
+        assert_eq!(told(&go(to)), expected, "{to}");
+    }
+}
+
+#[test]
+fn the_less_loaded_of_two_is_taken() {
+    let asked = "10.96.0.1:5432".parse().unwrap();
+    let load = |a: IpAddr| u32::from(a == "10.0.2.1".parse::<IpAddr>().unwrap());
+    // Draws the first and the second ready endpoint.
+    let dice = 1_u64 << 32;
+    assert_eq!(told(&decide(&snapshot(), "one", asked, load, dice)), "passthrough 10.0.2.2:15432");
+    let none = |_| 0;
+    assert_eq!(
+        told(&decide(&snapshot(), "one", asked, none, dice)),
+        "tunnel db 10.0.2.1:15432 192.168.0.2:15008"
+    );
+}
+
+#[test]
+fn the_kernel_gets_captured_pods_and_their_services() {
+    let mut told: Vec<String> = mesh_destinations(&snapshot())
+        .iter()
+        .map(|d| format!("{}:{} {:?}", d.address, d.port.map_or("*".to_owned(), |p| p.to_string()), d.action))
+        .collect();
+    told.sort();
+    assert_eq!(
+        told,
+        [
+            "10.0.1.1:* Redirect",
+            "10.0.1.2:* Redirect",
+            "10.0.2.1:* Redirect",
+            "10.0.2.3:* Redirect",
+            "10.96.0.1:5432 Redirect",
+            "fd01::1:* Redirect",
+            "fd02::1:* Redirect",
+            "fd96::1:5432 Redirect",
+        ]
+    );
+}
+
+proptest! {
+    #[test]
+    fn an_unready_endpoint_is_never_chosen(dice: u64, loads: [u8; 4]) {
+        let asked = "10.96.0.1:5432".parse().unwrap();
+        let load = |a: IpAddr| match a { IpAddr::V4(v4) => u32::from(loads[usize::from(v4.octets()[3] % 4)]), IpAddr::V6(_) => 0 };
+        let endpoint = decide(&snapshot(), "one", asked, load, dice).endpoint.unwrap();
+        prop_assert_ne!(endpoint.ip(), "10.0.2.3".parse::<IpAddr>().unwrap());
+        prop_assert!(endpoint.is_ipv4());
+    }
+
+    #[test]
+    fn equal_load_spreads(seed: u64) {
+        let asked = "10.96.0.1:5432".parse().unwrap();
+        let mut seen = std::collections::BTreeSet::new();
+        for i in 0..64_u64 {
+            let dice = (seed ^ i).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            seen.insert(decide(&snapshot(), "one", asked, |_| 0, dice).endpoint);
+        }
+        prop_assert_eq!(seen.len(), 2);
+    }
+
+    /// A captured destination is never dialled in plaintext.
+    #[test]
+    fn what_is_captured_never_passes_through(bits: u32, dice: u64, service: bool) {
+        let host = if service { "10.96.0.1".to_owned() } else { format!("10.0.{}.{}", 1 + (bits & 1), 1 + (bits >> 1) % 4) };
+        let decision = decide(&snapshot(), "one", format!("{host}:5432").parse().unwrap(), |_| 0, dice);
+        if let Route::Passthrough { address } = decision.route {
+            let snapshot = snapshot();
+            prop_assert!(!snapshot.workload_by_address(address.ip()).is_some_and(|w| w.capture.is_wanted()));
+        }
+    }
+}
