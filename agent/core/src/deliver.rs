@@ -90,7 +90,7 @@ fn source(snapshot: &Snapshot, claim: &Claim<'_>) -> Result<Arc<Workload>, Strin
         return Err(format!("the tunnel comes from {peer}, which is no node's address"));
     };
     let claimed = claim.source.ip().to_canonical();
-    let matches = |w: &Arc<Workload>| &*w.node == &*node.name && w.identity == *claim.client;
+    let matches = |w: &Arc<Workload>| *w.node == *node.name && w.identity == *claim.client;
     if let Some(workload) = snapshot.workload_by_address(claimed) {
         return if matches(workload) {
             Ok(workload.clone())

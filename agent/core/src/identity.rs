@@ -1,6 +1,9 @@
 //! SPIFFE identities (SPIFFE-ID, section 2) in the one form Lark issues, and the schedule of their
 //! certificates.
 
+/// When certificates are renewed.
+pub mod schedule;
+
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;

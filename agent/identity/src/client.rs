@@ -1,0 +1,169 @@
+//! Asking a CA over the network.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use lark_core::identity::SpiffeId;
+use tonic::client::Grpc;
+use tonic::codegen::http::uri::PathAndQuery;
+use tonic::metadata::MetadataValue;
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
+use tonic::{Code, Request, Status};
+use tonic_prost::ProstCodec;
+
+use crate::protocol::{CREATE_CERTIFICATE, IstioCertificateRequest, IstioCertificateResponse, MESSAGE_MAX};
+
+/// How long one request may take.
+const TIMEOUT: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Why the CA gave nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum RequestError {
+    /// A file could not be read.
+    #[error("{what} {path} cannot be read: {source}")]
+    File {
+        /// What it is for.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The URL is wrong.
+    #[error("CA URL {url}: {what}; it must be of the form https://HOST:PORT")]
+    Url {
+        /// As given.
+        url: String,
+        /// What is wrong.
+        what: String,
+    },
+    /// There was no connection.
+    #[error("the CA at {url} cannot be reached: {what}")]
+    Unreachable {
+        /// The CA.
+        url: String,
+        /// The innermost cause.
+        what: String,
+    },
+    /// It does not know this node.
+    #[error(
+        "the CA at {url} does not accept this node's token ({what}); make one with `lark token` and add its hash to the controller's file"
+    )]
+    Unauthenticated {
+        /// The CA.
+        url: String,
+        /// What it said.
+        what: String,
+    },
+    /// It does not give this identity to this node.
+    #[error("the CA at {url} refuses {identity}: {what}")]
+    Denied {
+        /// The CA.
+        url: String,
+        /// What was asked for.
+        identity: SpiffeId,
+        /// What it said.
+        what: String,
+    },
+    /// Something else.
+    #[error("the CA at {url} failed with {code}: {what}")]
+    Failed {
+        /// The CA.
+        url: String,
+        /// gRPC status.
+        code: Code,
+        /// What it said.
+        what: String,
+    },
+}
+
+/// Whoever turns a CSR into a chain.
+pub trait Issuer: Send + Sync + 'static {
+    /// A chain for `identity`, PEM, leaf first, root last.
+    fn issue(
+        &self,
+        csr: String,
+        identity: &SpiffeId,
+        life: Duration,
+    ) -> impl Future<Output = Result<Vec<String>, RequestError>> + Send;
+}
+
+/// A CA by its URL. Root and token are read at each request, so that both may be replaced.
+#[derive(Debug, Clone)]
+pub struct CaClient {
+    /// `https://HOST:PORT`.
+    pub url: String,
+    /// PEM of the roots that its TLS certificate must lead to.
+    pub root: PathBuf,
+    /// The bearer token of this node.
+    pub token: PathBuf,
+}
+
+impl Issuer for CaClient {
+    async fn issue(
+        &self,
+        csr: String,
+        identity: &SpiffeId,
+        life: Duration,
+    ) -> Result<Vec<String>, RequestError> {
+        let read = async |what, path: &PathBuf| {
+            tokio::fs::read_to_string(path).await.map_err(|source| RequestError::File {
+                what,
+                path: path.clone(),
+                source,
+            })
+        };
+        let root = read("the CA's root", &self.root).await?;
+        let token = zeroize::Zeroizing::new(read("the token", &self.token).await?);
+        let url = |what: String| RequestError::Url { url: self.url.clone(), what };
+        if !self.url.starts_with("https://") {
+            return Err(url("it is not https".to_owned()));
+        }
+        let channel = Endpoint::from_shared(self.url.clone())
+            .and_then(|e| e.tls_config(ClientTlsConfig::new().ca_certificate(Certificate::from_pem(root))))
+            .map_err(|e| url(innermost(&e)))?
+            .connect_timeout(CONNECT_TIMEOUT)
+            .timeout(TIMEOUT)
+            .connect()
+            .await
+            .map_err(|e| RequestError::Unreachable { url: self.url.clone(), what: innermost(&e) })?;
+        let mut request = Request::new(IstioCertificateRequest::new(csr, life, identity.as_str()));
+        let mut bearer = MetadataValue::try_from(format!("Bearer {}", token.trim()))
+            .map_err(|_| url("the token has characters that no header may have".to_owned()))?;
+        bearer.set_sensitive(true);
+        request.metadata_mut().insert("authorization", bearer);
+        let mut grpc = Grpc::new(channel).max_decoding_message_size(MESSAGE_MAX);
+        let failed = |status: Status| self.explain(identity, &status);
+        grpc.ready()
+            .await
+            .map_err(|e| RequestError::Unreachable { url: self.url.clone(), what: innermost(&e) })?;
+        let codec = ProstCodec::<IstioCertificateRequest, IstioCertificateResponse>::default();
+        let path = PathAndQuery::from_static(CREATE_CERTIFICATE);
+        let response = grpc.unary(request, path, codec).await.map_err(failed)?;
+        Ok(response.into_inner().cert_chain)
+    }
+}
+
+impl CaClient {
+    fn explain(&self, identity: &SpiffeId, status: &Status) -> RequestError {
+        let (url, what) = (self.url.clone(), status.message().chars().take(300).collect());
+        match status.code() {
+            Code::Unauthenticated => RequestError::Unauthenticated { url, what },
+            Code::PermissionDenied => RequestError::Denied { url, identity: identity.clone(), what },
+            Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => {
+                RequestError::Unreachable { url, what }
+            }
+            code => RequestError::Failed { url, code, what },
+        }
+    }
+}
+
+/// The innermost cause of an error: what a person can act on.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    cause.to_string()
+}

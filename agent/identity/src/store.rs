@@ -1,0 +1,375 @@
+//! The SVIDs of a node, kept valid.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use lark_core::constants::SVID_LIFE;
+use lark_core::identity::SpiffeId;
+use lark_core::identity::schedule::{backoff, renew_at, warn_at};
+use rcgen::{CertificateParams, KeyPair};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::client::{Issuer, RequestError};
+use crate::svid::{Svid, TrustBundle};
+use crate::verify::{Usage, VerifyError, validity, verify_chain};
+
+/// Requests to the CA at once.
+const CONCURRENT: usize = 8;
+
+/// The time; injected so that tests can move it.
+pub type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
+
+/// Why an identity has no new certificate.
+#[derive(Debug, thiserror::Error)]
+pub enum RenewError {
+    /// The CA gave none.
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    /// No key or CSR could be made.
+    #[error("a key could not be made: {0}")]
+    Key(String),
+    /// What the CA gave proves something else than what was asked.
+    #[error("the CA's answer is not usable: {0}")]
+    Answer(String),
+    /// What the CA gave does not verify.
+    #[error("the CA's answer does not verify: {0}")]
+    Verify(#[from] VerifyError),
+}
+
+/// How an identity's certificate is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SvidState {
+    /// Asked for, none yet.
+    Pending,
+    /// Valid.
+    Valid,
+    /// Valid, but its renewal is late.
+    RenewalLate,
+    /// Not valid any more.
+    Expired,
+}
+
+/// One identity for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SvidStatus {
+    /// Whose.
+    pub id: SpiffeId,
+    /// How it is.
+    pub state: SvidState,
+    /// Valid until, if there is one.
+    pub not_after: Option<SystemTime>,
+    /// Serial number, if there is one.
+    pub serial: Option<String>,
+    /// What the last attempt said, if it failed.
+    pub last_error: Option<String>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Entry {
+    svid: Option<Arc<Svid>>,
+    last_error: Option<String>,
+}
+
+struct Inner {
+    entries: ArcSwap<HashMap<SpiffeId, Entry>>,
+    bundle: ArcSwap<TrustBundle>,
+    wanted: watch::Sender<BTreeSet<SpiffeId>>,
+    changed: watch::Sender<u64>,
+    clock: Clock,
+}
+
+/// The SVIDs of a node. Cheap to clone; reading takes no lock.
+#[derive(Clone)]
+pub struct SvidStore(Arc<Inner>);
+
+impl std::fmt::Debug for SvidStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("SvidStore").field(&self.0.entries.load().len()).finish()
+    }
+}
+
+impl SvidStore {
+    /// An empty store that accepts these roots.
+    pub fn new(bundle: TrustBundle, clock: Clock) -> Self {
+        Self(Arc::new(Inner {
+            entries: ArcSwap::default(),
+            bundle: ArcSwap::from_pointee(bundle),
+            wanted: watch::Sender::default(),
+            changed: watch::Sender::default(),
+            clock,
+        }))
+    }
+
+    /// The time that the store goes by.
+    pub fn now(&self) -> SystemTime {
+        (self.0.clock)()
+    }
+
+    /// The certificate of an identity, valid or not: whoever uses it asks [`Svid::is_valid`].
+    pub fn current(&self, id: &SpiffeId) -> Option<Arc<Svid>> {
+        self.0.entries.load().get(id)?.svid.clone()
+    }
+
+    /// The certificate of an identity if it is valid now.
+    pub fn valid(&self, id: &SpiffeId) -> Option<Arc<Svid>> {
+        self.current(id).filter(|svid| svid.is_valid(self.now()))
+    }
+
+    /// The accepted roots.
+    pub fn bundle(&self) -> Arc<TrustBundle> {
+        self.0.bundle.load_full()
+    }
+
+    /// Replaces the accepted roots.
+    pub fn set_bundle(&self, bundle: TrustBundle) {
+        self.0.bundle.store(Arc::new(bundle));
+        self.notify();
+    }
+
+    /// Says which identities this node needs from now on. Others are forgotten, with their keys.
+    pub fn want(&self, identities: BTreeSet<SpiffeId>) {
+        self.0.wanted.send_if_modified(|wanted| {
+            let modified = *wanted != identities;
+            *wanted = identities;
+            modified
+        });
+    }
+
+    /// Counts up whenever a certificate or the roots change.
+    pub fn changed(&self) -> watch::Receiver<u64> {
+        self.0.changed.subscribe()
+    }
+
+    /// All identities, for people.
+    pub fn status(&self) -> Vec<SvidStatus> {
+        let now = self.now();
+        let entries = self.0.entries.load();
+        let mut all: Vec<SvidStatus> = entries
+            .iter()
+            .map(|(id, entry)| SvidStatus {
+                id: id.clone(),
+                state: match &entry.svid {
+                    None => SvidState::Pending,
+                    Some(svid) if !svid.is_valid(now) => SvidState::Expired,
+                    Some(svid) if now > warn_at(svid.not_before, svid.not_after) => SvidState::RenewalLate,
+                    Some(_) => SvidState::Valid,
+                },
+                not_after: entry.svid.as_ref().map(|s| s.not_after),
+                serial: entry.svid.as_ref().map(|s| s.serial.clone()),
+                last_error: entry.last_error.clone(),
+            })
+            .collect();
+        all.sort_by(|a, b| a.id.cmp(&b.id));
+        all
+    }
+
+    /// Puts a certificate in, as the renewal loop does.
+    pub fn put(&self, svid: Svid) {
+        let entry = Entry { svid: Some(Arc::new(svid)), last_error: None };
+        self.0.entries.rcu(|entries| {
+            let mut next = HashMap::clone(entries);
+            if let Some(svid) = &entry.svid {
+                next.insert(svid.id.clone(), entry.clone());
+            }
+            next
+        });
+        self.notify();
+    }
+
+    fn fail(&self, id: &SpiffeId, error: &RenewError) {
+        let message = error.to_string();
+        self.0.entries.rcu(|entries| {
+            let mut next = HashMap::clone(entries);
+            next.entry(id.clone()).or_default().last_error = Some(message.clone());
+            next
+        });
+        self.notify();
+    }
+
+    fn keep_only(&self, wanted: &BTreeSet<SpiffeId>) {
+        self.0.entries.rcu(|entries| {
+            let mut next: HashMap<SpiffeId, Entry> = entries
+                .iter()
+                .filter(|(id, _)| wanted.contains(id))
+                .map(|(i, e)| (i.clone(), e.clone()))
+                .collect();
+            for id in wanted {
+                next.entry(id.clone()).or_default();
+            }
+            next
+        });
+        self.notify();
+    }
+
+    fn notify(&self) {
+        self.0.changed.send_modify(|count| *count += 1);
+    }
+
+    /// Keeps every wanted identity supplied, for ever. A renewal that fails keeps what is valid and is
+    /// tried again, later and later. To be dropped at will.
+    pub async fn renew<I: Issuer>(self, issuer: Arc<I>) {
+        let mut wanted = self.0.wanted.subscribe();
+        let mut due: BTreeMap<SpiffeId, Due> = BTreeMap::new();
+        let mut running = JoinSet::new();
+        loop {
+            let now = self.now();
+            {
+                let set = wanted.borrow_and_update().clone();
+                if !due.keys().eq(set.iter()) {
+                    due.retain(|id, _| set.contains(id));
+                    for id in &set {
+                        due.entry(id.clone()).or_insert(Due { at: now, failures: 0, running: false });
+                    }
+                    self.keep_only(&set);
+                }
+            }
+            for (id, entry) in due.iter_mut().filter(|(_, d)| !d.running && d.at <= now) {
+                if running.len() >= CONCURRENT {
+                    break;
+                }
+                entry.running = true;
+                let (store, issuer, id) = (self.clone(), issuer.clone(), id.clone());
+                running.spawn(async move {
+                    let result = store.obtain(issuer.as_ref(), &id).await;
+                    (id, result)
+                });
+            }
+            // Wakes at least once a second, since the injected clock and timers may disagree.
+            let next = due
+                .values()
+                .filter(|d| !d.running)
+                .map(|d| d.at.duration_since(now).unwrap_or_default())
+                .min()
+                .unwrap_or(Duration::from_secs(1));
+            let wait = if running.len() >= CONCURRENT { Duration::from_secs(1) } else { next };
+            tokio::select! {
+                Some(done) = running.join_next(), if !running.is_empty() => {
+                    if let Ok((id, result)) = done {
+                        self.finish(&mut due, &id, result);
+                    }
+                }
+                result = wanted.changed() => if result.is_err() { return },
+                () = tokio::time::sleep(wait.clamp(Duration::from_millis(5), Duration::from_secs(1))) => {}
+            }
+        }
+    }
+
+    fn finish(&self, due: &mut BTreeMap<SpiffeId, Due>, id: &SpiffeId, result: Result<Svid, RenewError>) {
+        let Some(entry) = due.get_mut(id) else { return };
+        entry.running = false;
+        let chance = chance();
+        match result {
+            Ok(svid) => {
+                tracing::info!(identity = %id, serial = %svid.serial, "certificate obtained");
+                *entry = Due {
+                    at: renew_at(svid.not_before, svid.not_after, chance),
+                    failures: 0,
+                    running: false,
+                };
+                self.put(svid);
+            }
+            Err(error) => {
+                entry.failures += 1;
+                entry.at = self.now() + backoff(entry.failures, chance);
+                let kept = self.valid(id).is_some();
+                tracing::warn!(identity = %id, %error, failures = entry.failures, kept, "no certificate from the CA");
+                self.fail(id, &error);
+            }
+        }
+    }
+
+    /// One new certificate, verified before anybody sees it.
+    async fn obtain<I: Issuer>(&self, issuer: &I, id: &SpiffeId) -> Result<Svid, RenewError> {
+        let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)
+            .map_err(|e| RenewError::Key(e.to_string()))?;
+        let csr = CertificateParams::default()
+            .serialize_request(&key)
+            .and_then(|csr| csr.pem())
+            .map_err(|e| RenewError::Key(e.to_string()))?;
+        let answer = issuer.issue(csr, id, SVID_LIFE).await?;
+        accept(&answer, &key, id, &self.bundle(), self.now())
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Due {
+    at: SystemTime,
+    failures: u32,
+    running: bool,
+}
+
+fn chance() -> u32 {
+    let mut bytes = [0; 4];
+    // Without randomness renewals are merely less spread.
+    let _ = aws_lc_rs::rand::fill(&mut bytes);
+    u32::from_ne_bytes(bytes)
+}
+
+/// Turns a CA's answer into an SVID: our key, exactly the identity that was asked for, leading to a
+/// root that was accepted before. Roots in the answer are never trusted for being there.
+fn accept(
+    answer: &[String],
+    key: &KeyPair,
+    id: &SpiffeId,
+    bundle: &TrustBundle,
+    now: SystemTime,
+) -> Result<Svid, RenewError> {
+    let unusable = |what: &str| RenewError::Answer(what.to_owned());
+    let mut chain = Vec::new();
+    for pem in answer {
+        for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+            chain.push(certificate.map_err(|_| unusable("a certificate is not PEM"))?);
+        }
+    }
+    let Some((leaf, rest)) = chain.split_first() else { return Err(unusable("it is empty")) };
+    if rest.len() > 8 {
+        return Err(unusable("its chain is longer than eight certificates"));
+    }
+    for usage in [Usage::Client, Usage::Server] {
+        let found = verify_chain(leaf, rest, bundle, now, usage)?;
+        if found != *id {
+            return Err(VerifyError::Mismatch { expected: id.clone(), found }.into());
+        }
+    }
+    let (not_before, not_after, serial) = validity(leaf)?;
+    let secret = PrivateKeyDer::try_from(key.serialize_der()).map_err(|e| RenewError::Key(e.to_owned()))?;
+    let signing = rustls::crypto::aws_lc_rs::sign::any_ecdsa_type(&secret)
+        .map_err(|e| RenewError::Key(e.to_string()))?;
+    // The root is known to whoever accepts it, and proves nothing to others.
+    let sent = chain
+        .iter()
+        .enumerate()
+        .filter(|(i, c)| *i == 0 || !bundle.certificates().contains(c))
+        .map(|(_, c)| c.clone())
+        .collect();
+    let certified = CertifiedKey::new(sent, signing);
+    certified.keys_match().map_err(|_| unusable("its leaf is for another key than ours"))?;
+    Ok(Svid { id: id.clone(), certified: Arc::new(certified), not_before, not_after, serial })
+}
+
+/// An SVID straight from a CA in this process, for tests and tools.
+///
+/// # Errors
+/// As for one from the network.
+pub fn issue_directly(
+    ca: &crate::ca::Ca,
+    id: &SpiffeId,
+    life: Duration,
+    bundle: &TrustBundle,
+    now: SystemTime,
+) -> Result<Svid, RenewError> {
+    let key =
+        KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(|e| RenewError::Key(e.to_string()))?;
+    let csr = CertificateParams::default()
+        .serialize_request(&key)
+        .and_then(|csr| csr.pem())
+        .map_err(|e| RenewError::Key(e.to_string()))?;
+    let answer = ca.sign(&csr, id, life, now).map_err(|e| RenewError::Answer(e.to_string()))?;
+    accept(&answer, &key, id, bundle, now)
+}
