@@ -71,6 +71,11 @@ impl Connection {
         usize::try_from(self.peer.max_frame).unwrap_or(usize::MAX)
     }
 
+    /// Streams that the peer takes at once.
+    pub fn peer_streams_max(&self) -> usize {
+        usize::try_from(self.peer.max_streams).unwrap_or(usize::MAX)
+    }
+
     /// Whether both halves of the stream are not yet closed here.
     pub fn is_open(&self, stream: StreamId) -> bool {
         self.streams.contains_key(&stream.0)
