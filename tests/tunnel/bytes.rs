@@ -1,0 +1,177 @@
+//! Bytes, ends and resets.
+
+use std::io::ErrorKind;
+use std::time::Duration;
+
+use lark_tunnel::{End, TunnelSettings};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::ends::{Client, World, accept, echo, on_worker, quick};
+
+fn pattern(length: usize, seed: usize) -> Vec<u8> {
+    (0..length).map(|i| u8::try_from((i * 31 + seed) % 251).unwrap()).collect()
+}
+
+async fn pair(settings: TunnelSettings, application: std::net::SocketAddr) -> Client {
+    let world = World::new();
+    let node = accept(world.store(&["db"]), application, settings.clone()).await;
+    Client::new(world.store(&["web"]), node, settings).await
+}
+
+#[test]
+fn megabytes_come_back_as_they_went() {
+    on_worker(async {
+        let client = pair(quick(), echo().await).await;
+        let (socket, counters, ended) = client.connect().await;
+        let sent = pattern(20 * 1024 * 1024, 7);
+        let (mut read, mut write) = socket.into_split();
+        let expected = sent.clone();
+        let writer = tokio::task::spawn_local(async move {
+            write.write_all(&sent).await.unwrap();
+            write.shutdown().await.unwrap();
+        });
+        let mut got = Vec::new();
+        read.read_to_end(&mut got).await.unwrap();
+        assert!(got == expected, "{} of {} bytes, or others", got.len(), expected.len());
+        writer.await.unwrap();
+        let ended = ended.await.unwrap();
+        assert_eq!((ended.established, ended.how, ended.refusal), (true, End::Clean, None));
+        let length = u64::try_from(expected.len()).unwrap();
+        assert_eq!((counters.sent(), counters.received()), (length, length));
+    });
+}
+
+#[test]
+fn many_streams_share_one_tunnel() {
+    on_worker(async {
+        let client = pair(quick(), echo().await).await;
+        let mut open = Vec::new();
+        for seed in 0..200 {
+            let (mut socket, _, ended) = client.connect().await;
+            socket.write_all(&pattern(10_000, seed)).await.unwrap();
+            open.push((socket, ended, seed));
+        }
+        for (mut socket, ended, seed) in open {
+            socket.shutdown().await.unwrap();
+            let mut got = Vec::new();
+            socket.read_to_end(&mut got).await.unwrap();
+            assert!(got == pattern(10_000, seed), "stream {seed} got other bytes");
+            assert_eq!(ended.await.unwrap().how, End::Clean);
+        }
+        assert_eq!(client.seen.handshakes.load(std::sync::atomic::Ordering::Relaxed), 1);
+    });
+}
+
+#[test]
+fn a_server_may_speak_first_and_a_half_closed_client_still_hears() {
+    on_worker(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = pair(quick(), listener.local_addr().unwrap()).await;
+        let (mut socket, _, ended) = client.connect().await;
+        let (mut server, _) = listener.accept().await.unwrap();
+        server.write_all(b"hello").await.unwrap();
+        let mut greeting = [0; 5];
+        socket.read_exact(&mut greeting).await.unwrap();
+        socket.shutdown().await.unwrap();
+        assert_eq!(server.read(&mut [0; 1]).await.unwrap(), 0, "the end did not arrive");
+        server.write_all(&pattern(100_000, 1)).await.unwrap();
+        drop(server);
+        let mut rest = Vec::new();
+        socket.read_to_end(&mut rest).await.unwrap();
+        assert!(rest == pattern(100_000, 1));
+        assert_eq!(ended.await.unwrap().how, End::Clean);
+    });
+}
+
+fn reset(socket: &TcpStream) {
+    lark_sys::socket::reset_on_close(socket);
+}
+
+#[test]
+fn a_reset_by_either_end_is_a_reset_at_the_other() {
+    on_worker(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = pair(quick(), listener.local_addr().unwrap()).await;
+        for by_client in [true, false] {
+            let (mut socket, _, ended) = client.connect().await;
+            let (mut server, _) = listener.accept().await.unwrap();
+            socket.write_all(b"x").await.unwrap();
+            server.read_exact(&mut [0; 1]).await.unwrap();
+            let (mut seen, how) = if by_client {
+                reset(&socket);
+                drop(socket);
+                (server, End::ResetBySource)
+            } else {
+                reset(&server);
+                drop(server);
+                (socket, End::ResetByDestination)
+            };
+            let error = seen.read(&mut [0; 1]).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::ConnectionReset, "by client: {by_client}");
+            assert_eq!(ended.await.unwrap().how, how);
+        }
+    });
+}
+
+#[test]
+fn a_slow_reader_holds_up_nobody_else() {
+    on_worker(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = pair(quick(), listener.local_addr().unwrap()).await;
+        let (slow, counters, _ended) = client.connect().await;
+        let (_unread, _) = listener.accept().await.unwrap();
+        let (_, mut write) = slow.into_split();
+        let flood = tokio::task::spawn_local(async move {
+            let _ = write.write_all(&vec![0; 256 * 1024 * 1024]).await;
+        });
+        // Until nothing moves any more.
+        let mut before = u64::MAX;
+        while before != counters.sent() {
+            before = counters.sent();
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        assert!(before < 64 * 1024 * 1024, "{before} bytes were taken for a reader that reads nothing");
+        let (mut quick, _, ended) = client.connect().await;
+        let (mut server, _) = listener.accept().await.unwrap();
+        for _ in 0..100 {
+            quick.write_all(b"ping").await.unwrap();
+            server.read_exact(&mut [0; 4]).await.unwrap();
+            server.write_all(b"pong").await.unwrap();
+            quick.read_exact(&mut [0; 4]).await.unwrap();
+        }
+        drop((quick, server));
+        assert_eq!(ended.await.unwrap().how, End::Clean);
+        flood.abort();
+    });
+}
+
+#[test]
+fn a_peer_that_vanishes_is_found_and_its_streams_are_reset() {
+    on_worker(async {
+        let settings = TunnelSettings { keepalive: Duration::from_millis(400), ..quick() };
+        let world = World::new();
+        let node = accept(world.store(&["db"]), echo().await, settings.clone()).await;
+        // A relay that stops relaying without closing anything.
+        let relay = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = relay.local_addr().unwrap();
+        let relaying = tokio::task::spawn_local(async move {
+            let (mut near, _) = relay.accept().await.unwrap();
+            let mut far = TcpStream::connect(node).await.unwrap();
+            tokio::select! {
+                _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                () = tokio::time::sleep(Duration::from_millis(500)) => {}
+            }
+            (near, far)
+        });
+        let client = Client::new(world.store(&["web"]), address, settings).await;
+        let (mut socket, _, ended) = client.connect().await;
+        socket.write_all(b"x").await.unwrap();
+        socket.read_exact(&mut [0; 1]).await.unwrap();
+        let _held = relaying.await.unwrap();
+        assert_eq!(socket.read(&mut [0; 1]).await.unwrap_err().kind(), ErrorKind::ConnectionReset);
+        let ended = ended.await.unwrap();
+        assert_eq!(ended.how, End::Lost);
+        assert!(ended.refusal.unwrap().detail.contains("said nothing"));
+    });
+}

@@ -1,0 +1,187 @@
+//! Two ends of a tunnel on loopback, with real TLS and an application behind the accepting one.
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime};
+
+use lark_core::framing::ConnectRequest;
+use lark_core::identity::{SpiffeId, TrustDomain};
+use lark_core::observe::ByteCounters;
+use lark_core::reason::Reason;
+use lark_identity::ca::Ca;
+use lark_identity::store::issue_directly;
+use lark_identity::{SvidStore, TrustBundle};
+use lark_tunnel::{
+    Acceptor, Deliver, Delivery, Dialer, Ended, Inbound, LocalIdentities, Observer, PoolKey, Refusal, Side,
+    TunnelSettings,
+};
+use tokio::net::{TcpListener, TcpStream};
+
+pub(crate) const DAY: Duration = Duration::from_secs(24 * 3600);
+
+pub(crate) fn id(account: &str) -> SpiffeId {
+    format!("spiffe://cluster.local/ns/shop/sa/{account}").parse().unwrap()
+}
+
+pub(crate) fn domain() -> TrustDomain {
+    TrustDomain::new("cluster.local").unwrap()
+}
+
+/// One CA and what it issues.
+pub(crate) struct World {
+    pub(crate) ca: Ca,
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        Self { ca: Ca::create(&domain(), SystemTime::now()).unwrap().0 }
+    }
+
+    pub(crate) fn bundle(&self) -> TrustBundle {
+        TrustBundle::from_pem(self.ca.root_pem().as_bytes()).unwrap()
+    }
+
+    pub(crate) fn store(&self, accounts: &[&str]) -> SvidStore {
+        let store = SvidStore::new(self.bundle(), Arc::new(SystemTime::now));
+        for account in accounts {
+            let now = SystemTime::now();
+            store.put(issue_directly(&self.ca, &id(account), DAY, &self.bundle(), now).unwrap());
+        }
+        store
+    }
+}
+
+#[derive(Default)]
+pub(crate) struct Seen {
+    pub(crate) handshakes: AtomicUsize,
+    pub(crate) failures: AtomicUsize,
+}
+
+impl Observer for Seen {
+    fn handshake(&self, _: Side, result: Result<(), Reason>, _: Duration) {
+        let which = if result.is_ok() { &self.handshakes } else { &self.failures };
+        which.fetch_add(1, Ordering::Relaxed);
+    }
+    fn tunnel(&self, _: Side, _: bool) {}
+}
+
+struct Local(Vec<SpiffeId>);
+
+impl LocalIdentities for Local {
+    fn identity(&self, server_name: &str) -> Option<SpiffeId> {
+        self.0.iter().find(|id| lark_tunnel::name::server_name(id) == server_name).cloned()
+    }
+}
+
+/// Delivers to a fixed application, except port 1, which policy denies.
+struct ToApplication(SocketAddr);
+
+impl Deliver for ToApplication {
+    fn deliver(&self, inbound: Inbound) -> Pin<Box<dyn Future<Output = Result<Delivery, Refusal>>>> {
+        let application = self.0;
+        Box::pin(async move {
+            assert_eq!(inbound.client, id("web"));
+            if inbound.request.authority.port() == 1 {
+                return Err(Refusal::new(Reason::PolicyDenied, "port 1"));
+            }
+            let pod = TcpStream::connect(application)
+                .await
+                .map_err(|e| Refusal::new(Reason::DialRefused, e.to_string()))?;
+            Ok(Delivery { pod, counters: Arc::default(), on_end: Box::new(|_| {}) })
+        })
+    }
+}
+
+/// An accepting agent with db's certificate in front of `application`.
+pub(crate) async fn accept(
+    store: SvidStore,
+    application: SocketAddr,
+    settings: TunnelSettings,
+) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let local = Rc::new(Local(vec![id("db")]));
+    let acceptor = Acceptor::new(store, domain(), local, settings, Rc::new(Seen::default()));
+    tokio::task::spawn_local(async move {
+        loop {
+            let (socket, peer) = listener.accept().await.unwrap();
+            let acceptor = acceptor.clone();
+            tokio::task::spawn_local(async move {
+                let _ = acceptor.serve(socket, peer, Rc::new(ToApplication(application))).await;
+            });
+        }
+    });
+    address
+}
+
+pub(crate) fn quick() -> TunnelSettings {
+    TunnelSettings { identity_wait: Duration::from_millis(50), ..TunnelSettings::default() }
+}
+
+/// A dialling agent; `connect` gives the application's end of a captured connection.
+pub(crate) struct Client {
+    pub(crate) dialer: Dialer,
+    pub(crate) seen: Rc<Seen>,
+    pub(crate) node: SocketAddr,
+    listener: TcpListener,
+}
+
+impl Client {
+    pub(crate) async fn new(store: SvidStore, node: SocketAddr, settings: TunnelSettings) -> Self {
+        let seen = Rc::new(Seen::default());
+        let dialer = Dialer::new(store, settings, seen.clone());
+        Self { dialer, seen, node, listener: TcpListener::bind("127.0.0.1:0").await.unwrap() }
+    }
+
+    pub(crate) async fn connect_to(
+        &self,
+        destination: &str,
+        port: u16,
+    ) -> (TcpStream, Arc<ByteCounters>, tokio::task::JoinHandle<Ended>) {
+        let application = TcpStream::connect(self.listener.local_addr().unwrap()).await.unwrap();
+        let (pod, _) = self.listener.accept().await.unwrap();
+        let key = PoolKey { source: id("web"), destination: id(destination), node: self.node };
+        let request = ConnectRequest {
+            authority: SocketAddr::from(([10, 0, 0, 2], port)),
+            source: SocketAddr::from(([10, 0, 0, 1], 4242)),
+            host: None,
+        };
+        let counters: Arc<ByteCounters> = Arc::default();
+        let (dialer, counted) = (self.dialer.clone(), counters.clone());
+        let ended =
+            tokio::task::spawn_local(async move { dialer.carry(key, request, pod, counted, || {}).await });
+        (application, counters, ended)
+    }
+
+    pub(crate) async fn connect(&self) -> (TcpStream, Arc<ByteCounters>, tokio::task::JoinHandle<Ended>) {
+        self.connect_to("db", 80).await
+    }
+}
+
+/// Runs a test on a worker like the agent's.
+pub(crate) fn on_worker(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let limited = async {
+        tokio::time::timeout(Duration::from_secs(60), test).await.expect("the test hangs");
+    };
+    tokio::task::LocalSet::new().block_on(&runtime, limited);
+}
+
+/// An application that sends back what it gets, and ends when its client does.
+pub(crate) async fn echo() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::task::spawn_local(async move {
+        loop {
+            let (socket, _) = listener.accept().await.unwrap();
+            tokio::task::spawn_local(async move {
+                let (mut read, mut write) = socket.into_split();
+                let _ = tokio::io::copy(&mut read, &mut write).await;
+            });
+        }
+    });
+    address
+}

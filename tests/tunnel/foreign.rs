@@ -1,0 +1,228 @@
+//! Peers that are no Lark: the h2 crate over tokio-rustls as a client of ours, and listeners and
+//! clients that break the rules.
+
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use lark_identity::SvidStore;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+use crate::ends::{World, accept, domain, echo, id, on_worker, quick};
+
+/// A listener that shows one identity's certificate whatever name is asked for.
+pub(crate) async fn shows_always(store: SvidStore, account: &str) -> SocketAddr {
+    let svid = store.current(&id(account)).unwrap();
+    let config =
+        lark_tunnel::tls::server(&lark_tunnel::tls::provider(), Some(&svid), store.bundle(), domain())
+            .unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    tokio::task::spawn_local(async move {
+        loop {
+            let (socket, _) = listener.accept().await.unwrap();
+            let acceptor = acceptor.clone();
+            tokio::task::spawn_local(async move {
+                if let Ok(mut tls) = acceptor.accept(socket).await {
+                    let _ = tls.read(&mut [0; 1024]).await;
+                }
+            });
+        }
+    });
+    address
+}
+
+async fn connector(world: &World) -> TlsConnector {
+    let svid = world.store(&["web"]).current(&id("web")).unwrap();
+    let bundle = Arc::new(world.bundle());
+    let config = lark_tunnel::tls::client(&lark_tunnel::tls::provider(), &svid, bundle, &id("db")).unwrap();
+    TlsConnector::from(Arc::new(config))
+}
+
+fn name(account: &str) -> ServerName<'static> {
+    ServerName::try_from(lark_tunnel::name::server_name(&id(account))).unwrap()
+}
+
+#[test]
+fn the_h2_crate_tunnels_through_our_accepting_end() {
+    on_worker(async {
+        let world = World::new();
+        let node = accept(world.store(&["db"]), echo().await, quick()).await;
+        let tcp = TcpStream::connect(node).await.unwrap();
+        let tls = connector(&world).await.connect(name("db"), tcp).await.unwrap();
+        assert_eq!(
+            tls.get_ref().1.negotiated_key_exchange_group().unwrap().name(),
+            rustls::NamedGroup::X25519MLKEM768
+        );
+        let (sender, connection) = h2::client::handshake(tls).await.unwrap();
+        tokio::task::spawn_local(async move {
+            let _ = connection.await;
+        });
+        let mut sender = sender.ready().await.unwrap();
+        let request = http::Request::builder()
+            .method("CONNECT")
+            .uri("10.0.0.2:80")
+            .header("forwarded", "for=\"10.0.0.1:4242\"")
+            .header("baggage", "k8s.cluster.name=one")
+            .body(())
+            .unwrap();
+        let (response, mut body) = sender.send_request(request, false).unwrap();
+        let response = response.await.unwrap();
+        assert_eq!(response.status(), 200);
+        let mut received = response.into_body();
+        let sent: Vec<u8> = (0..3_000_000_u32).map(|i| u8::try_from(i % 253).unwrap()).collect();
+        let to_send = sent.clone();
+        tokio::task::spawn_local(async move {
+            let mut rest = Bytes::from(to_send);
+            while !rest.is_empty() {
+                body.reserve_capacity(rest.len());
+                let room = std::future::poll_fn(|cx| body.poll_capacity(cx)).await.unwrap().unwrap();
+                body.send_data(rest.split_to(room.min(rest.len())), false).unwrap();
+            }
+            body.send_data(Bytes::new(), true).unwrap();
+        });
+        let mut got = Vec::new();
+        while let Some(data) = received.data().await {
+            let data = data.unwrap();
+            received.flow_control().release_capacity(data.len()).unwrap();
+            got.extend_from_slice(&data);
+        }
+        assert!(got == sent, "{} of {}", got.len(), sent.len());
+        // What we do not serve is answered, not dropped.
+        let request = http::Request::builder().method("CONNECT").uri("web.shop:80").body(()).unwrap();
+        let (response, _) = sender.send_request(request, true).unwrap();
+        assert_eq!(response.await.unwrap().status(), 400);
+    });
+}
+
+#[test]
+fn our_dialling_end_tunnels_through_the_h2_crate() {
+    on_worker(async {
+        let world = World::new();
+        let store = world.store(&["db"]);
+        let svid = store.current(&id("db")).unwrap();
+        let config =
+            lark_tunnel::tls::server(&lark_tunnel::tls::provider(), Some(&svid), store.bundle(), domain())
+                .unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let node = listener.local_addr().unwrap();
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        tokio::task::spawn_local(async move {
+            let (socket, _) = listener.accept().await.unwrap();
+            let tls = acceptor.accept(socket).await.unwrap();
+            let mut connection = h2::server::handshake(tls).await.unwrap();
+            while let Some(accepted) = connection.accept().await {
+                let (request, mut respond) = accepted.unwrap();
+                tokio::task::spawn_local(async move {
+                    assert_eq!(request.method(), "CONNECT");
+                    assert_eq!(request.uri().authority().unwrap().as_str(), "10.0.0.2:80");
+                    assert_eq!(request.headers()["forwarded"], "for=\"10.0.0.1:4242\"");
+                    let mut send = respond.send_response(http::Response::new(()), false).unwrap();
+                    let mut body = request.into_body();
+                    while let Some(Ok(data)) = body.data().await {
+                        body.flow_control().release_capacity(data.len()).unwrap();
+                        let mut rest = data;
+                        while !rest.is_empty() {
+                            send.reserve_capacity(rest.len());
+                            let room =
+                                std::future::poll_fn(|cx| send.poll_capacity(cx)).await.unwrap().unwrap();
+                            send.send_data(rest.split_to(room.min(rest.len())), false).unwrap();
+                        }
+                    }
+                    send.send_data(Bytes::new(), true).unwrap();
+                });
+            }
+        });
+        let client = crate::ends::Client::new(world.store(&["web"]), node, quick()).await;
+        let (socket, _, ended) = client.connect().await;
+        let sent: Vec<u8> = (0..3_000_000_u32).map(|i| u8::try_from(i % 241).unwrap()).collect();
+        let (mut read, mut write) = socket.into_split();
+        let to_send = sent.clone();
+        tokio::task::spawn_local(async move {
+            write.write_all(&to_send).await.unwrap();
+            write.shutdown().await.unwrap();
+        });
+        let mut got = Vec::new();
+        read.read_to_end(&mut got).await.unwrap();
+        assert!(got == sent, "{} of {}", got.len(), sent.len());
+        assert_eq!(ended.await.unwrap().how, lark_tunnel::End::Clean);
+    });
+}
+
+#[test]
+fn a_client_without_a_certificate_gets_no_tunnel() {
+    on_worker(async {
+        let world = World::new();
+        let node = accept(world.store(&["db"]), echo().await, quick()).await;
+        let mut roots = rustls::RootCertStore::empty();
+        for root in world.bundle().certificates() {
+            roots.add(root.clone()).unwrap();
+        }
+        for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
+            let verifier = Arc::new(AnyServer);
+            let config = rustls::ClientConfig::builder_with_provider(lark_tunnel::tls::provider())
+                .with_protocol_versions(&[version])
+                .unwrap()
+                .dangerous()
+                .with_custom_certificate_verifier(verifier)
+                .with_no_client_auth();
+            let tcp = TcpStream::connect(node).await.unwrap();
+            match TlsConnector::from(Arc::new(config)).connect(name("db"), tcp).await {
+                // In TLS 1.3 the client's handshake ends before the server has looked.
+                Ok(mut tls) => {
+                    let error = tls.read(&mut [0; 64]).await.unwrap_err();
+                    assert_eq!(error.kind(), ErrorKind::InvalidData, "{error}");
+                }
+                Err(error) => assert!(
+                    matches!(error.kind(), ErrorKind::InvalidData | ErrorKind::ConnectionReset),
+                    "{error}"
+                ),
+            }
+        }
+        let mut plain = TcpStream::connect(node).await.unwrap();
+        plain.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        let mut answer = Vec::new();
+        let _ = plain.read_to_end(&mut answer).await;
+        assert!(answer.len() <= 7, "plaintext was answered with more than an alert: {answer:?}");
+    });
+}
+
+#[derive(Debug)]
+struct AnyServer;
+
+impl rustls::client::danger::ServerCertVerifier for AnyServer {
+    fn verify_server_cert(
+        &self,
+        _: &rustls::pki_types::CertificateDer<'_>,
+        _: &[rustls::pki_types::CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: rustls::pki_types::UnixTime,
+    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
+        Ok(rustls::client::danger::ServerCertVerified::assertion())
+    }
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &rustls::pki_types::CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+    }
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &rustls::pki_types::CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+    }
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        lark_tunnel::tls::provider().signature_verification_algorithms.supported_schemes()
+    }
+}
