@@ -1,1 +1,269 @@
-//! See the module list in `lib.rs`.
+//! Types of the admin API, of `-o json` and of the page: what a person or program may know of an
+//! agent. Field names are stable. Times are seconds since the epoch, durations seconds.
+
+use serde::{Deserialize, Serialize};
+
+use crate::observe::Secured;
+use crate::route::Step;
+
+/// How an agent is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Version of the binary.
+    pub version: String,
+    /// The node it serves.
+    pub node: String,
+    /// Trust domain of the mesh.
+    pub trust_domain: String,
+    /// Whether every pod of this node that is to be captured has been dealt with.
+    pub ready: bool,
+    /// Seconds since it started.
+    pub uptime_seconds: u64,
+    /// Worker threads.
+    pub workers: usize,
+    /// Number of the discovery state in use.
+    pub discovery_generation: u64,
+    /// Why discovery is not current, if it is not.
+    pub discovery_error: Option<String>,
+    /// Pods of this node by state.
+    pub pods: Vec<StateCount>,
+    /// Connections open now.
+    pub connections_open: usize,
+    /// Where certificates come from.
+    pub ca_url: String,
+}
+
+/// Pods in a state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateCount {
+    /// `captured`, `pending`, `failed`, `not_captured`, `releasing`.
+    pub state: String,
+    /// How many.
+    pub count: usize,
+}
+
+/// A workload as this agent knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkloadView {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its node.
+    pub node: String,
+    /// Its identity.
+    pub identity: String,
+    /// Its addresses.
+    pub addresses: Vec<String>,
+    /// Whether capture is wanted, and what said so.
+    pub wanted: String,
+    /// State on this node; `remote` for workloads of others.
+    pub state: String,
+    /// Why it is in that state.
+    pub why: String,
+}
+
+/// A Service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceView {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its addresses.
+    pub addresses: Vec<String>,
+    /// `PORT->TARGET` each.
+    pub ports: Vec<String>,
+    /// Endpoints that take connections.
+    pub ready: usize,
+    /// All endpoints.
+    pub endpoints: usize,
+    /// Whether connects of captured pods to it are taken.
+    pub in_mesh: bool,
+}
+
+/// One end of a connection.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Party {
+    /// Namespace, empty if it is no workload.
+    pub namespace: String,
+    /// Name, or the address if it is no workload.
+    pub name: String,
+    /// What it belongs to, `Kind/name`, or its name.
+    pub owner: String,
+    /// Identity that was proved or is known by cgroup; empty if none.
+    pub identity: String,
+}
+
+/// A live connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnectionView {
+    /// `outbound`, `inbound` or `local`.
+    pub direction: String,
+    /// Who dialled.
+    pub source: Party,
+    /// Who was dialled.
+    pub destination: Party,
+    /// Address and port of the source as the destination sees it.
+    pub source_address: String,
+    /// Address and port that were dialled.
+    pub destination_address: String,
+    /// The Service that was addressed, `namespace/name`.
+    pub service: Option<String>,
+    /// What secures it; nothing while it is being opened.
+    pub secured: Option<Secured>,
+    /// Bytes from source to destination.
+    pub sent_bytes: u64,
+    /// Bytes from destination to source.
+    pub received_bytes: u64,
+    /// Age in seconds, if it is known.
+    pub age_seconds: Option<u64>,
+    /// Why it is as it is, where that needs saying.
+    pub note: String,
+}
+
+/// Who talks to whom, and what secures it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EdgeView {
+    /// `outbound`, `inbound` or `local`.
+    pub direction: String,
+    /// Who dials.
+    pub source: Party,
+    /// Who is dialled.
+    pub destination: Party,
+    /// What secures it.
+    pub secured: Secured,
+    /// Connections so far.
+    pub connections: u64,
+    /// Connections open now.
+    pub open: u64,
+    /// Bytes from source to destination so far.
+    pub sent_bytes: u64,
+    /// Bytes from destination to source so far.
+    pub received_bytes: u64,
+    /// Why connections were denied, by the last one.
+    pub reason: Option<String>,
+}
+
+/// A certificate of this node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertView {
+    /// Whose.
+    pub identity: String,
+    /// `valid`, `pending`, `renewal_late` or `expired`.
+    pub state: String,
+    /// Seconds since the epoch.
+    pub expires_at: Option<u64>,
+    /// Serial number.
+    pub serial: Option<String>,
+    /// What the last attempt to renew said, if it failed.
+    pub last_error: Option<String>,
+}
+
+/// Outcome of one check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// As it should be.
+    Ok,
+    /// Worth a look.
+    Warn,
+    /// Not as it should be; `lark check` exits with 1.
+    Fail,
+}
+
+impl Verdict {
+    /// The sign in tables.
+    pub const fn sign(self) -> &'static str {
+        match self {
+            Self::Ok => "√",
+            Self::Warn => "!",
+            Self::Fail => "✗",
+        }
+    }
+}
+
+/// One check: what is wanted against what is there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckView {
+    /// What was looked at: a pod as `namespace/name`, or a part of the agent.
+    pub subject: String,
+    /// The outcome.
+    pub verdict: Verdict,
+    /// What was found.
+    pub found: String,
+    /// What to do, if anything.
+    pub advice: String,
+}
+
+/// What the kernel has of Lark.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BpfView {
+    /// Loaded programs.
+    pub programs: Vec<ProgramView>,
+    /// Pinned links.
+    pub links: Vec<LinkView>,
+    /// Maps whose fullness matters.
+    pub maps: Vec<MapView>,
+    /// What the hooks counted.
+    pub counters: Vec<CounterView>,
+}
+
+/// A loaded program.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProgramView {
+    /// Its name.
+    pub name: String,
+    /// Its kernel id.
+    pub id: u32,
+}
+
+/// A pinned link.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkView {
+    /// Name of the pod's pins.
+    pub pod: String,
+    /// The hook.
+    pub hook: String,
+    /// The link's kernel id.
+    pub link_id: u32,
+    /// The program's kernel id.
+    pub program_id: u32,
+    /// The cgroup's id; nothing if the cgroup is gone (severed).
+    pub cgroup_id: Option<u64>,
+}
+
+/// A map.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MapView {
+    /// Its name.
+    pub name: String,
+    /// Entries in it.
+    pub entries: usize,
+    /// Entries that fit.
+    pub max: u32,
+}
+
+/// A counter of the hooks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CounterView {
+    /// Its label.
+    pub event: String,
+    /// How often.
+    pub count: u64,
+    /// What it means.
+    pub meaning: String,
+}
+
+/// A route decision, told; nothing was opened for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TraceView {
+    /// The source, `namespace/name`.
+    pub from: String,
+    /// The destination, `IP:PORT`.
+    pub to: String,
+    /// `tunnel`, `local`, `passthrough`, `deny`, or `untouched` if the kernel would not take it.
+    pub way: String,
+    /// Step by step.
+    pub steps: Vec<Step>,
+}

@@ -1,0 +1,157 @@
+//! One connection, from its beginning to its end.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use lark_core::observe::{ByteCounters, Secured};
+use lark_core::reason::Reason;
+use lark_core::view::{ConnectionView, Party};
+
+use super::Observer;
+
+/// Which way a connection crosses this agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Direction {
+    /// From a pod of this node to elsewhere.
+    Outbound,
+    /// From a tunnel to a pod of this node.
+    Inbound,
+    /// Between two pods of this node.
+    Local,
+}
+
+impl Direction {
+    /// The label in metrics, logs and tables.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Outbound => "outbound",
+            Self::Inbound => "inbound",
+            Self::Local => "local",
+        }
+    }
+}
+
+/// What is known when a connection begins.
+#[derive(Debug, Clone)]
+pub struct Opening {
+    /// Its way.
+    pub direction: Direction,
+    /// Who dials.
+    pub source: Party,
+    /// Who is dialled.
+    pub destination: Party,
+    /// The Service that was addressed.
+    pub service: Option<String>,
+    /// The source's address.
+    pub source_address: SocketAddr,
+    /// The address that was dialled.
+    pub destination_address: SocketAddr,
+    /// The other agent, if there is one.
+    pub peer: Option<SocketAddr>,
+}
+
+#[derive(Debug)]
+pub(super) struct Live {
+    pub(super) opening: Opening,
+    pub(super) counters: Arc<ByteCounters>,
+    pub(super) secured: OnceLock<Secured>,
+    started: Instant,
+}
+
+impl Live {
+    pub(super) fn new(opening: Opening) -> Self {
+        Self { opening, counters: Arc::default(), secured: OnceLock::new(), started: Instant::now() }
+    }
+
+    pub(super) fn view(&self) -> ConnectionView {
+        ConnectionView {
+            direction: self.opening.direction.label().to_owned(),
+            source: self.opening.source.clone(),
+            destination: self.opening.destination.clone(),
+            source_address: self.opening.source_address.to_string(),
+            destination_address: self.opening.destination_address.to_string(),
+            service: self.opening.service.clone(),
+            secured: self.secured.get().copied(),
+            sent_bytes: self.counters.sent(),
+            received_bytes: self.counters.received(),
+            age_seconds: Some(self.started.elapsed().as_secs()),
+            note: String::new(),
+        }
+    }
+}
+
+/// A connection under observation. Dropped without [`Connection::ended`], it counts as lost.
+#[derive(Debug)]
+pub struct Connection {
+    observer: Observer,
+    id: u64,
+    live: Arc<Live>,
+    told: bool,
+}
+
+impl Connection {
+    pub(super) fn new(observer: Observer, id: u64, live: Arc<Live>) -> Self {
+        Self { observer, id, live, told: false }
+    }
+
+    /// Where its bytes are to be counted.
+    pub fn counters(&self) -> Arc<ByteCounters> {
+        self.live.counters.clone()
+    }
+
+    /// A handle by which whoever proves it says what secures it.
+    pub fn securer(&self) -> impl FnOnce(Secured) + 'static {
+        let live = self.live.clone();
+        move |secured| {
+            // The first to say so is the one who proved it.
+            let _ = live.secured.set(secured);
+        }
+    }
+
+    /// It is over: `how` from a closed set, and why it was refused if it was.
+    pub fn ended(mut self, how: &'static str, refusal: Option<(Reason, &str)>) {
+        self.tell(how, refusal);
+    }
+
+    fn tell(&mut self, how: &'static str, refusal: Option<(Reason, &str)>) {
+        self.told = true;
+        if refusal.is_some() {
+            let _ = self.live.secured.set(Secured::Denied);
+        }
+        let opening = &self.live.opening;
+        let secured = self.live.secured.get().map_or("", |s| s.sign());
+        let (reason, detail) = refusal.map_or(("", ""), |(r, d)| (r.label(), d));
+        tracing::info!(
+            target: "access",
+            direction = opening.direction.label(),
+            src.addr = %opening.source_address,
+            src.workload = opening.source.name,
+            src.namespace = opening.source.namespace,
+            src.identity = opening.source.identity,
+            dst.addr = %opening.destination_address,
+            dst.service = opening.service.as_deref().unwrap_or_default(),
+            dst.workload = opening.destination.name,
+            dst.namespace = opening.destination.namespace,
+            dst.identity = opening.destination.identity,
+            peer = opening.peer.map(|p| p.to_string()).unwrap_or_default(),
+            secured,
+            bytes_sent = self.live.counters.sent(),
+            bytes_recv = self.live.counters.received(),
+            duration_ms = u64::try_from(self.live.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            how,
+            reason,
+            detail,
+            "connection"
+        );
+        self.observer.close(self.id, &self.live, how, refusal.map(|(r, _)| r));
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if !self.told {
+            self.tell("lost", None);
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! Edges: what closed connections add up to. Bounded: beyond [`EDGES_MAX`] different ones, new ones are
+//! folded into one `other`, so that hostile traffic cannot grow it (as in CVE-2025-43915).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use lark_core::observe::Secured;
+use lark_core::reason::Reason;
+use lark_core::view::{EdgeView, Party};
+
+use super::connection::{Direction, Live};
+
+/// Most different edges.
+pub(super) const EDGES_MAX: usize = 4096;
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    direction: Direction,
+    source: Party,
+    destination: Party,
+    secured: Secured,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Totals {
+    connections: u64,
+    open: u64,
+    sent: u64,
+    received: u64,
+    reason: Option<Reason>,
+}
+
+/// The edges of closed connections.
+#[derive(Debug, Default)]
+pub(super) struct Edges(BTreeMap<Key, Totals>);
+
+/// Who talks to whom, not which pod of it: names of single pods would make an edge each.
+fn party(party: &Party) -> Party {
+    Party { name: party.owner.clone(), ..party.clone() }
+}
+
+fn key(live: &Live) -> Key {
+    let opening = &live.opening;
+    Key {
+        direction: opening.direction,
+        source: party(&opening.source),
+        destination: party(&opening.destination),
+        secured: live.secured.get().copied().unwrap_or(Secured::Plaintext),
+    }
+}
+
+impl Edges {
+    /// Adds a connection that has ended.
+    pub(super) fn fold(&mut self, live: &Live, reason: Option<Reason>) {
+        let totals = entry(&mut self.0, key(live));
+        totals.connections += 1;
+        totals.sent += live.counters.sent();
+        totals.received += live.counters.received();
+        totals.reason = reason.or(totals.reason);
+    }
+
+    /// All edges, with the connections that are open on top.
+    pub(super) fn with_live(&self, live: &[Arc<Live>]) -> Vec<EdgeView> {
+        let mut all = self.0.clone();
+        // One that is being opened is secured by nothing yet, and is no edge before it is.
+        for live in live.iter().filter(|l| l.secured.get().is_some()) {
+            let totals = entry(&mut all, key(live));
+            totals.connections += 1;
+            totals.open += 1;
+            totals.sent += live.counters.sent();
+            totals.received += live.counters.received();
+        }
+        all.into_iter().map(|(key, totals)| view(key, totals)).collect()
+    }
+}
+
+fn entry(all: &mut BTreeMap<Key, Totals>, key: Key) -> &mut Totals {
+    let key = if all.len() < EDGES_MAX || all.contains_key(&key) {
+        key
+    } else {
+        let other = Party { name: "other".to_owned(), owner: "other".to_owned(), ..Party::default() };
+        Key { source: other.clone(), destination: other, ..key }
+    };
+    all.entry(key).or_default()
+}
+
+fn view(key: Key, totals: Totals) -> EdgeView {
+    EdgeView {
+        direction: key.direction.label().to_owned(),
+        source: key.source,
+        destination: key.destination,
+        secured: key.secured,
+        connections: totals.connections,
+        open: totals.open,
+        sent_bytes: totals.sent,
+        received_bytes: totals.received,
+        reason: totals.reason.map(|r| r.label().to_owned()),
+    }
+}

@@ -1,0 +1,164 @@
+//! Prometheus metrics: `lark_<stage>_<noun>_<unit>`, closed sets of labels, never an address.
+
+use std::time::Duration;
+
+use lark_core::reason::Reason;
+use lark_core::view::EdgeView;
+use prometheus::{
+    Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+/// A value that somebody else keeps, read when metrics are asked for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Gauge {
+    /// Full name of the metric.
+    pub name: &'static str,
+    /// One line of help.
+    pub help: &'static str,
+    /// Names of its labels.
+    pub labels: &'static [&'static str],
+    /// Whether it only grows.
+    pub counter: bool,
+    /// Label values and value.
+    pub values: Vec<(Vec<String>, f64)>,
+}
+
+/// All of them.
+pub type Gauges = Vec<Gauge>;
+
+const EDGE_LABELS: [&str; 6] = [
+    "direction",
+    "source_namespace",
+    "source_workload",
+    "destination_namespace",
+    "destination_workload",
+    "secured",
+];
+
+pub(super) struct Metrics {
+    registry: Registry,
+    refused: IntCounterVec,
+    closed: IntCounterVec,
+    handshakes: IntCounterVec,
+    handshake_seconds: HistogramVec,
+    tunnels: IntGaugeVec,
+}
+
+impl Metrics {
+    pub(super) fn new() -> Result<Self, prometheus::Error> {
+        let counter = |name, help, labels: &[&str]| IntCounterVec::new(Opts::new(name, help), labels);
+        let metrics = Self {
+            registry: Registry::new(),
+            refused: counter(
+                "lark_proxy_connections_refused_total",
+                "Connections refused, by direction and reason",
+                &["direction", "reason"],
+            )?,
+            closed: counter(
+                "lark_proxy_connections_ended_total",
+                "Connections ended, by direction and how",
+                &["direction", "how"],
+            )?,
+            handshakes: counter(
+                "lark_tunnel_handshakes_total",
+                "TLS handshakes with other agents, by side and result",
+                &["side", "result"],
+            )?,
+            handshake_seconds: HistogramVec::new(
+                HistogramOpts::new("lark_tunnel_handshake_seconds", "Time that handshakes took, connect included")
+                    .buckets(vec![0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0]),
+                &["side"],
+            )?,
+            tunnels: IntGaugeVec::new(Opts::new("lark_tunnel_open", "Tunnels open now, by side"), &["side"])?,
+        };
+        for collector in [
+            Box::new(metrics.refused.clone()) as Box<dyn prometheus::core::Collector>,
+            Box::new(metrics.closed.clone()),
+            Box::new(metrics.handshakes.clone()),
+            Box::new(metrics.handshake_seconds.clone()),
+            Box::new(metrics.tunnels.clone()),
+        ] {
+            metrics.registry.register(collector)?;
+        }
+        // A series that never was cannot be alerted on.
+        for reason in Reason::ALL {
+            for direction in ["outbound", "inbound"] {
+                metrics.refused.with_label_values(&[direction, reason.label()]);
+            }
+        }
+        Ok(metrics)
+    }
+
+    pub(super) fn refused(&self, direction: &str, reason: Reason) {
+        self.refused.with_label_values(&[direction, reason.label()]).inc();
+    }
+
+    pub(super) fn closed(&self, direction: &str, how: &str) {
+        self.closed.with_label_values(&[direction, how]).inc();
+    }
+
+    pub(super) fn handshake(&self, side: &str, result: Result<(), Reason>, took: Duration) {
+        let result = result.map_or_else(Reason::label, |()| "ok");
+        self.handshakes.with_label_values(&[side, result]).inc();
+        self.handshake_seconds.with_label_values(&[side]).observe(took.as_secs_f64());
+    }
+
+    pub(super) fn tunnel(&self, side: &str, opened: bool) {
+        self.tunnels.with_label_values(&[side]).add(if opened { 1 } else { -1 });
+    }
+
+    pub(super) fn text(&self, edges: &[EdgeView], gauges: &Gauges) -> Result<String, prometheus::Error> {
+        // Values that others keep go through a registry of this one scrape.
+        let scrape = Registry::new();
+        edge_metrics(&scrape, edges)?;
+        for gauge in gauges {
+            let vec = GaugeVec::new(Opts::new(gauge.name, gauge.help), gauge.labels)?;
+            for (labels, value) in &gauge.values {
+                let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
+                vec.get_metric_with_label_values(&labels)?.set(*value);
+            }
+            scrape.register(Box::new(vec))?;
+        }
+        let mut families = self.registry.gather();
+        families.extend(scrape.gather());
+        families.retain(|family| !family.get_metric().is_empty());
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&families, &mut text)?;
+        let mut text = String::from_utf8(text).unwrap_or_default();
+        for gauge in gauges.iter().filter(|g| g.counter) {
+            text = text.replace(&format!("# TYPE {} gauge", gauge.name), &format!("# TYPE {} counter", gauge.name));
+        }
+        Ok(text)
+    }
+}
+
+fn edge_metrics(registry: &Registry, edges: &[EdgeView]) -> Result<(), prometheus::Error> {
+    let counter = |name: &str, help: &str| IntCounterVec::new(Opts::new(name, help), &EDGE_LABELS);
+    let opened = counter("lark_proxy_connections_opened_total", "Connections opened, by edge")?;
+    let sent = counter("lark_proxy_sent_bytes_total", "Bytes from source to destination, by edge")?;
+    let received = counter("lark_proxy_received_bytes_total", "Bytes from destination to source, by edge")?;
+    let open = IntGaugeVec::new(
+        Opts::new("lark_proxy_connections_open", "Connections open now, by edge"),
+        &EDGE_LABELS,
+    )?;
+    for edge in edges {
+        let secured = serde_json::to_value(edge.secured).ok();
+        let secured = secured.as_ref().and_then(|s| s.as_str()).unwrap_or_default();
+        let labels = [
+            edge.direction.as_str(),
+            &edge.source.namespace,
+            &edge.source.owner,
+            &edge.destination.namespace,
+            &edge.destination.owner,
+            secured,
+        ];
+        opened.with_label_values(&labels).inc_by(edge.connections);
+        sent.with_label_values(&labels).inc_by(edge.sent_bytes);
+        received.with_label_values(&labels).inc_by(edge.received_bytes);
+        open.with_label_values(&labels).add(i64::try_from(edge.open).unwrap_or(i64::MAX));
+    }
+    registry.register(Box::new(opened))?;
+    registry.register(Box::new(sent))?;
+    registry.register(Box::new(received))?;
+    registry.register(Box::new(open))
+}

@@ -1,0 +1,121 @@
+//! Every connection of a captured pod ends up here: live table, edge table, metrics, access log.
+//!
+//! The data path touches this at the beginning and the end of a connection only; in between it adds
+//! to the connection's own counters, which readers sum up when they ask.
+
+mod connection;
+mod edges;
+mod metrics;
+
+pub use connection::{Connection, Direction, Opening};
+pub use metrics::{Gauge, Gauges};
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use lark_core::reason::Reason;
+use lark_core::view::{ConnectionView, EdgeView};
+
+use connection::Live;
+use edges::Edges;
+use metrics::Metrics;
+
+/// What is known of connections. Cheap to clone, shared by all threads.
+#[derive(Clone)]
+pub struct Observer(Arc<Inner>);
+
+struct Inner {
+    live: Mutex<HashMap<u64, Arc<Live>>>,
+    edges: Mutex<Edges>,
+    next: AtomicU64,
+    metrics: Metrics,
+}
+
+impl std::fmt::Debug for Observer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Observer").field("open", &self.open_connections()).finish_non_exhaustive()
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    // A panic elsewhere leaves counts behind, which are still worth reading.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Observer {
+    /// An empty one.
+    ///
+    /// # Errors
+    /// When metrics clash, which a test would have seen.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        Ok(Self(Arc::new(Inner {
+            live: Mutex::default(),
+            edges: Mutex::default(),
+            next: AtomicU64::new(0),
+            metrics: Metrics::new()?,
+        })))
+    }
+
+    /// A connection begins.
+    pub fn open(&self, opening: Opening) -> Connection {
+        let id = self.0.next.fetch_add(1, Ordering::Relaxed);
+        let live = Arc::new(Live::new(opening));
+        locked(&self.0.live).insert(id, live.clone());
+        Connection::new(self.clone(), id, live)
+    }
+
+    fn close(&self, id: u64, live: &Live, how: &str, reason: Option<Reason>) {
+        locked(&self.0.live).remove(&id);
+        locked(&self.0.edges).fold(live, reason);
+        if let Some(reason) = reason {
+            self.0.metrics.refused(live.opening.direction.label(), reason);
+        }
+        self.0.metrics.closed(live.opening.direction.label(), how);
+    }
+
+    /// A connection was refused before anything was known of it.
+    pub fn refused_early(&self, direction: Direction, reason: Reason) {
+        self.0.metrics.refused(direction.label(), reason);
+    }
+
+    /// A tunnel's handshake ended.
+    pub fn handshake(&self, side: &'static str, result: Result<(), Reason>, took: Duration) {
+        self.0.metrics.handshake(side, result, took);
+    }
+
+    /// A tunnel opened or closed.
+    pub fn tunnel(&self, side: &'static str, opened: bool) {
+        self.0.metrics.tunnel(side, opened);
+    }
+
+    /// Connections open now.
+    pub fn open_connections(&self) -> usize {
+        locked(&self.0.live).len()
+    }
+
+    /// The live table.
+    pub fn connections(&self) -> Vec<ConnectionView> {
+        let mut all: Vec<_> = locked(&self.0.live).iter().map(|(id, live)| (*id, live.view())).collect();
+        all.sort_by_key(|(id, _)| *id);
+        all.into_iter().map(|(_, view)| view).collect()
+    }
+
+    /// The edge table: what is closed, and what is open on top of it.
+    pub fn edges(&self) -> Vec<EdgeView> {
+        let live: Vec<Arc<Live>> = locked(&self.0.live).values().cloned().collect();
+        locked(&self.0.edges).with_live(&live)
+    }
+
+    /// All metrics in Prometheus' text format, with values that others keep.
+    ///
+    /// # Errors
+    /// When a value cannot be shown, which a test would have seen.
+    pub fn metrics(&self, gauges: &Gauges) -> Result<String, prometheus::Error> {
+        self.0.metrics.text(&self.edges(), gauges)
+    }
+}
+
+#[cfg(test)]
+mod tests;
