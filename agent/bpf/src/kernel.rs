@@ -181,7 +181,15 @@ impl Kernel {
     /// # Errors
     /// When a pin cannot be removed.
     pub fn release(&mut self, name: &str) -> Result<(), AttachError> {
-        let directory = self.pod_directory(name);
+        self.release_pinned(&file_name(name))
+    }
+
+    /// The same by the name of the pins' directory, as [`Kernel::pinned`] tells it.
+    ///
+    /// # Errors
+    /// When a pin cannot be removed.
+    pub fn release_pinned(&mut self, directory: &str) -> Result<(), AttachError> {
+        let directory = self.root.join("pods").join(directory);
         for hook in Hook::ALL.iter().rev() {
             link::remove(&directory.join(hook.name()))?;
         }
@@ -314,7 +322,7 @@ pub fn uninstall(root: &Path) -> std::io::Result<()> {
 
 /// A uid as a file name on bpffs, which allows no dots: every byte but letters, digits, `-` and `_`
 /// is written as `+` and two hex digits, so that two uids never share a name.
-fn file_name(uid: &str) -> String {
+pub fn file_name(uid: &str) -> String {
     uid.bytes()
         .map(|b| match b {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' => char::from(b).to_string(),

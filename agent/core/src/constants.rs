@@ -42,3 +42,5 @@ pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 pub const DELIVER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Suffix of the TLS server name under which an identity's listener is addressed.
 pub const SNI_SUFFIX: &str = "svid.lark.mesh";
+/// Version of the layout of the kernel's maps (the `v1` of [`PIN_ROOT`]).
+pub const LAYOUT: u32 = lark_abi::LAYOUT_VERSION;

@@ -32,7 +32,14 @@ pub struct Pod {
 
 impl Pod {
     /// A pod that is about to be captured; its hooks are not live yet.
-    pub fn new(uid: Arc<str>, id: u32, name: String, netns: NetNs, cgroup: Cgroup, addresses: Vec<IpAddr>) -> Self {
+    pub fn new(
+        uid: Arc<str>,
+        id: u32,
+        name: String,
+        netns: NetNs,
+        cgroup: Cgroup,
+        addresses: Vec<IpAddr>,
+    ) -> Self {
         Self {
             uid,
             id,

@@ -65,8 +65,11 @@ impl Metrics {
                 &["side", "result"],
             )?,
             handshake_seconds: HistogramVec::new(
-                HistogramOpts::new("lark_tunnel_handshake_seconds", "Time that handshakes took, connect included")
-                    .buckets(vec![0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0]),
+                HistogramOpts::new(
+                    "lark_tunnel_handshake_seconds",
+                    "Time that handshakes took, connect included",
+                )
+                .buckets(vec![0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0]),
                 &["side"],
             )?,
             tunnels: IntGaugeVec::new(Opts::new("lark_tunnel_open", "Tunnels open now, by side"), &["side"])?,
@@ -126,7 +129,8 @@ impl Metrics {
         TextEncoder::new().encode(&families, &mut text)?;
         let mut text = String::from_utf8(text).unwrap_or_default();
         for gauge in gauges.iter().filter(|g| g.counter) {
-            text = text.replace(&format!("# TYPE {} gauge", gauge.name), &format!("# TYPE {} counter", gauge.name));
+            text = text
+                .replace(&format!("# TYPE {} gauge", gauge.name), &format!("# TYPE {} counter", gauge.name));
         }
         Ok(text)
     }

@@ -36,7 +36,9 @@ fn bytes_move_while_a_connection_is_open() {
     let text = observer.metrics(&vec![]).unwrap();
     assert_eq!(
         line(&text, "lark_proxy_sent_bytes_total"),
-        ["lark_proxy_sent_bytes_total{destination_namespace=\"shop\",destination_workload=\"db\",direction=\"outbound\",secured=\"mtls\",source_namespace=\"shop\",source_workload=\"web\"} 100"]
+        [
+            "lark_proxy_sent_bytes_total{destination_namespace=\"shop\",destination_workload=\"db\",direction=\"outbound\",secured=\"mtls\",source_namespace=\"shop\",source_workload=\"web\"} 100"
+        ]
     );
     connection.counters().add_sent(11);
     connection.ended("clean", None);
@@ -52,7 +54,11 @@ fn a_refusal_is_a_denied_edge_with_its_reason() {
     let edges = observer.edges();
     assert_eq!((edges[0].secured, edges[0].reason.as_deref()), (Secured::Denied, Some("dial_refused")));
     let text = observer.metrics(&vec![]).unwrap();
-    assert!(text.contains("lark_proxy_connections_refused_total{direction=\"outbound\",reason=\"dial_refused\"} 1"));
+    assert!(
+        text.contains(
+            "lark_proxy_connections_refused_total{direction=\"outbound\",reason=\"dial_refused\"} 1"
+        )
+    );
 }
 
 #[test]
@@ -65,7 +71,10 @@ fn hostile_names_do_not_grow_the_table() {
     }
     let edges = observer.edges();
     assert_eq!(edges.len(), edges::EDGES_MAX + 1);
-    assert_eq!(edges.iter().map(|e| e.connections).sum::<u64>(), u64::try_from(edges::EDGES_MAX).unwrap() + 500);
+    assert_eq!(
+        edges.iter().map(|e| e.connections).sum::<u64>(),
+        u64::try_from(edges::EDGES_MAX).unwrap() + 500
+    );
 }
 
 #[test]

@@ -1,0 +1,42 @@
+//! The admin API: HTTP on the node's Unix socket, read-only, for root of the node; and metrics and health
+//! on TCP. Answers are core's view types as JSON.
+
+mod http;
+mod metrics;
+mod socket;
+
+pub use metrics::serve as serve_metrics;
+pub use socket::{AdminError, bind, serve};
+
+use lark_core::view::{
+    BpfView, CertView, CheckView, ConnectionView, EdgeView, ServiceView, Status, TraceView, WorkloadView,
+};
+
+/// What the API tells; implemented where everything is at hand.
+pub trait Source: Send + Sync + 'static {
+    /// How the agent is.
+    fn status(&self) -> Status;
+    /// All workloads.
+    fn workloads(&self) -> Vec<WorkloadView>;
+    /// All Services.
+    fn services(&self) -> Vec<ServiceView>;
+    /// Live connections of captured pods, plaintext ones included.
+    fn connections(&self) -> Vec<ConnectionView>;
+    /// Who talks to whom.
+    fn edges(&self) -> Vec<EdgeView>;
+    /// Certificates of this node.
+    fn certs(&self) -> Vec<CertView>;
+    /// What is wanted against what is there.
+    fn check(&self) -> Vec<CheckView>;
+    /// What the kernel has.
+    fn bpf(&self) -> BpfView;
+    /// A route decision; `from` is `namespace/name`, `to` is `IP:PORT`.
+    ///
+    /// # Errors
+    /// A sentence when either is not known or not of that form.
+    fn trace(&self, from: &str, to: &str) -> Result<TraceView, String>;
+    /// All metrics as text.
+    fn metrics(&self) -> String;
+    /// Whether every pod of this node that is to be captured has been dealt with.
+    fn ready(&self) -> bool;
+}

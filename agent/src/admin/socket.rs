@@ -1,0 +1,103 @@
+//! The Unix socket: root of the node only, by the file's mode.
+
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use hyper::{Method, StatusCode};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+
+use super::Source;
+use super::http::{Answer, CONNECTIONS, connection, json, text};
+
+/// Why there is no admin socket.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    /// Another agent listens there.
+    #[error("another agent answers on {path}; stop it first, or give this one another --admin-socket")]
+    InUse {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// It cannot be made.
+    #[error("admin socket {path} cannot be made: {source}")]
+    Bind {
+        /// The socket.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// Makes the socket, replacing one that nobody answers on.
+///
+/// # Errors
+/// When somebody does, or the file cannot be made.
+pub async fn bind(path: &Path) -> Result<UnixListener, AdminError> {
+    let failed = |source| AdminError::Bind { path: path.to_owned(), source };
+    if let Some(parent) = path.parent() {
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(parent).map_err(failed)?;
+    }
+    if path.exists() {
+        if UnixStream::connect(path).await.is_ok() {
+            return Err(AdminError::InUse { path: path.to_owned() });
+        }
+        std::fs::remove_file(path).map_err(failed)?;
+    }
+    let listener = UnixListener::bind(path).map_err(failed)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+    Ok(listener)
+}
+
+/// Serves the API for ever.
+pub async fn serve(listener: UnixListener, source: Arc<dyn Source>) {
+    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let Ok(permit) = room.clone().acquire_owned().await else { return };
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            continue;
+        };
+        let source = source.clone();
+        tokio::spawn(async move {
+            connection(stream, |request| {
+                let query = request.uri().query().unwrap_or_default();
+                answer(source.as_ref(), request.method(), request.uri().path(), query)
+            })
+            .await;
+            drop(permit);
+        });
+    }
+}
+
+fn answer(source: &dyn Source, method: &Method, path: &str, query: &str) -> Answer {
+    if method != Method::GET {
+        return text(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "only GET\n".to_owned());
+    }
+    match path {
+        "/v1/status" => json(&source.status()),
+        "/v1/workloads" => json(&source.workloads()),
+        "/v1/services" => json(&source.services()),
+        "/v1/connections" => json(&source.connections()),
+        "/v1/edges" => json(&source.edges()),
+        "/v1/certs" => json(&source.certs()),
+        "/v1/check" => json(&source.check()),
+        "/v1/bpf" => json(&source.bpf()),
+        "/v1/trace" => {
+            let value = |name: &str| {
+                query
+                    .split('&')
+                    .find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
+                    .unwrap_or_default()
+            };
+            match source.trace(value("from"), value("to")) {
+                Ok(trace) => json(&trace),
+                Err(what) => text(StatusCode::BAD_REQUEST, "text/plain", what),
+            }
+        }
+        "/metrics" => text(StatusCode::OK, "text/plain; version=0.0.4", source.metrics()),
+        _ => text(StatusCode::NOT_FOUND, "text/plain", "not found\n".to_owned()),
+    }
+}

@@ -1,0 +1,70 @@
+//! Values for metrics that are kept elsewhere than with the observer.
+
+use super::source::AgentSource;
+use crate::admin::Source;
+use crate::observe::{Gauge, Gauges};
+
+pub(super) fn gather(source: &AgentSource) -> Gauges {
+    let bpf = source.bpf();
+    let (discovery_ok, generation) = source.discovery_health();
+    let gauge = |name, help, labels, values| Gauge { name, help, labels, counter: false, values };
+    #[expect(clippy::cast_precision_loss, reason = "metrics are floats by format")]
+    let float = |n: u64| n as f64;
+    let size = |n: usize| float(u64::try_from(n).unwrap_or(u64::MAX));
+    let mut gauges = vec![
+        gauge(
+            "lark_build_info",
+            "Version of the agent",
+            &["version"],
+            vec![(vec![env!("CARGO_PKG_VERSION").to_owned()], 1.0)],
+        ),
+        gauge(
+            "lark_discovery_valid",
+            "Whether the newest discovery state could be used",
+            &[],
+            vec![(vec![], f64::from(u8::from(discovery_ok)))],
+        ),
+        gauge(
+            "lark_discovery_generation",
+            "Number of the discovery state in use",
+            &[],
+            vec![(vec![], float(generation))],
+        ),
+        gauge(
+            "lark_capture_pods",
+            "Pods of this node by state",
+            &["state"],
+            source.pods_by_state().into_iter().map(|s| (vec![s.state], size(s.count))).collect(),
+        ),
+        gauge(
+            "lark_identity_svid_expiration_timestamp_seconds",
+            "When the certificate of an identity of this node expires",
+            &["identity"],
+            source
+                .certs()
+                .into_iter()
+                .filter_map(|c| Some((vec![c.identity], float(c.expires_at?))))
+                .collect(),
+        ),
+        gauge(
+            "lark_kernel_map_entries",
+            "Entries in maps whose fullness matters",
+            &["map"],
+            bpf.maps.iter().map(|m| (vec![m.name.clone()], size(m.entries))).collect(),
+        ),
+        gauge(
+            "lark_kernel_map_max_entries",
+            "Entries that fit into these maps",
+            &["map"],
+            bpf.maps.iter().map(|m| (vec![m.name.clone()], f64::from(m.max))).collect(),
+        ),
+    ];
+    gauges.push(Gauge {
+        name: "lark_kernel_events_total",
+        help: "What the hooks in the kernel did, by event",
+        labels: &["event"],
+        counter: true,
+        values: bpf.counters.into_iter().map(|c| (vec![c.event], float(c.count))).collect(),
+    });
+    gauges
+}

@@ -1,0 +1,71 @@
+//! The heartbeat: a thread of its own tells the kernel that the agent is alive, but only while every
+//! worker turns its loop. A stuck worker therefore counts as a dead agent.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use lark_bpf::Heartbeat;
+use lark_core::constants::{HEARTBEAT_EVERY, HEARTBEAT_STALE};
+
+/// Counts up with each turn of a worker's loop.
+pub(super) type Pulse = Arc<AtomicU64>;
+
+/// The running thread.
+pub(super) struct Heart {
+    map: Arc<Mutex<Heartbeat>>,
+    stopped: Arc<AtomicBool>,
+}
+
+/// Starts to beat as soon as `ready` says that no pod leads to listeners of an agent before.
+pub(super) fn start(map: Heartbeat, pulses: Vec<Pulse>, ready: Arc<AtomicBool>) -> std::io::Result<Heart> {
+    let stopped = Arc::<AtomicBool>::default();
+    let map = Arc::new(Mutex::new(map));
+    let heart = Heart { map: map.clone(), stopped: stopped.clone() };
+    std::thread::Builder::new()
+        .name("lark-heart".to_owned())
+        .spawn(move || beat(&map, &pulses, &ready, &stopped))?;
+    Ok(heart)
+}
+
+fn beat(map: &Mutex<Heartbeat>, pulses: &[Pulse], ready: &AtomicBool, stopped: &AtomicBool) {
+    let limit = HEARTBEAT_STALE.as_millis() / HEARTBEAT_EVERY.as_millis().max(1);
+    // What each worker's pulse was, and for how many beats it has not moved.
+    let mut seen: Vec<(u64, u128)> = vec![(0, 0); pulses.len()];
+    // An entry that an agent before left is inactive by now, so beating early harms nobody; it is the
+    // pods captured by this agent that need it.
+    let _ = ready;
+    loop {
+        std::thread::sleep(HEARTBEAT_EVERY);
+        let mut stuck = false;
+        for (pulse, (last, still)) in pulses.iter().zip(&mut seen) {
+            let now = pulse.load(Ordering::Relaxed);
+            *still = if now == *last { *still + 1 } else { 0 };
+            *last = now;
+            stuck |= *still >= limit;
+        }
+        let mut map = map.lock().unwrap_or_else(PoisonError::into_inner);
+        if stopped.load(Ordering::Acquire) {
+            return;
+        }
+        if stuck {
+            tracing::error!("a worker does not turn; the kernel is told nothing, so pods follow agentDown");
+        } else if let Err(error) = map.beat() {
+            tracing::error!(%error, "the heartbeat cannot be written");
+        }
+    }
+}
+
+impl Heart {
+    /// Stops, and tells the kernel so.
+    pub(super) fn stop(&self) {
+        let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
+        self.stopped.store(true, Ordering::Release);
+        if let Err(error) = map.stop() {
+            tracing::error!(%error, "the heartbeat cannot be stopped");
+        }
+        drop(map);
+        // Connects that were redirected a moment ago are still being accepted.
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}

@@ -1,0 +1,231 @@
+//! Workers: a thread each with a runtime of its own, its own tunnels and its own listeners in every pod.
+
+use std::collections::HashMap;
+use std::net::TcpListener as StdListener;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use anyhow::Context;
+use lark_bpf::{Accepted, Claims, Kernel};
+use lark_core::constants::HEARTBEAT_EVERY;
+use lark_core::identity::TrustDomain;
+use lark_core::reason::Reason;
+use lark_core::snapshot::Snapshot;
+use lark_identity::SvidStore;
+use lark_tunnel::{Acceptor, Dialer, Side, TunnelSettings};
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::{AbortHandle, LocalSet};
+
+use super::heartbeat::Pulse;
+use crate::capture::{Pod, PodListener, Pods, ToWorker};
+use crate::deliver::Dial;
+use crate::observe::Observer;
+use crate::proxy::{Identities, Inbound, Outbound};
+
+/// Tunnels and handshakes that a worker serves at once.
+const TUNNELS_MAX: usize = 4096;
+
+/// What workers are made from.
+#[derive(Clone)]
+pub(super) struct Shared {
+    pub(super) node: Arc<str>,
+    pub(super) domain: TrustDomain,
+    pub(super) snapshot: watch::Receiver<Arc<Snapshot>>,
+    pub(super) pods: Arc<Pods>,
+    pub(super) svids: SvidStore,
+    pub(super) observer: Observer,
+    pub(super) identities: Identities,
+    pub(super) settings: TunnelSettings,
+}
+
+enum Message {
+    Listen(Arc<Pod>, StdListener),
+    Unlisten(Arc<str>),
+}
+
+/// The running workers.
+pub(super) struct Workers {
+    senders: Vec<mpsc::UnboundedSender<Message>>,
+    pulses: Vec<Pulse>,
+}
+
+/// Hands listeners to workers.
+pub(super) struct Sender(Vec<mpsc::UnboundedSender<Message>>);
+
+impl ToWorker for Sender {
+    fn listen(&self, pod: &Arc<Pod>, listener: PodListener) {
+        if let Some(sender) = self.0.get(listener.worker) {
+            // A worker that is gone is noticed by the heartbeat.
+            let _ = sender.send(Message::Listen(pod.clone(), listener.socket));
+        }
+    }
+
+    fn unlisten(&self, uid: &Arc<str>) {
+        for sender in &self.0 {
+            let _ = sender.send(Message::Unlisten(uid.clone()));
+        }
+    }
+}
+
+impl Workers {
+    pub(super) fn start(
+        count: usize,
+        tunnels: &StdListener,
+        kernel: &Kernel,
+        shared: &Shared,
+    ) -> anyhow::Result<Self> {
+        let mut workers = Self { senders: Vec::new(), pulses: Vec::new() };
+        for number in 0..count {
+            let (sender, messages) = mpsc::unbounded_channel();
+            let pulse = Pulse::default();
+            let parts = Parts {
+                shared: shared.clone(),
+                tunnels: tunnels.try_clone().context("the tunnel listener cannot be shared")?,
+                accepted: kernel.accepted()?,
+                claims: kernel.claims()?,
+                messages,
+                pulse: pulse.clone(),
+            };
+            std::thread::Builder::new()
+                .name(format!("lark-worker-{number}"))
+                .spawn(move || {
+                    if let Err(error) = work(parts) {
+                        tracing::error!(number, error = format!("{error:#}"), "a worker ended");
+                    }
+                })
+                .context("a worker thread cannot be started")?;
+            workers.senders.push(sender);
+            workers.pulses.push(pulse);
+        }
+        Ok(workers)
+    }
+
+    pub(super) fn sender(&self) -> Sender {
+        Sender(self.senders.clone())
+    }
+
+    pub(super) fn pulses(&self) -> Vec<Pulse> {
+        self.pulses.clone()
+    }
+}
+
+struct Parts {
+    shared: Shared,
+    tunnels: StdListener,
+    accepted: Accepted,
+    claims: Claims,
+    messages: mpsc::UnboundedReceiver<Message>,
+    pulse: Pulse,
+}
+
+/// Tells the agent's observer what tunnels tell.
+struct Tunnels(Observer);
+
+impl lark_tunnel::Observer for Tunnels {
+    fn handshake(&self, side: Side, result: Result<(), Reason>, took: std::time::Duration) {
+        self.0.handshake(side.label(), result, took);
+    }
+    fn tunnel(&self, side: Side, opened: bool) {
+        self.0.tunnel(side.label(), opened);
+    }
+}
+
+fn work(parts: Parts) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    LocalSet::new().block_on(&runtime, run(parts))
+}
+
+async fn run(parts: Parts) -> anyhow::Result<()> {
+    let Parts { shared, tunnels, accepted, claims, mut messages, pulse } = parts;
+    tokio::task::spawn_local(async move {
+        loop {
+            pulse.fetch_add(1, Ordering::Relaxed);
+            tokio::time::sleep(HEARTBEAT_EVERY / 2).await;
+        }
+    });
+    let watcher: Rc<dyn lark_tunnel::Observer> = Rc::new(Tunnels(shared.observer.clone()));
+    let dial = Rc::new(Dial::new(claims));
+    let outbound = Rc::new(Outbound {
+        node: shared.node.clone(),
+        snapshot: shared.snapshot.clone(),
+        pods: shared.pods.clone(),
+        accepted,
+        dialer: Dialer::new(shared.svids.clone(), shared.settings.clone(), watcher.clone()),
+        dial: dial.clone(),
+        observer: shared.observer.clone(),
+        load: Rc::default(),
+    });
+    let inbound: Rc<dyn lark_tunnel::Deliver> = Rc::new(Inbound::new(
+        shared.node.clone(),
+        shared.snapshot.clone(),
+        shared.pods.clone(),
+        dial,
+        shared.observer.clone(),
+    ));
+    let acceptor = Acceptor::new(
+        shared.svids.clone(),
+        shared.domain.clone(),
+        Rc::new(shared.identities.clone()),
+        shared.settings.clone(),
+        watcher,
+    );
+    tokio::task::spawn_local(accept_tunnels(TcpListener::from_std(tunnels)?, acceptor, inbound));
+    let mut listening: HashMap<Arc<str>, Vec<AbortHandle>> = HashMap::new();
+    while let Some(message) = messages.recv().await {
+        match message {
+            Message::Listen(pod, socket) => {
+                let listener = TcpListener::from_std(socket)?;
+                let task = tokio::task::spawn_local(accept_pod(listener, pod.clone(), outbound.clone()));
+                listening.entry(pod.uid.clone()).or_default().push(task.abort_handle());
+            }
+            Message::Unlisten(uid) => {
+                for task in listening.remove(&uid).unwrap_or_default() {
+                    task.abort();
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn accept_pod(listener: TcpListener, pod: Arc<Pod>, outbound: Rc<Outbound>) {
+    loop {
+        match listener.accept().await {
+            Ok((socket, from)) => {
+                let (outbound, pod) = (outbound.clone(), pod.clone());
+                tokio::task::spawn_local(async move { outbound.serve(pod, socket, from).await });
+            }
+            Err(error) => {
+                tracing::warn!(pod = pod.name, %error, "accept failed");
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+async fn accept_tunnels(listener: TcpListener, acceptor: Acceptor, inbound: Rc<dyn lark_tunnel::Deliver>) {
+    let room = Arc::new(Semaphore::new(TUNNELS_MAX));
+    loop {
+        match listener.accept().await {
+            Ok((socket, peer)) => {
+                let Ok(permit) = room.clone().try_acquire_owned() else {
+                    tracing::warn!(%peer, limit = TUNNELS_MAX, "too many tunnels at once; this one is closed");
+                    continue;
+                };
+                let (acceptor, inbound) = (acceptor.clone(), inbound.clone());
+                tokio::task::spawn_local(async move {
+                    if let Err(error) = acceptor.serve(socket, peer, inbound).await {
+                        tracing::warn!(%error, "no tunnel");
+                    }
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "accept of a tunnel failed");
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! From what discovery wants to what the kernel has: pods of this node are captured and released, and
+//! the kernel's mesh destinations follow the snapshot.
+
+mod destinations;
+mod listeners;
+mod pod;
+mod reconcile;
+
+pub use listeners::{Family, PodListener};
+pub use pod::{ConnectionOf, Pod, Pods};
+pub use reconcile::{Capturer, Inputs, PodReport, ToWorker};

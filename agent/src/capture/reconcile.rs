@@ -1,0 +1,303 @@
+//! The reconciler: compares what discovery wants for this node with what is captured, and acts. It runs
+//! on the control runtime, is the only writer of [`Pods`] and the only user of the kernel's links.
+//!
+//! Order of a capture: certificate, listeners, listeners taken by the workers, hooks, entry. Order of a
+//! release: entry inactive (new connects are left alone), hooks when the last connection is over.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::AsFd;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use lark_abi::PodEntry;
+use lark_bpf::Kernel;
+use lark_core::capture::PodState;
+use lark_core::identity::SpiffeId;
+use lark_core::snapshot::{Snapshot, Workload};
+use lark_sys::cgroup::Cgroup;
+use lark_sys::netns::NetNs;
+
+use super::destinations;
+use super::listeners::{self, PodListener};
+use super::pod::{Pod, Pods};
+
+/// Hands a pod's listeners to the workers, and takes them back.
+pub trait ToWorker: Send {
+    /// A worker is to accept from this listener for that pod.
+    fn listen(&self, pod: &Arc<Pod>, listener: PodListener);
+    /// All workers are to close that pod's listeners.
+    fn unlisten(&self, uid: &Arc<str>);
+}
+
+/// Says whether an identity has a valid certificate, and if not, why.
+pub type Certificate = Box<dyn Fn(&SpiffeId) -> Result<(), String> + Send>;
+
+/// What the reconciler asks others.
+pub struct Inputs {
+    /// This node.
+    pub node: Arc<str>,
+    /// Number of workers.
+    pub workers: usize,
+    /// Whether an identity has a valid certificate, and if not, why.
+    pub certificate: Certificate,
+    /// The workers.
+    pub to_worker: Box<dyn ToWorker>,
+}
+
+/// One workload of this node, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodReport {
+    /// Its uid.
+    pub uid: Arc<str>,
+    /// `namespace/name`.
+    pub name: String,
+    /// How far it is.
+    pub state: PodState,
+    /// Id of its cgroup, if it was found.
+    pub cgroup_id: Option<u64>,
+}
+
+struct Captured {
+    pod: Arc<Pod>,
+    entry: PodEntry,
+    releasing: bool,
+}
+
+/// The reconciler's state.
+pub struct Capturer {
+    inputs: Inputs,
+    kernel: Arc<Mutex<Kernel>>,
+    pods: Arc<Pods>,
+    captured: BTreeMap<Arc<str>, Captured>,
+    reports: Arc<Mutex<Vec<PodReport>>>,
+    generation: u64,
+    next_id: u32,
+}
+
+impl std::fmt::Debug for Capturer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Capturer").field("captured", &self.captured.len()).finish_non_exhaustive()
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Capturer {
+    /// A reconciler that knows only what the kernel has pinned.
+    pub fn new(inputs: Inputs, kernel: Arc<Mutex<Kernel>>, pods: Arc<Pods>) -> Self {
+        // Numbers differ from those of an agent before, whose flows may still be around.
+        let next_id = std::process::id() << 10 | 1;
+        Self {
+            inputs,
+            kernel,
+            pods,
+            captured: BTreeMap::new(),
+            reports: Arc::default(),
+            generation: 0,
+            next_id,
+        }
+    }
+
+    /// What the last pass found, for people.
+    pub fn reports(&self) -> Arc<Mutex<Vec<PodReport>>> {
+        self.reports.clone()
+    }
+
+    /// Identities that this node needs certificates for.
+    pub fn identities(&self, snapshot: &Snapshot) -> BTreeSet<SpiffeId> {
+        snapshot
+            .workloads_on(&self.inputs.node)
+            .filter(|w| w.capture.is_wanted())
+            .map(|w| w.identity.clone())
+            .chain(self.captured.values().filter_map(|c| {
+                // A pod that is being released still has connections.
+                snapshot.workload(&c.pod.uid).map(|w| w.identity.clone())
+            }))
+            .collect()
+    }
+
+    /// Before the first pass: what an earlier agent captured must not lead anywhere until it is captured
+    /// anew, because its listeners are gone. Pods that nobody wants any more are released.
+    pub fn adopt(&mut self, snapshot: &Snapshot) {
+        let mut kernel = locked(&self.kernel);
+        let wanted: BTreeSet<String> = snapshot
+            .workloads_on(&self.inputs.node)
+            .filter(|w| w.capture.is_wanted())
+            .map(|w| lark_bpf::file_name(&w.uid))
+            .collect();
+        for pinned in kernel.pinned() {
+            if !wanted.contains(&pinned.name) || pinned.is_severed() {
+                if let Err(error) = kernel.release_pinned(&pinned.name) {
+                    tracing::error!(pod = pinned.name, %error, "what an earlier agent left cannot be removed");
+                }
+                continue;
+            }
+            if let Some(cgroup) = pinned.links.first().and_then(|l| l.cgroup_id)
+                && let Err(error) = kernel.update(cgroup, PodEntry::default())
+            {
+                tracing::error!(pod = pinned.name, %error, "an earlier agent's entry cannot be reset");
+            }
+        }
+    }
+
+    /// One pass. Returns whether everything that is wanted is captured or has failed for a reason that
+    /// waiting will not mend.
+    pub fn reconcile(&mut self, snapshot: &Snapshot) -> bool {
+        if snapshot.generation != self.generation {
+            self.sync_destinations(snapshot);
+        }
+        let wanted: BTreeMap<Arc<str>, Arc<Workload>> = snapshot
+            .workloads_on(&self.inputs.node)
+            .filter(|w| w.capture.is_wanted())
+            .map(|w| (w.uid.clone(), w.clone()))
+            .collect();
+        self.release_unwanted(&wanted);
+        let mut reports = Vec::new();
+        let mut settled = true;
+        let node = self.inputs.node.clone();
+        for workload in snapshot.workloads_on(&node) {
+            let state = if wanted.contains_key(&workload.uid) {
+                self.ensure(workload)
+            } else if self.captured.contains_key(&workload.uid) {
+                PodState::Releasing
+            } else {
+                PodState::NotCaptured { why: workload.capture.why().to_owned() }
+            };
+            settled &= !matches!(state, PodState::Pending { .. });
+            let cgroup_id = self.captured.get(&workload.uid).map(|c| c.pod.cgroup.id());
+            reports.push(PodReport {
+                uid: workload.uid.clone(),
+                name: workload.full_name(),
+                state,
+                cgroup_id,
+            });
+        }
+        *locked(&self.reports) = reports;
+        settled
+    }
+
+    fn sync_destinations(&mut self, snapshot: &Snapshot) {
+        match locked(&self.kernel).sync_destinations(destinations::entries(snapshot)) {
+            Ok(synced) => {
+                self.generation = snapshot.generation;
+                if synced.left_out > 0 {
+                    tracing::error!(
+                        left_out = synced.left_out,
+                        "the kernel's map of destinations is full: connects to those left out stay plaintext; start the agent with a larger --destinations-max"
+                    );
+                }
+                tracing::debug!(
+                    written = synced.written,
+                    removed = synced.removed,
+                    "mesh destinations changed"
+                );
+            }
+            Err(error) => tracing::error!(%error, "mesh destinations cannot be written"),
+        }
+    }
+
+    fn ensure(&mut self, workload: &Workload) -> PodState {
+        if let Some(captured) = self.captured.get_mut(&workload.uid) {
+            if captured.pod.cgroup.is_alive() && captured.pod.addresses == workload.addresses {
+                if captured.releasing {
+                    captured.releasing = false;
+                    let entry = captured.entry;
+                    let id = captured.pod.cgroup.id();
+                    if let Err(error) = locked(&self.kernel).update(id, entry) {
+                        return PodState::Failed { why: error.to_string() };
+                    }
+                }
+                return PodState::Captured;
+            }
+            self.forget(&workload.uid);
+        }
+        match self.capture(workload) {
+            Ok(()) => PodState::Captured,
+            Err(state) => {
+                // Said once, when it changes, not at every pass.
+                let before =
+                    locked(&self.reports).iter().find(|r| r.uid == workload.uid).map(|r| r.state.clone());
+                if before.as_ref() != Some(&state) {
+                    tracing::warn!(
+                        pod = workload.full_name(),
+                        state = state.label(),
+                        why = state.why(),
+                        "not captured"
+                    );
+                }
+                state
+            }
+        }
+    }
+
+    fn capture(&mut self, workload: &Workload) -> Result<(), PodState> {
+        let failed = |why: String| PodState::Failed { why };
+        let place = workload
+            .place
+            .as_ref()
+            .ok_or_else(|| failed("discovery gives no cgroup and network namespace for it".to_owned()))?;
+        (self.inputs.certificate)(&workload.identity).map_err(|why| PodState::Pending { why })?;
+        let cgroup = Cgroup::open(&place.cgroup).map_err(|e| failed(e.to_string()))?;
+        let netns = NetNs::open(&place.netns).map_err(|e| failed(e.to_string()))?;
+        let id = self.next_id;
+        self.next_id = self.next_id.wrapping_add(1).max(1);
+        let pod = Arc::new(Pod::new(
+            workload.uid.clone(),
+            id,
+            workload.full_name(),
+            netns,
+            cgroup,
+            workload.addresses.clone(),
+        ));
+        let (listeners, entry) = listeners::open(&pod, self.inputs.workers, workload.host_network)
+            .map_err(|e| failed(e.to_string()))?;
+        for listener in listeners {
+            self.inputs.to_worker.listen(&pod, listener);
+        }
+        let captured = locked(&self.kernel).capture(&pod.uid, pod.cgroup.as_fd(), pod.cgroup.id(), entry);
+        if let Err(error) = captured {
+            self.inputs.to_worker.unlisten(&pod.uid);
+            return Err(failed(error.to_string()));
+        }
+        pod.set_hooks_live(true);
+        self.pods.insert(pod.clone());
+        tracing::info!(pod = pod.name, identity = %workload.identity, cgroup = pod.cgroup.id(), "captured");
+        self.captured.insert(pod.uid.clone(), Captured { pod, entry, releasing: false });
+        Ok(())
+    }
+
+    fn release_unwanted(&mut self, wanted: &BTreeMap<Arc<str>, Arc<Workload>>) {
+        let unwanted: Vec<Arc<str>> =
+            self.captured.keys().filter(|uid| !wanted.contains_key(*uid)).cloned().collect();
+        for uid in unwanted {
+            let Some(captured) = self.captured.get_mut(&uid) else { continue };
+            if !captured.releasing && captured.pod.cgroup.is_alive() {
+                captured.releasing = true;
+                let inactive = PodEntry { flags: 0, ..captured.entry };
+                if let Err(error) = locked(&self.kernel).update(captured.pod.cgroup.id(), inactive) {
+                    tracing::error!(pod = captured.pod.name, %error, "release failed; it is tried again");
+                    captured.releasing = false;
+                    continue;
+                }
+                tracing::info!(pod = captured.pod.name, open = captured.pod.connections(), "released");
+                continue;
+            }
+            // The hooks stay until the last connection is over, since they tell its names.
+            if captured.pod.connections() == 0 || !captured.pod.cgroup.is_alive() {
+                self.forget(&uid);
+            }
+        }
+    }
+
+    /// Takes a pod out of everything.
+    fn forget(&mut self, uid: &Arc<str>) {
+        let Some(captured) = self.captured.remove(uid) else { return };
+        captured.pod.set_hooks_live(false);
+        self.pods.remove(uid);
+        if let Err(error) = locked(&self.kernel).release(uid) {
+            tracing::error!(pod = captured.pod.name, %error, "pins cannot be removed");
+        }
+        self.inputs.to_worker.unlisten(uid);
+    }
+}

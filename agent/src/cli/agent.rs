@@ -1,0 +1,92 @@
+//! Flags of `lark agent`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use lark_core::constants::{ADMIN_SOCKET, PIN_ROOT};
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Runs until it is told to stop.
+#[derive(Debug, Clone, Args)]
+pub struct AgentArgs {
+    /// Name of this node in discovery.
+    ///
+    /// No default. Workloads of this node are captured; the CA gives certificates for these only.
+    #[arg(long, env = "LARK_NODE", value_name = "NAME")]
+    pub node: String,
+    /// Where workloads, Services and nodes are known from: file:PATH.
+    ///
+    /// No default. The file is watched; an invalid one keeps the last good state.
+    #[arg(long, env = "LARK_DISCOVERY", value_name = "file:PATH")]
+    pub discovery: String,
+    /// URL of the controller's CA API, https://HOST:PORT.
+    ///
+    /// No default. While it cannot be reached, valid certificates stay in use.
+    #[arg(long, env = "LARK_CA_URL", value_name = "URL")]
+    pub ca_url: String,
+    /// PEM file of the root certificates to trust, the CA's own among them.
+    ///
+    /// No default. The controller writes it as root.pem into its data directory.
+    #[arg(long, env = "LARK_CA_ROOT", value_name = "FILE")]
+    pub ca_root: PathBuf,
+    /// File with this node's join token.
+    ///
+    /// No default. `lark token` makes one. Read anew at each request.
+    #[arg(long, env = "LARK_TOKEN_FILE", value_name = "FILE")]
+    pub token_file: PathBuf,
+    /// Unix socket of the admin API.
+    ///
+    /// Default /run/lark/admin.sock, mode 0600.
+    #[arg(long, env = "LARK_ADMIN_SOCKET", value_name = "PATH", default_value = ADMIN_SOCKET)]
+    pub admin_socket: PathBuf,
+    /// Directory on a bpf file system for pinned programs, links and maps.
+    ///
+    /// Default /sys/fs/bpf/lark/v1. It outlives the agent, so that the next one takes over.
+    #[arg(long, env = "LARK_PIN_ROOT", value_name = "DIR", default_value = PIN_ROOT)]
+    pub pin_root: PathBuf,
+    /// Address and port for tunnels of other agents.
+    ///
+    /// Default: the node's first address and tunnel port in discovery.
+    #[arg(long, env = "LARK_TUNNEL_LISTEN", value_name = "ADDR:PORT")]
+    pub tunnel_listen: Option<SocketAddr>,
+    /// Address and port for metrics and health.
+    ///
+    /// Default: port 15020 of the node's first address in discovery.
+    #[arg(long, env = "LARK_METRICS_LISTEN", value_name = "ADDR:PORT")]
+    pub metrics_listen: Option<SocketAddr>,
+    /// Worker threads, 1 to 8.
+    ///
+    /// Default: one a core, at most 8. Each holds a listener in every captured pod and its own tunnels.
+    #[arg(long, env = "LARK_WORKERS", value_name = "N")]
+    pub workers: Option<usize>,
+    /// Most mesh destinations (addresses of captured pods, addresses times ports of Services).
+    ///
+    /// Default 262144. About 100 bytes of kernel memory each in use. Connects to destinations beyond it
+    /// stay plaintext, which `lark check` says.
+    #[arg(long, env = "LARK_DESTINATIONS_MAX", value_name = "N", default_value_t = 262_144)]
+    pub destinations_max: u32,
+    /// TCP congestion control of tunnels, for example cubic.
+    ///
+    /// Default: the system's.
+    #[arg(long, env = "LARK_CONGESTION", value_name = "NAME")]
+    pub congestion: Option<String>,
+    /// How log lines look: text or json.
+    ///
+    /// Default text. The access log has the target `access`.
+    #[arg(long, env = "LARK_LOG_FORMAT", value_enum, default_value = "text")]
+    pub log_format: LogFormat,
+    /// Which log lines are written, as level or module=level,...
+    ///
+    /// Default info. For example info,lark_tunnel=debug or info,access=off.
+    #[arg(long, env = "LARK_LOG", value_name = "FILTER", default_value = "info")]
+    pub log: String,
+}

@@ -1,0 +1,51 @@
+//! `lark connections`.
+
+use std::process::ExitCode;
+
+use lark_core::view::{ConnectionView, Party};
+
+use super::{Query, client, output};
+
+pub(super) async fn run(query: &Query) -> anyhow::Result<ExitCode> {
+    let connections: Vec<ConnectionView> = client::get(&query.admin_socket, "/v1/connections").await?;
+    output::print(&connections, query.output, |all| {
+        let mut table = output::Table::new(&[
+            "DIRECTION",
+            "SRC",
+            "SRC ADDRESS",
+            "DST",
+            "DST ADDRESS",
+            "SERVICE",
+            "SECURED",
+            "SENT",
+            "RECEIVED",
+            "AGE",
+            "NOTE",
+        ]);
+        for c in all {
+            table.row(vec![
+                c.direction.clone(),
+                name(&c.source),
+                c.source_address.clone(),
+                name(&c.destination),
+                c.destination_address.clone(),
+                c.service.clone().unwrap_or_else(|| "-".to_owned()),
+                c.secured.map_or("… opening", |s| s.sign()).to_owned(),
+                output::bytes(c.sent_bytes),
+                output::bytes(c.received_bytes),
+                c.age_seconds.map_or_else(|| "-".to_owned(), output::age),
+                output::or_dash(&c.note),
+            ]);
+        }
+        table.render()
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn name(party: &Party) -> String {
+    if party.namespace.is_empty() {
+        party.name.clone()
+    } else {
+        format!("{}/{}", party.namespace, party.name)
+    }
+}

@@ -1,0 +1,107 @@
+//! The command line: one file a verb, tables for people, `-o json` and `-o yaml` for programs.
+
+/// Flags of `lark agent`.
+pub mod agent;
+mod bpf;
+mod certs;
+mod check;
+mod client;
+mod connections;
+mod edges;
+mod output;
+mod services;
+mod status;
+mod trace;
+mod version;
+mod workloads;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use lark_core::constants::ADMIN_SOCKET;
+
+pub use agent::AgentArgs;
+pub use output::Format;
+
+use crate::controller::{ControllerArgs, TokenArgs};
+
+/// Node-level mTLS for Kubernetes: no sidecars, no restarts.
+#[derive(Debug, Parser)]
+#[command(name = "lark", version, about, arg_required_else_help = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the agent of this node.
+    Agent(AgentArgs),
+    /// Run the controller, which issues the workloads' certificates.
+    Controller(ControllerArgs),
+    /// Make a join token for a node's agent.
+    Token(TokenArgs),
+    /// Show workloads and whether they are captured.
+    Workloads(Query),
+    /// Show Services and whether they are in the mesh.
+    Services(Query),
+    /// Show live connections of captured pods.
+    Connections(Query),
+    /// Show who talks to whom, and what secures it.
+    Edges(Query),
+    /// Show the certificates of this node.
+    Certs(Query),
+    /// Compare what is wanted with what the kernel has; exits with 1 if something is wrong.
+    Check(Query),
+    /// Show how the agent of this node is.
+    Status(Query),
+    /// Show programs, links, maps and counters in the kernel.
+    Bpf(Query),
+    /// Tell which way a connection would take, and why; opens nothing.
+    Trace(trace::TraceArgs),
+    /// Show the version.
+    Version(version::VersionArgs),
+}
+
+/// What all queries have in common.
+#[derive(Debug, Clone, Args)]
+pub struct Query {
+    /// Unix socket of the agent's admin API.
+    ///
+    /// Default /run/lark/admin.sock. Only root of the node may open it.
+    #[arg(long, env = "LARK_ADMIN_SOCKET", value_name = "PATH", default_value = ADMIN_SOCKET)]
+    pub admin_socket: PathBuf,
+    /// How to print: table, json or yaml.
+    ///
+    /// Default table. The fields of json and yaml are stable; tables are for people.
+    #[arg(short, long, value_enum, default_value = "table")]
+    pub output: Format,
+}
+
+/// Runs a query verb.
+///
+/// # Errors
+/// With one sentence that says what to do. `agent`, `controller` and `token` are not queries.
+pub async fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Workloads(query) => workloads::run(&query).await,
+        Command::Services(query) => services::run(&query).await,
+        Command::Connections(query) => connections::run(&query).await,
+        Command::Edges(query) => edges::run(&query).await,
+        Command::Certs(query) => certs::run(&query).await,
+        Command::Check(query) => check::run(&query).await,
+        Command::Status(query) => status::run(&query).await,
+        Command::Bpf(query) => bpf::run(&query).await,
+        Command::Trace(args) => trace::run(&args).await,
+        Command::Version(args) => version::run(&args),
+        Command::Agent(_) | Command::Controller(_) | Command::Token(_) => {
+            anyhow::bail!("not a query")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

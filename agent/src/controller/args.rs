@@ -1,0 +1,56 @@
+//! Flags of `lark controller`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::Args;
+
+/// Runs until it is told to stop.
+#[derive(Debug, Clone, Args)]
+pub struct ControllerArgs {
+    /// Where workloads are known from: file:PATH.
+    ///
+    /// No default. A node gets certificates for the workloads that this places on it, and no others.
+    #[arg(long, env = "LARK_DISCOVERY", value_name = "file:PATH")]
+    pub discovery: String,
+    /// Directory for the CA's certificate and key and for root.pem.
+    ///
+    /// Default /var/lib/lark. The CA is made there at the first start; its key can be read by its owner only.
+    #[arg(long, env = "LARK_DATA_DIR", value_name = "DIR", default_value = "/var/lib/lark")]
+    pub data_dir: PathBuf,
+    /// Address and port of the CA API.
+    ///
+    /// Default 0.0.0.0:15012.
+    #[arg(long, env = "LARK_CA_LISTEN", value_name = "ADDR:PORT", default_value = "0.0.0.0:15012")]
+    pub listen: SocketAddr,
+    /// Name or address that agents call the controller by; may be repeated.
+    ///
+    /// Default: the address of --listen. Its TLS certificate is made for these.
+    #[arg(long, env = "LARK_CA_SAN", value_name = "NAME", value_delimiter = ',')]
+    pub san: Vec<String>,
+    /// File of join tokens, a line `NODE HASH` each as `lark token` prints it.
+    ///
+    /// No default. Read at the start.
+    #[arg(long, env = "LARK_JOIN_TOKENS", value_name = "FILE")]
+    pub join_tokens: PathBuf,
+    /// PEM file of a CA certificate made elsewhere, with its chain up to the root.
+    ///
+    /// Default: none, Lark makes its own in --data-dir. Needs --ca-key.
+    #[arg(long, env = "LARK_CA_CERT", value_name = "FILE")]
+    pub ca_cert: Option<PathBuf>,
+    /// PEM file of that certificate's key (PKCS#8).
+    ///
+    /// Default: none.
+    #[arg(long, env = "LARK_CA_KEY", value_name = "FILE")]
+    pub ca_key: Option<PathBuf>,
+    /// How log lines look: text or json.
+    ///
+    /// Default text.
+    #[arg(long, env = "LARK_LOG_FORMAT", value_enum, default_value = "text")]
+    pub log_format: crate::cli::agent::LogFormat,
+    /// Which log lines are written, as level or module=level,...
+    ///
+    /// Default info.
+    #[arg(long, env = "LARK_LOG", value_name = "FILTER", default_value = "info")]
+    pub log: String,
+}

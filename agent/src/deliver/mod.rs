@@ -1,0 +1,131 @@
+//! The last step: a connection from inside the destination pod's own namespace, whose application is
+//! told the true source.
+
+use std::cell::RefCell;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use lark_bpf::Claims;
+use lark_core::constants::DELIVER_TIMEOUT;
+use lark_core::reason::Reason;
+use lark_sys::socket::{delivery_socket, plain_socket, set_congestion};
+use tokio::net::{TcpSocket, TcpStream};
+
+use crate::capture::Pod;
+
+/// Why a dial led nowhere.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// The pod's hooks are gone, so its application could not be told who calls.
+    #[error("the hooks of {pod} are not attached; `lark check` says why")]
+    HooksNotLive {
+        /// The pod.
+        pod: String,
+    },
+    /// Its namespace cannot be entered.
+    #[error(transparent)]
+    Namespace(#[from] lark_sys::netns::NetNsError),
+    /// The claimed source could not be recorded.
+    #[error("the source address could not be recorded: {0}")]
+    Claim(#[from] lark_bpf::MapError),
+    /// It did not answer.
+    #[error("{address} did not accept a connection within {limit:?}")]
+    TimedOut {
+        /// Where to.
+        address: SocketAddr,
+        /// The limit.
+        limit: Duration,
+    },
+    /// It refused.
+    #[error("nothing listens on {address} in the pod")]
+    Refused {
+        /// Where to.
+        address: SocketAddr,
+    },
+    /// Something else.
+    #[error("connecting to {address} failed: {source}")]
+    Failed {
+        /// Where to.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl DialError {
+    /// The reason of the closed set.
+    pub const fn reason(&self) -> Reason {
+        match self {
+            Self::HooksNotLive { .. } => Reason::HooksNotLive,
+            Self::TimedOut { .. } => Reason::DialTimeout,
+            Self::Refused { .. } => Reason::DialRefused,
+            Self::Namespace(_) | Self::Claim(_) | Self::Failed { .. } => Reason::DialFailed,
+        }
+    }
+}
+
+/// A worker's way to applications.
+pub struct Dial {
+    claims: RefCell<Claims>,
+}
+
+impl std::fmt::Debug for Dial {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Dial")
+    }
+}
+
+impl Dial {
+    /// With a worker's own descriptor of the map of claims.
+    pub fn new(claims: Claims) -> Self {
+        Self { claims: RefCell::new(claims) }
+    }
+
+    /// Connects to an address of `pod` from a loopback source inside its namespace; `source` is what the
+    /// application will be told.
+    ///
+    /// # Errors
+    /// When there is no connection; nothing was sent then.
+    pub async fn deliver(
+        &self,
+        pod: &Pod,
+        address: SocketAddr,
+        source: SocketAddr,
+    ) -> Result<TcpStream, DialError> {
+        if !pod.hooks_live() {
+            return Err(DialError::HooksNotLive { pod: pod.name.clone() });
+        }
+        let spread = pod.next_source();
+        let socket = pod
+            .netns
+            .within(|| delivery_socket(address.ip(), spread))?
+            .map_err(|source| DialError::Failed { address, source })?;
+        self.claims.borrow_mut().claim(&socket, source)?;
+        connect(socket, address).await
+    }
+
+    /// Connects to an address outside the mesh from inside `pod`'s namespace, as the pod would.
+    ///
+    /// # Errors
+    /// When there is no connection.
+    pub async fn pass_through(&self, pod: &Pod, address: SocketAddr) -> Result<TcpStream, DialError> {
+        let socket = pod
+            .netns
+            .within(|| plain_socket(address.ip()))?
+            .map_err(|source| DialError::Failed { address, source })?;
+        connect(socket, address).await
+    }
+}
+
+async fn connect(socket: std::net::TcpStream, address: SocketAddr) -> Result<TcpStream, DialError> {
+    // BBR, where it is the default, paces on loopback and halves what goes through.
+    set_congestion(&socket, "reno");
+    let connecting = TcpSocket::from_std_stream(socket).connect(address);
+    match tokio::time::timeout(DELIVER_TIMEOUT, connecting).await {
+        Err(_) => Err(DialError::TimedOut { address, limit: DELIVER_TIMEOUT }),
+        Ok(Err(e)) if e.kind() == io::ErrorKind::ConnectionRefused => Err(DialError::Refused { address }),
+        Ok(Err(source)) => Err(DialError::Failed { address, source }),
+        Ok(Ok(stream)) => Ok(stream),
+    }
+}

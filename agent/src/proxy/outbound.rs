@@ -1,0 +1,223 @@
+//! Outbound: what a pod's redirected connect becomes.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use lark_bpf::Accepted;
+use lark_bpf::socket_maps::socket_address;
+use lark_core::framing::ConnectRequest;
+use lark_core::observe::Secured;
+use lark_core::reason::Reason;
+use lark_core::route::{Decision, Route, decide};
+use lark_core::snapshot::{Snapshot, Workload};
+use lark_sys::socket::{reset_on_close, set_congestion};
+use lark_tunnel::{Dialer, End, Ended, PoolKey, Refusal, join};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+
+use super::party;
+use crate::capture::{Pod, Pods};
+use crate::deliver::Dial;
+use crate::observe::{Connection, Direction, Observer, Opening};
+
+/// A worker's outbound side.
+pub struct Outbound {
+    /// This node.
+    pub node: Arc<str>,
+    /// What discovery knows.
+    pub snapshot: watch::Receiver<Arc<Snapshot>>,
+    /// The captured pods of this node.
+    pub pods: Arc<Pods>,
+    /// Reads what an accepted socket stands for.
+    pub accepted: Accepted,
+    /// The tunnels.
+    pub dialer: Dialer,
+    /// The way to applications of this node.
+    pub dial: Rc<Dial>,
+    /// Who is told.
+    pub observer: Observer,
+    /// Connections of this worker to each endpoint.
+    pub load: Rc<RefCell<HashMap<IpAddr, u32>>>,
+}
+
+/// Counts a connection to an endpoint while it lives.
+struct Load {
+    counts: Rc<RefCell<HashMap<IpAddr, u32>>>,
+    address: IpAddr,
+}
+
+impl Load {
+    fn add(counts: &Rc<RefCell<HashMap<IpAddr, u32>>>, address: IpAddr) -> Self {
+        *counts.borrow_mut().entry(address).or_insert(0) += 1;
+        Self { counts: counts.clone(), address }
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        let mut counts = self.counts.borrow_mut();
+        if let Some(count) = counts.get_mut(&self.address) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                counts.remove(&self.address);
+            }
+        }
+    }
+}
+
+impl Outbound {
+    /// Carries one accepted connection of `pod` until its end.
+    pub async fn serve(&self, pod: Arc<Pod>, socket: TcpStream, from: SocketAddr) {
+        let flow = match self.accepted.flow(&socket) {
+            Ok(Some(flow)) if flow.pod_id == pod.id => flow,
+            other => {
+                let detail = match other {
+                    Ok(Some(_)) => "the flow is another pod's".to_owned(),
+                    Ok(None) => "no connect hook announced it".to_owned(),
+                    Err(error) => error.to_string(),
+                };
+                tracing::warn!(pod = pod.name, %from, detail, reason = %Reason::NoOriginalDestination, "connection to a listener reset");
+                self.observer.refused_early(Direction::Outbound, Reason::NoOriginalDestination);
+                reset_on_close(&socket);
+                return;
+            }
+        };
+        set_congestion(&socket, "reno");
+        let destination = socket_address(flow.address, flow.port);
+        let snapshot = self.snapshot.borrow().clone();
+        let Some(source) = snapshot.workload(&pod.uid).cloned() else {
+            // Released a moment ago: the connect was taken before.
+            self.observer.refused_early(Direction::Outbound, Reason::SourceUnknown);
+            reset_on_close(&socket);
+            return;
+        };
+        let dice = u64::from(flow.source_port) << 32 ^ flow.cookie.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let load = |address: IpAddr| self.load.borrow().get(&address).copied().unwrap_or(0);
+        let decision = decide(&snapshot, &self.node, destination, load, dice);
+        let _counted = pod.connection();
+        let _loaded = decision.endpoint.map(|e| Load::add(&self.load, e.ip()));
+        // The port is the pod's own choice or the kernel's; the address is the pod's, not loopback.
+        let source_address = SocketAddr::new(own_address(&source, destination.ip()), from.port());
+        let connection = self.observer.open(opening(&source, source_address, destination, &decision));
+        self.take(&pod, &source, socket, source_address, destination, decision, connection).await;
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the facts of one connection, each used once")]
+    async fn take(
+        &self,
+        pod: &Arc<Pod>,
+        source: &Arc<Workload>,
+        socket: TcpStream,
+        source_address: SocketAddr,
+        asked: SocketAddr,
+        decision: Decision,
+        connection: Connection,
+    ) {
+        let service = decision.service.as_ref().map(|s| s.full_name());
+        match decision.route {
+            Route::Tunnel { destination, address, node } => {
+                let key = PoolKey {
+                    source: source.identity.clone(),
+                    destination: destination.identity.clone(),
+                    node,
+                };
+                let request = ConnectRequest {
+                    authority: address,
+                    source: source_address,
+                    host: service.map(|s| s.replace('/', ".")),
+                };
+                let securer = connection.securer();
+                let counters = connection.counters();
+                let ended =
+                    self.dialer.carry(key, request, socket, counters, move || securer(Secured::Mtls)).await;
+                finish(connection, &ended);
+            }
+            Route::Local { destination, address } => {
+                let result = match self.pods.by_uid(&destination.uid) {
+                    Some(target) => {
+                        // A pod that calls itself is told its own address, like any other caller.
+                        let dialled = self.dial.deliver(&target, address, source_address).await;
+                        dialled.map(|stream| (stream, Some(target.connection())))
+                    }
+                    None => Err(crate::deliver::DialError::HooksNotLive { pod: destination.full_name() }),
+                };
+                self.join(connection, socket, result, Secured::SameNode).await;
+            }
+            Route::Passthrough { address } => {
+                let result = self.dial.pass_through(pod, address).await.map(|stream| (stream, None));
+                self.join(connection, socket, result, Secured::Plaintext).await;
+            }
+            Route::Deny { reason } => {
+                reset_on_close(&socket);
+                let detail = format!("{asked}: {}", reason.advice());
+                finish(connection, &Ended::refused(Refusal::new(reason, detail)));
+            }
+        }
+    }
+
+    async fn join(
+        &self,
+        connection: Connection,
+        socket: TcpStream,
+        dialled: Result<(TcpStream, Option<crate::capture::ConnectionOf>), crate::deliver::DialError>,
+        secured: Secured,
+    ) {
+        match dialled {
+            Ok((stream, _held)) => {
+                (connection.securer())(secured);
+                let counters = connection.counters();
+                finish(connection, &join(socket, stream, counters).await);
+            }
+            Err(error) => {
+                reset_on_close(&socket);
+                finish(connection, &Ended::refused(Refusal::new(error.reason(), error.to_string())));
+            }
+        }
+    }
+}
+
+/// The source's address of the destination's family.
+fn own_address(source: &Workload, destination: IpAddr) -> IpAddr {
+    let of_family =
+        source.addresses.iter().map(|a| a.to_canonical()).find(|a| a.is_ipv4() == destination.is_ipv4());
+    of_family.unwrap_or(if destination.is_ipv4() {
+        std::net::Ipv4Addr::UNSPECIFIED.into()
+    } else {
+        std::net::Ipv6Addr::UNSPECIFIED.into()
+    })
+}
+
+fn opening(source: &Workload, source_address: SocketAddr, asked: SocketAddr, decision: &Decision) -> Opening {
+    let (direction, destination, peer) = match &decision.route {
+        Route::Tunnel { destination, node, .. } => (Direction::Outbound, party::of(destination), Some(*node)),
+        Route::Local { destination, .. } => (Direction::Local, party::of(destination), None),
+        Route::Passthrough { address } => (Direction::Outbound, party::outside(*address), None),
+        Route::Deny { .. } => (Direction::Outbound, party::outside(asked), None),
+    };
+    Opening {
+        direction,
+        source: party::of(source),
+        destination,
+        service: decision.service.as_ref().map(|s| s.full_name()),
+        source_address,
+        destination_address: decision.endpoint.unwrap_or(asked),
+        peer,
+    }
+}
+
+/// Tells the observer how it ended.
+pub(super) fn finish(connection: Connection, ended: &Ended) {
+    let how = match (ended.established, ended.how) {
+        (false, End::Lost) => "refused",
+        (_, how) => how.label(),
+    };
+    // A connection that was open and then lost was not denied.
+    let refusal = ended.refusal.as_ref().filter(|_| !ended.established);
+    if let (true, Some(refusal)) = (ended.established, &ended.refusal) {
+        tracing::warn!(reason = %refusal.reason, detail = refusal.detail, "connection lost");
+    }
+    connection.ended(how, refusal.map(|r| (r.reason, r.detail.as_str())));
+}
