@@ -1,1 +1,23 @@
-//! Nodes and pods out of namespaces and cgroups, faults, wire capture, load
+//! Nodes and pods out of network namespaces and cgroups, on this machine: for tests, demo and bench.
+//!
+//! A bed has a wire (a bridge in a namespace of its own), nodes on it, and pods behind their nodes,
+//! routed, so that traffic between pods of two nodes crosses the wire. Addresses are the same in every
+//! bed; namespaces keep beds apart, so many run side by side. Everything is taken down by a process of
+//! its own when the bed is dropped or its owner dies, however it dies.
+
+#![forbid(unsafe_code)]
+
+mod agents;
+mod bed;
+mod mesh;
+mod place;
+mod reaper;
+mod servers;
+mod wire;
+
+pub use agents::{Agent, Controller, lark_binary};
+pub use bed::{Node, Pod, Testbed};
+pub use mesh::Mesh;
+pub use place::{Place, Running, eventually};
+pub use servers::{Nginx, Postgres, need};
+pub use wire::Wire;

@@ -1,0 +1,117 @@
+//! Agents that die and come back, and things that are wrong at the start.
+
+use std::time::Duration;
+
+use lark_testbed::{Agent, Nginx, eventually};
+
+use crate::house::House;
+
+#[test]
+fn a_killed_agent_leaves_permissive_pods_alone_and_the_next_one_takes_over() {
+    let mut house = House::captured();
+    let _nginx = Nginx::start(&house.bed, &house.server).unwrap();
+    let url = format!("http://{}:8080/", house.server.ip);
+    house.curl(&url);
+    let links = house.one.json("bpf").unwrap()["links"].clone();
+    house.one.process.kill();
+    // Within the two seconds of the heartbeat connects are refused, afterwards left alone: plaintext by
+    // the mesh's setting, and counted.
+    eventually(Duration::from_secs(15), "connects are left alone", || {
+        Ok(house.client.place.output("curl", &["-sf", "--max-time", "5", &url])?.status.success())
+    })
+    .unwrap();
+    house.one = Agent::start(&house.bed, &house.nodes.0, &house.controller, &house.mesh).unwrap();
+    house.one.wait_captured(2).unwrap();
+    assert!(house.one.kernel_counter("agent_down_untouched").unwrap() > 0);
+    let ids = |links: &serde_json::Value| {
+        links.as_array().unwrap().iter().map(|l| l["link_id"].as_u64().unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(ids(&links), ids(&house.one.json("bpf").unwrap()["links"]), "links were made anew");
+    eventually(Duration::from_secs(15), "the new agent carries connections", || {
+        house.curl(&url);
+        Ok(house.one.table(&["edges"])?.contains("√ mTLS"))
+    })
+    .unwrap();
+    let check = house.one.lark(&["check"]).unwrap();
+    assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stdout));
+}
+
+#[test]
+fn a_dead_peer_is_a_reset_and_never_plaintext() {
+    let mut house = House::captured();
+    let _nginx = Nginx::start(&house.bed, &house.server).unwrap();
+    let url = format!("http://{}:8080/", house.server.ip);
+    house.curl(&url);
+    house.two.process.kill();
+    let wire = lark_testbed::Wire::listen(&house.bed).unwrap();
+    for _ in 0..3 {
+        let output = house.client.place.output("curl", &["-sS", "--max-time", "15", &url]).unwrap();
+        assert!(!output.status.success());
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains("reset") || said.contains("refused"), "{said}");
+    }
+    assert_eq!(wire.count("canary-of-lark").unwrap(), 0);
+    let edges = house.one.table(&["edges"]).unwrap();
+    assert!(edges.contains("⊘ denied"), "{edges}");
+    house.two = Agent::start(&house.bed, &house.nodes.1, &house.controller, &house.mesh).unwrap();
+    house.two.wait_captured(1).unwrap();
+    eventually(Duration::from_secs(15), "it works again", || {
+        Ok(house.client.place.output("curl", &["-sf", "--max-time", "5", &url])?.status.success())
+    })
+    .unwrap();
+}
+
+#[test]
+fn nobody_listening_is_a_reset_with_its_reason_at_both_ends() {
+    let house = House::captured();
+    let url = format!("http://{}:9999/", house.server.ip);
+    let output = house.client.place.output("curl", &["-sS", "--max-time", "15", &url]).unwrap();
+    assert!(!output.status.success());
+    for agent in [&house.one, &house.two] {
+        let edges = agent.table(&["edges"]).unwrap();
+        assert!(edges.contains("dial_refused"), "{edges}");
+        assert!(agent.process.log().contains("dial_refused"));
+    }
+}
+
+#[test]
+fn a_bad_discovery_file_keeps_the_last_good_state_and_is_said() {
+    let house = House::captured();
+    let _nginx = Nginx::start(&house.bed, &house.server).unwrap();
+    std::fs::write(house.mesh.path(), "mesh: {}\nnodes: 7\n").unwrap();
+    eventually(Duration::from_secs(20), "the agent says so", || {
+        let check = house.one.lark(&["check"])?;
+        Ok(!check.status.success() && String::from_utf8_lossy(&check.stdout).contains("mesh.yaml:2:"))
+    })
+    .unwrap();
+    house.curl(&format!("http://{}:8080/", house.server.ip));
+    assert!(house.one.table(&["edges"]).unwrap().contains("√ mTLS"));
+}
+
+#[test]
+fn what_is_wrong_at_the_start_is_one_sentence_and_nothing_stays_attached() {
+    let house = House::new();
+    let start = |arguments: &[&str]| {
+        let mut command = Agent::command(&house.bed, &house.nodes.0, &house.controller, &house.mesh).unwrap();
+        let output = command.args(arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let last = said.lines().last().unwrap_or_default().to_owned();
+        assert!(last.starts_with("lark: "), "{said}");
+        last
+    };
+    let said = start(&[]);
+    assert!(said.contains("another agent answers on"), "{said}");
+    let other = house.bed.directory().join("other.sock");
+    let other = other.to_str().unwrap();
+    let said = start(&["--admin-socket", other]);
+    assert!(said.contains("cannot listen for metrics on 192.168.77.1:15020"), "{said}");
+    let said = start(&["--admin-socket", other, "--metrics-listen", "192.168.77.1:15021"]);
+    assert!(said.contains("cannot listen for tunnels on 192.168.77.1:15008"), "{said}");
+    let said = start(&["--node", "nowhere"]);
+    assert!(said.contains("node nowhere is not among the nodes"), "{said}");
+    let said = start(&["--discovery", "file:/nonexistent.yaml"]);
+    assert!(said.contains("/nonexistent.yaml"), "{said}");
+    let said = start(&["--ca-root", "/nonexistent.pem"]);
+    assert!(said.contains("the root certificates /nonexistent.pem cannot be read"), "{said}");
+}

@@ -1,0 +1,179 @@
+//! Unmodified programs through the mesh.
+
+use lark_testbed::{Nginx, Postgres, Wire};
+
+use crate::house::House;
+
+#[test]
+fn nginx_and_curl_talk_over_mtls_and_nginx_sees_the_client() {
+    let mut house = House::new();
+    let nginx = Nginx::start(&house.bed, &house.server).unwrap();
+    let (url4, url6) =
+        (format!("http://{}:8080/", house.server.ip), format!("http://[{}]:8080/", house.server.ip6));
+
+    let wire = Wire::listen(&house.bed).unwrap();
+    assert_eq!(house.curl(&url4), "canary-of-lark\n");
+    assert!(wire.count("canary-of-lark").unwrap() > 0, "the wire shows no plaintext even without Lark");
+
+    house.capture();
+    let wire = Wire::listen(&house.bed).unwrap();
+    for url in [&url4, &url6] {
+        assert_eq!(house.curl(url), "canary-of-lark\n");
+    }
+    let who = |ip: &str| house.curl(&format!("http://{ip}:8080/who"));
+    assert_eq!(who(&house.server.ip.to_string()), format!("{} {}\n", house.client.ip, house.server.ip));
+    assert_eq!(
+        who(&format!("[{}]", house.server.ip6)),
+        format!("{} {}\n", house.client.ip6, house.server.ip6)
+    );
+    assert_eq!(wire.count("canary-of-lark").unwrap(), 0, "the canary was on the wire");
+    assert!(nginx.access_log().contains(&house.client.ip.to_string()), "{}", nginx.access_log());
+
+    for (agent, direction) in [(&house.one, "outbound"), (&house.two, "inbound")] {
+        let edges = agent.json("edges").unwrap();
+        let edge = edges.as_array().unwrap().iter().find(|e| e["direction"] == direction).unwrap().clone();
+        assert_eq!(edge["secured"], "mtls", "{edges:#}");
+        assert_eq!(edge["connections"], 4);
+        assert_eq!(edge["source"]["identity"], "spiffe://cluster.local/ns/shop/sa/client");
+        assert_eq!(edge["destination"]["identity"], "spiffe://cluster.local/ns/shop/sa/server");
+        assert!(agent.table(&["edges"]).unwrap().contains("√ mTLS"));
+        let check = agent.lark(&["check"]).unwrap();
+        assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stdout));
+    }
+}
+
+#[test]
+fn a_hundred_megabytes_arrive_whole_and_in_ranges() {
+    let house = House::captured();
+    let nginx = Nginx::start(&house.bed, &house.server).unwrap();
+    let big = nginx.files.join("big");
+    let sum = |path: &std::path::Path| {
+        let out = std::process::Command::new("sha256sum").arg(path).output().unwrap();
+        String::from_utf8(out.stdout).unwrap()[..64].to_owned()
+    };
+    let made = std::process::Command::new("sh")
+        .args(["-c", &format!("head -c 100000000 /dev/urandom > {}", big.display())])
+        .status()
+        .unwrap();
+    assert!(made.success());
+    let got = house.bed.directory().join("got");
+    let got_text = got.to_str().unwrap();
+    let url = format!("http://{}:8080/big", house.server.ip);
+    let fetch = |arguments: &[&str]| {
+        house
+            .client
+            .place
+            .run(
+                "curl",
+                &[&["-sSf", "--max-time", "120", "-o", got_text], arguments, &[url.as_str()]].concat(),
+            )
+            .unwrap_or_else(|e| panic!("{e:#}\n{}", house.logs()));
+    };
+    fetch(&[]);
+    assert_eq!(sum(&got), sum(&big));
+    std::fs::remove_file(&got).unwrap();
+    for range in ["0-33333333", "33333334-77777777", "77777778-99999999"] {
+        let part = format!("{got_text}.part");
+        house
+            .client
+            .place
+            .run("curl", &["-sSf", "--max-time", "120", "-r", range, "-o", &part, &url])
+            .unwrap();
+        let status = std::process::Command::new("sh")
+            .args(["-c", &format!("cat {part} >> {got_text}")])
+            .status()
+            .unwrap();
+        assert!(status.success());
+    }
+    assert_eq!(sum(&got), sum(&big));
+}
+
+#[test]
+fn postgres_serves_psql_and_pgbench_and_logs_the_client() {
+    let house = House::captured();
+    let postgres = Postgres::start(&house.bed, &house.server).unwrap();
+    let host = house.server.ip.to_string();
+    let psql = |sql: &str| {
+        house
+            .client
+            .place
+            .run("psql", &["-h", &host, "-U", "postgres", "-tAc", sql])
+            .unwrap_or_else(|e| panic!("{e:#}\n{}", house.logs()))
+    };
+    assert_eq!(psql("select inet_client_addr()"), format!("{}\n", house.client.ip));
+    assert_eq!(psql("select sum(i) from generate_series(1,100000) i"), "5000050000\n");
+    let bench = |arguments: &[&str]| {
+        house.client.place.run("pgbench", &[&["-h", &host, "-U", "postgres"], arguments].concat()).unwrap()
+    };
+    bench(&["-i", "-q", "-s", "1", "postgres"]);
+    let said = bench(&["-c", "8", "-t", "100", "postgres"]);
+    assert!(said.contains("number of transactions actually processed: 800/800"), "{said}");
+    assert_eq!(psql("select count(*) from pgbench_history"), "800\n");
+    // One new connection for each transaction.
+    let said = bench(&["-C", "-c", "4", "-t", "25", "-S", "postgres"]);
+    assert!(said.contains("100/100"), "{said}");
+    assert!(postgres.log().contains(&format!("host={}", house.client.ip)), "{}", postgres.log());
+}
+
+#[test]
+fn redis_pipelines_and_iperf3_runs_eight_streams_both_ways() {
+    lark_testbed::need("redis-server", "redis-server").unwrap();
+    lark_testbed::need("iperf3", "iperf3").unwrap();
+    let house = House::captured();
+    let host = house.server.ip.to_string();
+    let mut redis = house.server.place.command("redis-server");
+    redis.args(["--bind", "0.0.0.0", "--protected-mode", "no", "--save", ""]);
+    let _redis = house.server.place.start(redis, &house.bed.directory().join("redis.log")).unwrap();
+    let ping = || house.client.place.output("redis-cli", &["-h", &host, "ping"]);
+    lark_testbed::eventually(std::time::Duration::from_secs(20), "redis answers", || {
+        Ok(ping()?.stdout == b"PONG\n")
+    })
+    .unwrap_or_else(|e| panic!("{e:#}\n{}", house.logs()));
+    let said = house
+        .client
+        .place
+        .run("redis-benchmark", &["-h", &host, "-n", "20000", "-P", "16", "-c", "20", "-t", "set,get", "-q"])
+        .unwrap();
+    assert!(said.contains("GET:"), "{said}");
+
+    let mut iperf = house.server.place.command("iperf3");
+    iperf.args(["-s", "-p", "5201"]);
+    let _iperf = house.server.place.start(iperf, &house.bed.directory().join("iperf.log")).unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    for direction in [&["-P", "8"][..], &["-P", "8", "-R"]] {
+        let arguments = [&["-c", &host, "-p", "5201", "-n", "40M", "-J"], direction].concat();
+        let said = house
+            .client
+            .place
+            .run("iperf3", &arguments)
+            .unwrap_or_else(|e| panic!("{e:#}\n{}", house.logs()));
+        let value: serde_json::Value = serde_json::from_str(&said).unwrap();
+        assert!(value["end"]["sum_received"]["bytes"].as_u64().unwrap() > 30_000_000, "{said}");
+    }
+}
+
+#[test]
+fn neighbours_meet_inside_the_agent_and_see_each_other() {
+    let house = House::captured();
+    let _nginx = Nginx::start(&house.bed, &house.neighbour).unwrap();
+    let who = house.curl(&format!("http://{}:8080/who", house.neighbour.ip));
+    assert_eq!(who, format!("{} {}\n", house.client.ip, house.neighbour.ip));
+    let edges = house.one.table(&["edges"]).unwrap();
+    assert!(edges.contains("= same node"), "{edges}");
+}
+
+#[test]
+fn a_service_leads_to_its_endpoints_and_to_oneself() {
+    let mut house = House::new();
+    house.mesh.service("web", &["10.96.0.10", "fd96::10"], 80, 8080, &[&house.server]).unwrap();
+    house.mesh.service("none", &["10.96.0.11"], 80, 8080, &[]).unwrap();
+    house.mesh.service("me", &["10.96.0.12"], 80, 8080, &[&house.client]).unwrap();
+    house.capture();
+    let _nginx = Nginx::start(&house.bed, &house.server).unwrap();
+    let _own = Nginx::start(&house.bed, &house.client).unwrap();
+    assert_eq!(house.curl("http://10.96.0.10/who"), format!("{} {}\n", house.client.ip, house.server.ip));
+    assert_eq!(house.curl("http://[fd96::10]/who"), format!("{} {}\n", house.client.ip6, house.server.ip6));
+    assert_eq!(house.curl("http://10.96.0.12/who"), format!("{0} {0}\n", house.client.ip));
+    let trace = house.one.table(&["trace", "--from", "shop/client", "--to", "10.96.0.10:80"]).unwrap();
+    assert!(trace.contains("tunnel to its agent at 192.168.77.2:15008"), "{trace}");
+}

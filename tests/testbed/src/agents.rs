@@ -1,0 +1,215 @@
+//! The `lark` binary in its roles.
+
+use std::path::{Path, PathBuf};
+use std::process::Output;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::bed::{Node, Testbed};
+use crate::mesh::Mesh;
+use crate::place::{Running, eventually};
+
+const READY: Duration = Duration::from_secs(30);
+
+/// The binary: LARK_BIN, or the one beside this program's target directory.
+///
+/// # Errors
+/// When there is none; with what to do.
+pub fn lark_binary() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("LARK_BIN") {
+        return Ok(path.into());
+    }
+    let own = std::env::current_exe()?;
+    own.ancestors()
+        .skip(1)
+        .map(|directory| directory.join("lark"))
+        .find(|path| path.is_file())
+        .context("there is no lark binary; build it with `cargo build --package lark`, or set LARK_BIN")
+}
+
+/// A running controller, on the first node.
+#[derive(Debug)]
+pub struct Controller {
+    /// The process.
+    pub process: Running,
+    url: String,
+    root: PathBuf,
+    home: PathBuf,
+}
+
+impl Controller {
+    /// Starts one on `node`, with a token for each of `nodes`.
+    ///
+    /// # Errors
+    /// When it does not come up; with its log.
+    pub fn start(bed: &Testbed, node: &Node, nodes: &[&Node], mesh: &Mesh) -> Result<Self> {
+        let home = bed.directory().join("controller");
+        std::fs::create_dir_all(&home)?;
+        let mut tokens = String::new();
+        for member in nodes {
+            let token = home.join(format!("token-{}", member.name));
+            if !token.exists() {
+                let lark = lark_binary()?;
+                let output = std::process::Command::new(lark)
+                    .args(["token", "--node", &member.name, "--out"])
+                    .arg(&token)
+                    .output()?;
+                tokens.push_str(&String::from_utf8(output.stdout)?);
+            }
+        }
+        if !tokens.is_empty() {
+            std::fs::write(home.join("tokens"), tokens)?;
+        }
+        let listen = format!("{}:15012", node.ip);
+        let mut command = node.place.command(lark_binary()?);
+        command
+            .arg("controller")
+            .arg(format!("--discovery=file:{}", mesh.path().display()))
+            .arg("--data-dir")
+            .arg(&home)
+            .args(["--listen", &listen, "--join-tokens"])
+            .arg(home.join("tokens"));
+        let process = node.place.start(command, &home.join("log"))?;
+        let mut controller =
+            Self { process, url: format!("https://{listen}"), root: home.join("root.pem"), home };
+        eventually(READY, "the controller serves", || {
+            if !controller.process.is_running() {
+                bail!("the controller ended: {}", controller.process.log());
+            }
+            Ok(controller.process.log().contains("controller serves the CA API"))
+        })?;
+        Ok(controller)
+    }
+
+    /// Its data directory.
+    pub fn home(&self) -> &Path {
+        &self.home
+    }
+}
+
+/// A running agent.
+#[derive(Debug)]
+pub struct Agent {
+    /// The process.
+    pub process: Running,
+    /// The node it serves.
+    pub node: Node,
+    socket: PathBuf,
+}
+
+impl Agent {
+    /// The command that starts the agent of a node.
+    ///
+    /// # Errors
+    /// When there is no binary.
+    pub fn command(
+        bed: &Testbed,
+        node: &Node,
+        controller: &Controller,
+        mesh: &Mesh,
+    ) -> Result<std::process::Command> {
+        let mut command = node.place.command(lark_binary()?);
+        command
+            .args(["agent", "--node", &node.name])
+            .arg(format!("--discovery=file:{}", mesh.path().display()))
+            .args(["--ca-url", &controller.url])
+            .arg("--ca-root")
+            .arg(&controller.root)
+            .arg("--token-file")
+            .arg(controller.home.join(format!("token-{}", node.name)))
+            .arg("--admin-socket")
+            .arg(Self::socket(bed, node))
+            .arg("--pin-root")
+            .arg(bed.pins(node))
+            .args(["--destinations-max", "4096", "--log", "info,lark_tunnel=debug"]);
+        Ok(command)
+    }
+
+    fn socket(bed: &Testbed, node: &Node) -> PathBuf {
+        bed.directory().join(format!("agent-{}", node.name)).join("admin.sock")
+    }
+
+    /// Starts the agent of a node and waits until it is ready.
+    ///
+    /// # Errors
+    /// When it does not get ready; with its log.
+    pub fn start(bed: &Testbed, node: &Node, controller: &Controller, mesh: &Mesh) -> Result<Self> {
+        let log = bed.directory().join(format!("agent-{}.log", node.name));
+        let process = node.place.start(Self::command(bed, node, controller, mesh)?, &log)?;
+        let mut agent = Self { process, node: node.clone(), socket: Self::socket(bed, node) };
+        eventually(READY, "the agent is ready", || {
+            if !agent.process.is_running() {
+                bail!("the agent of {} ended: {}", agent.node.name, agent.process.log());
+            }
+            Ok(agent.json("status").is_ok_and(|s| s["ready"] == true))
+        })
+        .with_context(|| format!("log of the agent: {}", agent.process.log()))?;
+        Ok(agent)
+    }
+
+    /// Runs a query verb against this agent.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn lark(&self, arguments: &[&str]) -> Result<Output> {
+        Ok(std::process::Command::new(lark_binary()?)
+            .args(arguments)
+            .arg("--admin-socket")
+            .arg(&self.socket)
+            .output()?)
+    }
+
+    /// A query's table.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn table(&self, arguments: &[&str]) -> Result<String> {
+        let output = self.lark(arguments)?;
+        if !output.status.success() {
+            bail!("lark {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
+    /// A query's value.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn json(&self, verb: &str) -> Result<Value> {
+        Ok(serde_json::from_slice(&self.lark(&[verb, "-o", "json"])?.stdout)?)
+    }
+
+    /// Waits until that many pods of the node are captured.
+    ///
+    /// # Errors
+    /// When they are not; with what the agent says of them.
+    pub fn wait_captured(&self, count: u64) -> Result<()> {
+        let captured = |status: &Value| {
+            status["pods"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .find(|p| p["state"] == "captured")
+                .map_or(0, |p| p["count"].as_u64().unwrap_or(0))
+        };
+        eventually(READY, "pods are captured", || Ok(captured(&self.json("status")?) == count)).with_context(
+            || format!("{}\n{}", self.table(&["workloads"]).unwrap_or_default(), self.process.log()),
+        )
+    }
+
+    /// A counter of the kernel's hooks.
+    ///
+    /// # Errors
+    /// When the agent does not answer.
+    pub fn kernel_counter(&self, event: &str) -> Result<u64> {
+        let bpf = self.json("bpf")?;
+        let counters = bpf["counters"].as_array().context("no counters")?;
+        counters
+            .iter()
+            .find(|c| c["event"] == event)
+            .and_then(|c| c["count"].as_u64())
+            .context("no such counter")
+    }
+}

@@ -1,0 +1,249 @@
+//! The bed, its nodes and pods.
+
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::{Context, Result, bail};
+
+use crate::place::Place;
+use crate::reaper::Reaper;
+
+static NUMBER: AtomicU32 = AtomicU32::new(0);
+
+/// A wire with nodes and their pods. Dropping it takes everything down.
+#[derive(Debug)]
+pub struct Testbed {
+    name: String,
+    cgroup: PathBuf,
+    pins: PathBuf,
+    directory: PathBuf,
+    nodes: u8,
+    pods: Vec<u8>,
+    _reaper: Reaper,
+}
+
+/// A machine: a namespace on the wire, and a cgroup for its agent.
+#[derive(Debug, Clone)]
+pub struct Node {
+    /// Its name.
+    pub name: String,
+    number: u8,
+    /// Where its agent runs.
+    pub place: Place,
+    /// Its IPv4 address on the wire.
+    pub ip: IpAddr,
+    /// Its IPv6 address on the wire.
+    pub ip6: IpAddr,
+}
+
+/// A pod.
+#[derive(Debug, Clone)]
+pub struct Pod {
+    /// Its name.
+    pub name: String,
+    /// Its node's name.
+    pub node: String,
+    /// Where its processes run.
+    pub place: Place,
+    /// Its IPv4 address; its node's if it is on the host network.
+    pub ip: IpAddr,
+    /// Its IPv6 address; likewise.
+    pub ip6: IpAddr,
+    /// Whether it shares its node's namespace.
+    pub host_network: bool,
+}
+
+fn ip(arguments: &[&str]) -> Result<()> {
+    let output = Command::new("ip")
+        .args(arguments)
+        .output()
+        .context("ip cannot be started; it is in Debian's package iproute2")?;
+    if !output.status.success() {
+        bail!(
+            "ip {}: {} (this needs root)",
+            arguments.join(" "),
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+    }
+    Ok(())
+}
+
+/// Runs commands of ip(8) in a namespace, all by one process.
+fn batch(netns: &str, commands: &str) -> Result<()> {
+    let mut child = Command::new("ip")
+        .args(["-n", netns, "-batch", "-"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("ip cannot be started; it is in Debian's package iproute2")?;
+    if let Some(stdin) = &mut child.stdin {
+        stdin.write_all(commands.as_bytes())?;
+    }
+    let output = child.wait_with_output()?;
+    if !output.status.success() {
+        bail!("ip -n {netns}: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}
+
+impl Testbed {
+    /// An empty bed with its wire.
+    ///
+    /// # Errors
+    /// When this is not root, or a tool is missing; with a sentence.
+    pub fn new() -> Result<Self> {
+        let name = format!("lark{}x{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        let cgroup = lark_sys::cgroup::mount()?.join(&name);
+        std::fs::create_dir(&cgroup)
+            .with_context(|| format!("{} cannot be made: this needs root and cgroup v2", cgroup.display()))?;
+        let pins = Path::new("/sys/fs/bpf").join(&name);
+        let directory = std::env::temp_dir().join(&name);
+        std::fs::create_dir_all(&directory)?;
+        // Programs of other users serve files from here.
+        std::fs::set_permissions(&directory, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+        let reaper = Reaper::start(&name, &cgroup, &pins, &directory)?;
+        let bed = Self { name, cgroup, pins, directory, nodes: 0, pods: Vec::new(), _reaper: reaper };
+        let wire = bed.netns("wire");
+        ip(&["netns", "add", &wire])?;
+        batch(&wire, "link set lo up\nlink add br0 type bridge mcast_snooping 0\nlink set br0 up\n")?;
+        Ok(bed)
+    }
+
+    fn netns(&self, of: &str) -> String {
+        format!("{}-{of}", self.name)
+    }
+
+    fn place(&self, cgroup: &str, netns: &str) -> Result<Place> {
+        let cgroup = self.cgroup.join(cgroup);
+        std::fs::create_dir_all(&cgroup)?;
+        Ok(Place { cgroup, netns: Path::new("/run/netns").join(netns) })
+    }
+
+    /// A node on the wire.
+    ///
+    /// # Errors
+    /// When its namespace cannot be made.
+    pub fn node(&mut self, name: &str) -> Result<Node> {
+        self.nodes += 1;
+        self.pods.push(1);
+        let n = self.nodes;
+        let (wire, own) = (self.netns("wire"), self.netns(name));
+        ip(&["netns", "add", &own])?;
+        let port = format!("n{n}");
+        batch(
+            &wire,
+            &format!(
+                "link add {port} type veth peer name eth0 netns {own}\nlink set {port} master br0\nlink set {port} up\n"
+            ),
+        )?;
+        let mut commands = format!(
+            "link set lo up\n\
+             addr add 192.168.77.{n}/24 dev eth0\naddr add fd77::{n}/64 dev eth0 nodad\nlink set eth0 up\n\
+             link add pods type bridge mcast_snooping 0\naddr add 10.77.{n}.254/24 dev pods\n\
+             addr add fd77:{n}::ff/64 dev pods nodad\nlink set pods up\n"
+        );
+        for other in 1..n {
+            commands.push_str(&format!(
+                "route add 10.77.{other}.0/24 via 192.168.77.{other}\nroute add fd77:{other}::/64 via fd77::{other}\n"
+            ));
+            let there = format!("{}-{}", self.name, self.node_name(other)?);
+            batch(
+                &there,
+                &format!(
+                    "route add 10.77.{n}.0/24 via 192.168.77.{n}\nroute add fd77:{n}::/64 via fd77::{n}\n"
+                ),
+            )?;
+        }
+        batch(&own, &commands)?;
+        std::fs::write(self.directory.join(format!("node-{n}")), name)?;
+        let place = self.place(&format!("agent-{name}"), &own)?;
+        place.run("sysctl", &["-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"])?;
+        Ok(Node {
+            name: name.to_owned(),
+            number: n,
+            place,
+            ip: Ipv4Addr::new(192, 168, 77, n).into(),
+            ip6: Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, n.into()).into(),
+        })
+    }
+
+    fn node_name(&self, number: u8) -> Result<String> {
+        Ok(std::fs::read_to_string(self.directory.join(format!("node-{number}")))?)
+    }
+
+    /// A pod behind a node.
+    ///
+    /// # Errors
+    /// When its namespace cannot be made.
+    pub fn pod(&mut self, node: &Node, name: &str) -> Result<Pod> {
+        let n = node.number;
+        let count = self.pods.get_mut(usize::from(n) - 1).context("the node is another bed's")?;
+        let p = *count;
+        *count += 1;
+        let (there, own) = (self.netns(&node.name), self.netns(&format!("p-{name}")));
+        ip(&["netns", "add", &own])?;
+        let port = format!("p{p}");
+        batch(
+            &there,
+            &format!(
+                "link add {port} type veth peer name eth0 netns {own}\nlink set {port} master pods\nlink set {port} up\n"
+            ),
+        )?;
+        batch(
+            &own,
+            &format!(
+                "link set lo up\naddr add 10.77.{n}.{p}/24 dev eth0\naddr add fd77:{n}::{p}/64 dev eth0 nodad\n\
+             link set eth0 up\nroute add default via 10.77.{n}.254\nroute add default via fd77:{n}::ff\n"
+            ),
+        )?;
+        Ok(Pod {
+            name: name.to_owned(),
+            node: node.name.clone(),
+            place: self.place(&format!("pod-{name}"), &own)?,
+            ip: Ipv4Addr::new(10, 77, n, p).into(),
+            ip6: Ipv6Addr::new(0xfd77, n.into(), 0, 0, 0, 0, 0, p.into()).into(),
+            host_network: false,
+        })
+    }
+
+    /// A pod on its node's own network.
+    ///
+    /// # Errors
+    /// When its cgroup cannot be made.
+    pub fn host_pod(&mut self, node: &Node, name: &str) -> Result<Pod> {
+        Ok(Pod {
+            name: name.to_owned(),
+            node: node.name.clone(),
+            place: self.place(&format!("pod-{name}"), &self.netns(&node.name))?,
+            ip: node.ip,
+            ip6: node.ip6,
+            host_network: true,
+        })
+    }
+
+    /// Where captures of the wire are taken.
+    ///
+    /// # Errors
+    /// When its cgroup cannot be made.
+    pub fn wire_place(&self) -> Result<Place> {
+        self.place("wire", &self.netns("wire"))
+    }
+
+    /// A directory for files, gone with the bed.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Directory for an agent's pins, gone with the bed.
+    pub fn pins(&self, node: &Node) -> PathBuf {
+        self.pins.join(&node.name).join("v1")
+    }
+
+    /// The bed's own prefix, in names of namespaces, cgroups and files.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}

@@ -1,0 +1,159 @@
+//! Real servers in pods.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::bed::{Pod, Testbed};
+use crate::place::{Running, eventually};
+
+const READY: Duration = Duration::from_secs(30);
+
+/// Makes sure that a program is there.
+///
+/// # Errors
+/// A sentence that names Debian's package.
+pub fn need(program: &str, package: &str) -> Result<()> {
+    let found = Command::new("sh").args(["-c", &format!("command -v {program}")]).output()?;
+    if !found.status.success() {
+        bail!(
+            "{program} is missing: install Debian's package {package}, or run `cargo xtask test`, which does"
+        );
+    }
+    Ok(())
+}
+
+/// nginx in a pod, on port 8080 of both families, with `files` as its root.
+#[derive(Debug)]
+pub struct Nginx {
+    /// Where files are served from.
+    pub files: PathBuf,
+    access: PathBuf,
+    _process: Running,
+}
+
+impl Nginx {
+    /// Starts one.
+    ///
+    /// # Errors
+    /// When it does not come up; with its log.
+    pub fn start(bed: &Testbed, pod: &Pod) -> Result<Self> {
+        need("nginx", "nginx")?;
+        let home = bed.directory().join(format!("nginx-{}", pod.name));
+        let files = home.join("files");
+        std::fs::create_dir_all(&files)?;
+        std::fs::write(files.join("index.html"), "canary-of-lark\n")?;
+        let configuration = format!(
+            "worker_processes 1;\nerror_log {h}/error.log;\npid {h}/pid;\nuser root;\n\
+             events {{ worker_connections 4096; }}\n\
+             http {{\n  access_log {h}/access.log;\n  default_type text/plain;\n  keepalive_requests 100000;\n\
+             client_body_temp_path {h}/tmp; proxy_temp_path {h}/tmp; fastcgi_temp_path {h}/tmp; uwsgi_temp_path {h}/tmp; scgi_temp_path {h}/tmp;\n\
+             server {{\n    listen 8080;\n    listen [::]:8080;\n    root {h}/files;\n\
+             location /who {{ return 200 \"$remote_addr $server_addr\\n\"; }}\n  }}\n}}\n",
+            h = home.display()
+        );
+        std::fs::write(home.join("nginx.conf"), configuration)?;
+        let mut command = pod.place.command("nginx");
+        command.args(["-g", "daemon off;", "-c"]).arg(home.join("nginx.conf"));
+        let mut process = pod.place.start(command, &home.join("log"))?;
+        eventually(READY, "nginx answers", || {
+            if !process.is_running() {
+                bail!("nginx ended: {}", process.log());
+            }
+            Ok(pod.place.output("curl", &["-sf", "http://127.0.0.1:8080/"])?.status.success())
+        })?;
+        Ok(Self { files, access: home.join("access.log"), _process: process })
+    }
+
+    /// Its access log.
+    pub fn access_log(&self) -> String {
+        std::fs::read_to_string(&self.access).unwrap_or_default()
+    }
+}
+
+/// PostgreSQL in a pod, on port 5432 of both families; user and database `postgres`, no password.
+#[derive(Debug)]
+pub struct Postgres {
+    log: PathBuf,
+    process: Running,
+}
+
+impl Postgres {
+    /// Starts one with a fresh cluster.
+    ///
+    /// # Errors
+    /// When it does not come up; with its log.
+    pub fn start(bed: &Testbed, pod: &Pod) -> Result<Self> {
+        let programs = std::fs::read_dir("/usr/lib/postgresql")
+            .ok()
+            .and_then(|mut versions| versions.next())
+            .and_then(Result::ok)
+            .map(|version| version.path().join("bin"))
+            .context("PostgreSQL is missing: install Debian's package postgresql, or run `cargo xtask test`, which does")?;
+        let home = bed.directory().join(format!("postgres-{}", pod.name));
+        std::fs::create_dir_all(&home)?;
+        let run = |arguments: &[&str]| -> Result<()> {
+            let output = Command::new("runuser").args(["-u", "postgres", "--"]).args(arguments).output()?;
+            if !output.status.success() {
+                bail!("{}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
+            }
+            Ok(())
+        };
+        let text = |path: PathBuf| path.to_string_lossy().into_owned();
+        Command::new("chown").arg("postgres").arg(&home).status()?;
+        let data = text(home.join("data"));
+        run(&[
+            &text(programs.join("initdb")),
+            "-D",
+            &data,
+            "-A",
+            "trust",
+            "--no-sync",
+            "-E",
+            "UTF8",
+            "--locale=C",
+        ])?;
+        std::fs::write(home.join("data/pg_hba.conf"), "local all all trust\nhost all all all trust\n")?;
+        let mut command = pod.place.command("runuser");
+        command.args(["-u", "postgres", "--"]).arg(programs.join("postgres")).args([
+            "-D",
+            &data,
+            "-c",
+            "listen_addresses=*",
+            "-c",
+            "port=5432",
+            "-c",
+            &format!("unix_socket_directories={}", home.display()),
+            "-c",
+            "fsync=off",
+            "-c",
+            "log_connections=on",
+            "-c",
+            "shared_buffers=32MB",
+            "-c",
+            "max_connections=200",
+        ]);
+        let log = home.join("log");
+        let mut process = pod.place.start(command, &log)?;
+        eventually(READY, "PostgreSQL answers", || {
+            if !process.is_running() {
+                bail!("PostgreSQL ended: {}", process.log());
+            }
+            let ready = ["-h", "127.0.0.1", "-U", "postgres", "-tc", "select 1"];
+            Ok(pod.place.output("psql", &ready)?.status.success())
+        })?;
+        Ok(Self { log, process })
+    }
+
+    /// Its log, with a line for each connection.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+}

@@ -1,0 +1,58 @@
+//! What crosses the wire between the nodes.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::bed::Testbed;
+use crate::place::{Running, eventually};
+use crate::servers::need;
+
+/// A capture of all frames on the wire.
+#[derive(Debug)]
+pub struct Wire {
+    tcpdump: Running,
+    file: PathBuf,
+}
+
+impl Wire {
+    /// Begins to capture.
+    ///
+    /// # Errors
+    /// When tcpdump is missing or does not start.
+    pub fn listen(bed: &Testbed) -> Result<Self> {
+        need("tcpdump", "tcpdump")?;
+        let place = bed.wire_place()?;
+        let file = bed.directory().join("wire.pcap");
+        let mut command = place.command("tcpdump");
+        command.args(["-i", "br0", "-U", "--immediate-mode", "-s", "0", "-Z", "root", "-w"]).arg(&file);
+        let tcpdump = place.start(command, &bed.directory().join("tcpdump.log"))?;
+        eventually(Duration::from_secs(10), "tcpdump listens", || {
+            Ok(tcpdump.log().contains("listening on"))
+        })?;
+        Ok(Self { tcpdump, file })
+    }
+
+    /// Ends the capture and returns its bytes.
+    ///
+    /// # Errors
+    /// When tcpdump does not end or its file cannot be read.
+    pub fn finish(mut self) -> Result<Vec<u8>> {
+        // What is in flight, and in tcpdump's own buffer.
+        std::thread::sleep(Duration::from_millis(150));
+        self.tcpdump.signal("INT");
+        eventually(Duration::from_secs(10), "tcpdump ends", || Ok(!self.tcpdump.is_running()))?;
+        Ok(std::fs::read(&self.file)?)
+    }
+
+    /// Ends the capture and says how often the text was on the wire.
+    ///
+    /// # Errors
+    /// As [`Self::finish`].
+    pub fn count(self, text: &str) -> Result<usize> {
+        let bytes = self.finish()?;
+        anyhow::ensure!(bytes.len() > 100, "nothing was captured on the wire, so nothing is proved");
+        Ok(bytes.windows(text.len()).filter(|w| *w == text.as_bytes()).count())
+    }
+}
