@@ -17,24 +17,25 @@ pub(super) struct Heart {
     stopped: Arc<AtomicBool>,
 }
 
-/// Starts to beat as soon as `ready` says that no pod leads to listeners of an agent before.
-pub(super) fn start(map: Heartbeat, pulses: Vec<Pulse>, ready: Arc<AtomicBool>) -> std::io::Result<Heart> {
+/// Beats once and starts the thread. To be called when no pod leads to the listeners of an agent before
+/// any more, and before the first pod is captured: a pod whose agent never beat would connect as if its
+/// agent were dead.
+///
+/// # Errors
+/// When the kernel's map cannot be written, or there is no thread.
+pub(super) fn start(mut map: Heartbeat, pulses: Vec<Pulse>) -> anyhow::Result<Heart> {
+    map.beat()?;
     let stopped = Arc::<AtomicBool>::default();
     let map = Arc::new(Mutex::new(map));
     let heart = Heart { map: map.clone(), stopped: stopped.clone() };
-    std::thread::Builder::new()
-        .name("lark-heart".to_owned())
-        .spawn(move || beat(&map, &pulses, &ready, &stopped))?;
+    std::thread::Builder::new().name("lark-heart".to_owned()).spawn(move || beat(&map, &pulses, &stopped))?;
     Ok(heart)
 }
 
-fn beat(map: &Mutex<Heartbeat>, pulses: &[Pulse], ready: &AtomicBool, stopped: &AtomicBool) {
+fn beat(map: &Mutex<Heartbeat>, pulses: &[Pulse], stopped: &AtomicBool) {
     let limit = HEARTBEAT_STALE.as_millis() / HEARTBEAT_EVERY.as_millis().max(1);
     // What each worker's pulse was, and for how many beats it has not moved.
     let mut seen: Vec<(u64, u128)> = vec![(0, 0); pulses.len()];
-    // An entry that an agent before left is inactive by now, so beating early harms nobody; it is the
-    // pods captured by this agent that need it.
-    let _ = ready;
     loop {
         std::thread::sleep(HEARTBEAT_EVERY);
         let mut stuck = false;

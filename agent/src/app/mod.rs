@@ -146,8 +146,8 @@ async fn agent(args: AgentArgs) -> anyhow::Result<()> {
     ));
     capturer.adopt(&snapshot);
     let ready = source.ready_flag();
-    let capture = tokio::spawn(reconcile(capturer, discovery, svids, identities, kernel, ready.clone()));
-    let heart = heartbeat::start(heartbeat, workers.pulses(), ready)?;
+    let heart = heartbeat::start(heartbeat, workers.pulses())?;
+    let capture = tokio::spawn(reconcile(capturer, discovery, svids, identities, kernel, ready));
     tokio::spawn(admin::serve(admin_listener, source.clone()));
     tokio::spawn(admin::serve_metrics(metrics_listener, source));
     tracing::info!(node = %node.name, %tunnel, metrics = %metrics_at, workers = count, "agent runs");

@@ -28,7 +28,7 @@ use crate::controller::{ControllerArgs, TokenArgs};
 
 /// Node-level mTLS for Kubernetes: no sidecars, no restarts.
 #[derive(Debug, Parser)]
-#[command(name = "lark", version, about, arg_required_else_help = true)]
+#[command(name = "lark", version, about, arg_required_else_help = true, args_override_self = true)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
