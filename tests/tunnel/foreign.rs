@@ -18,8 +18,7 @@ use crate::ends::{World, accept, domain, echo, id, on_worker, quick};
 pub(crate) async fn shows_always(store: SvidStore, account: &str) -> SocketAddr {
     let svid = store.current(&id(account)).unwrap();
     let config =
-        lark_tunnel::tls::server(&lark_tunnel::tls::provider(), Some(&svid), store.bundle(), domain())
-            .unwrap();
+        lark_tunnel::tls::server(&lark_tunnel::tls::provider(), &svid, &store, domain()).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let acceptor = TlsAcceptor::from(Arc::new(config));
@@ -38,9 +37,9 @@ pub(crate) async fn shows_always(store: SvidStore, account: &str) -> SocketAddr 
 }
 
 async fn connector(world: &World) -> TlsConnector {
-    let svid = world.store(&["web"]).current(&id("web")).unwrap();
-    let bundle = Arc::new(world.bundle());
-    let config = lark_tunnel::tls::client(&lark_tunnel::tls::provider(), &svid, bundle, &id("db")).unwrap();
+    let store = world.store(&["web"]);
+    let svid = store.current(&id("web")).unwrap();
+    let config = lark_tunnel::tls::client(&lark_tunnel::tls::provider(), &svid, &store, &id("db")).unwrap();
     TlsConnector::from(Arc::new(config))
 }
 
@@ -107,8 +106,7 @@ fn our_dialling_end_tunnels_through_the_h2_crate() {
         let store = world.store(&["db"]);
         let svid = store.current(&id("db")).unwrap();
         let config =
-            lark_tunnel::tls::server(&lark_tunnel::tls::provider(), Some(&svid), store.bundle(), domain())
-                .unwrap();
+            lark_tunnel::tls::server(&lark_tunnel::tls::provider(), &svid, &store, domain()).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let node = listener.local_addr().unwrap();
         let acceptor = TlsAcceptor::from(Arc::new(config));

@@ -1,9 +1,7 @@
 //! The certificate authority itself.
 
-use std::io::Write;
 use std::net::IpAddr;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use lark_core::constants::SVID_LIFE;
@@ -13,8 +11,13 @@ use rcgen::{
     IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
 use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::ServerName;
 use zeroize::Zeroizing;
+
+use crate::svid::TrustBundle;
+use crate::verify::{Usage, validity, verify_chain};
+
+mod files;
 
 /// Largest CSR that is looked at, in bytes of PEM.
 pub const CSR_MAX: usize = 16 * 1024;
@@ -43,6 +46,29 @@ pub enum CaError {
         /// Why.
         what: String,
     },
+    /// The key lies open.
+    #[error(
+        "CA key {path} has mode {mode:03o}, so that everybody on this machine may read it; do `chmod 600 {path}`"
+    )]
+    Open {
+        /// The key's file.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
+    },
+    /// One of the two files is gone.
+    #[error(
+        "{missing} is missing while {present} is there: restore it from a backup, or remove {present} for a new CA, which every agent's root file must then name"
+    )]
+    Half {
+        /// The one that is gone.
+        missing: PathBuf,
+        /// The one that is there.
+        present: PathBuf,
+    },
+    /// A name that no TLS client could ask for.
+    #[error("{0:?} is no host name or IP address that a certificate could be made for")]
+    Name(String),
     /// Making one failed.
     #[error("a CA could not be made: {0}")]
     Make(#[from] rcgen::Error),
@@ -60,6 +86,12 @@ pub enum SignError {
     /// Its key is of a kind that is not taken.
     #[error("the CSR's key must be P-256 or P-384")]
     KeyKind,
+    /// The CA itself is not valid any more.
+    #[error("the CA's certificate expired {since_seconds} s ago, or the controller's clock is wrong")]
+    Expired {
+        /// How long ago.
+        since_seconds: u64,
+    },
     /// Signing failed.
     #[error("signing failed: {0}")]
     Sign(String),
@@ -70,6 +102,8 @@ pub struct Ca {
     issuer: Issuer<'static, KeyPair>,
     chain: Vec<CertificateDer<'static>>,
     chain_pem: Vec<String>,
+    /// The first end of life in the chain.
+    not_after: SystemTime,
 }
 
 impl std::fmt::Debug for Ca {
@@ -96,56 +130,37 @@ impl Ca {
         let secret = Zeroizing::new(key.serialize_pem());
         let chain_pem = vec![certificate.pem()];
         let chain = vec![certificate.der().clone()];
-        Ok((Self { issuer: Issuer::new(params, key), chain, chain_pem }, secret))
+        let ca = Self::assemble(Issuer::new(params, key), chain, chain_pem)
+            .map_err(|_| rcgen::Error::CouldNotParseCertificate)?;
+        Ok((ca, secret))
     }
 
-    /// Takes the CA from files: the certificate (with its chain up to the root, if it is an
-    /// intermediate) and the key.
-    ///
-    /// # Errors
-    /// When a file cannot be read, or both do not belong together.
-    pub fn load(certificate: &Path, key: &Path) -> Result<Self, CaError> {
-        let read = |path: &Path| {
-            std::fs::read_to_string(path).map_err(|source| CaError::File { path: path.to_owned(), source })
-        };
-        let unusable = |what: String| CaError::Unusable {
-            certificate: certificate.to_owned(),
-            key: key.to_owned(),
-            what,
-        };
-        let pem = read(certificate)?;
-        let secret = Zeroizing::new(read(key)?);
-        let chain = CertificateDer::pem_slice_iter(pem.as_bytes())
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|e| unusable(format!("the certificate is not PEM: {e}")))?;
-        let first = chain.first().ok_or_else(|| unusable("there is no certificate".to_owned()))?;
-        let pair =
-            KeyPair::from_pem(&secret).map_err(|e| unusable(format!("the key cannot be read: {e}")))?;
-        if public_key(first).map_err(&unusable)? != rcgen::PublicKeyData::subject_public_key_info(&pair) {
-            return Err(unusable("the key is not the certificate's".to_owned()));
-        }
-        let issuer = Issuer::from_ca_cert_der(first, pair)
-            .map_err(|e| unusable(format!("the certificate is no CA's: {e}")))?;
-        let chain_pem = chain.iter().map(to_pem).collect();
-        Ok(Self { issuer, chain, chain_pem })
+    fn assemble(
+        issuer: Issuer<'static, KeyPair>,
+        chain: Vec<CertificateDer<'static>>,
+        chain_pem: Vec<String>,
+    ) -> Result<Self, String> {
+        let ends = chain.iter().map(|c| validity(c).map(|(_, not_after, _)| not_after));
+        let ends = ends.collect::<Result<Vec<_>, _>>().map_err(|e| e.to_string())?;
+        let not_after = ends.into_iter().min().ok_or("there is no certificate")?;
+        Ok(Self { issuer, chain, chain_pem, not_after })
     }
 
-    /// The CA kept in a directory, made there at the first start; the key's file can be read by its
-    /// owner only.
-    ///
-    /// # Errors
-    /// When files cannot be read or written.
-    pub fn open(directory: &Path, domain: &TrustDomain, now: SystemTime) -> Result<Self, CaError> {
-        let (certificate, key) = (directory.join("ca.pem"), directory.join("ca.key"));
-        if certificate.exists() || key.exists() {
-            return Self::load(&certificate, &key);
-        }
-        std::fs::create_dir_all(directory)
-            .map_err(|source| CaError::File { path: directory.to_owned(), source })?;
-        let (ca, secret) = Self::create(domain, now)?;
-        write(&key, secret.as_bytes(), 0o600)?;
-        write(&certificate, ca.chain_pem.concat().as_bytes(), 0o644)?;
-        Ok(ca)
+    /// Issues a certificate to nobody and proves it against the chain's last, as agents will: what
+    /// could not work is found at the start.
+    fn try_out(&self, now: SystemTime) -> Result<(), String> {
+        let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(|e| e.to_string())?;
+        let csr = CertificateParams::default().serialize_request(&key).and_then(|csr| csr.pem());
+        let nobody = "spiffe://lark.invalid/ns/nobody/sa/nobody".parse::<SpiffeId>();
+        let (csr, nobody) = (csr.map_err(|e| e.to_string())?, nobody.map_err(|e| e.to_string())?);
+        let leaf = self.leaf(&csr, &nobody, Duration::from_secs(60), now).map_err(|e| e.to_string())?;
+        let root = self.chain.last().cloned().into_iter().collect();
+        let bundle = TrustBundle::new(root).map_err(|e| e.to_string())?;
+        let last = self.chain.len().saturating_sub(1);
+        let between = self.chain.get(..last).unwrap_or_default();
+        verify_chain(leaf.der(), between, &bundle, now, Usage::Server)
+            .map(|_| ())
+            .map_err(|e| format!("a certificate that it issues does not verify: {e}"))
     }
 
     /// The root as PEM.
@@ -170,6 +185,20 @@ impl Ca {
         life: Duration,
         now: SystemTime,
     ) -> Result<Vec<String>, SignError> {
+        let leaf = self.leaf(csr, id, life, now)?;
+        Ok(std::iter::once(leaf.pem()).chain(self.chain_pem.iter().cloned()).collect())
+    }
+
+    fn leaf(
+        &self,
+        csr: &str,
+        id: &SpiffeId,
+        life: Duration,
+        now: SystemTime,
+    ) -> Result<rcgen::Certificate, SignError> {
+        if let Ok(since) = now.duration_since(self.not_after) {
+            return Err(SignError::Expired { since_seconds: since.as_secs() });
+        }
         if csr.len() > CSR_MAX {
             return Err(SignError::TooLarge(csr.len()));
         }
@@ -182,56 +211,54 @@ impl Ca {
         }
         let failed = |e: rcgen::Error| SignError::Sign(e.to_string());
         let uri = rcgen::string::Ia5String::try_from(id.as_str()).map_err(failed)?;
-        let mut params = leaf_params(life.min(SVID_LIFE), now);
+        let mut params = self.leaf_params(life.min(SVID_LIFE), now);
         params.subject_alt_names = vec![SanType::URI(uri)];
-        let leaf = params.signed_by(&request.public_key, &self.issuer).map_err(failed)?;
-        Ok(std::iter::once(leaf.pem()).chain(self.chain_pem.iter().cloned()).collect())
+        params.signed_by(&request.public_key, &self.issuer).map_err(failed)
     }
 
-    /// A certificate and key for the CA's own TLS listener. PEM of the chain, PEM of the key.
+    /// A certificate and key for the CA's own TLS listener, for these host names and addresses. The
+    /// key is PKCS#8 DER.
     ///
     /// # Errors
-    /// When it cannot be made.
+    /// When a name is none, or it cannot be made.
     pub fn serving(
         &self,
         names: &[String],
         life: Duration,
         now: SystemTime,
-    ) -> Result<(String, Zeroizing<String>), CaError> {
-        let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
-        let mut params = leaf_params(life, now);
-        params.subject_alt_names = names
-            .iter()
-            .map(|name| match name.parse::<IpAddr>() {
-                Ok(ip) => Ok(SanType::IpAddress(ip)),
-                Err(_) => rcgen::string::Ia5String::try_from(name.as_str()).map(SanType::DnsName),
-            })
-            .collect::<Result<_, _>>()?;
+    ) -> Result<(Vec<CertificateDer<'static>>, Zeroizing<Vec<u8>>), CaError> {
+        let key = Zeroizing::new(KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?);
+        let mut params = self.leaf_params(life, now);
+        params.subject_alt_names = names.iter().map(|name| host(name)).collect::<Result<_, _>>()?;
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        let leaf = params.signed_by(&key, &self.issuer)?;
-        let intermediates = self.chain_pem.len().saturating_sub(1);
-        let chain = std::iter::once(leaf.pem()).chain(self.chain_pem.iter().take(intermediates).cloned());
-        Ok((chain.collect(), Zeroizing::new(key.serialize_pem())))
+        let leaf = params.signed_by(&*key, &self.issuer)?;
+        // Whoever connects has the root.
+        let between = self.chain.len().saturating_sub(1);
+        let chain = std::iter::once(leaf.der().clone()).chain(self.chain.iter().take(between).cloned());
+        Ok((chain.collect(), Zeroizing::new(key.serialize_der())))
+    }
+
+    fn leaf_params(&self, life: Duration, now: SystemTime) -> CertificateParams {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.not_before = (now - BACKDATED).into();
+        // A leaf that outlived its CA would be refused without anybody seeing why.
+        params.not_after = (now + life).min(self.not_after).into();
+        params
     }
 }
 
-fn leaf_params(life: Duration, now: SystemTime) -> CertificateParams {
-    let mut params = CertificateParams::default();
-    params.distinguished_name = rcgen::DistinguishedName::new();
-    params.is_ca = IsCa::ExplicitNoCa;
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages =
-        vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-    params.not_before = (now - BACKDATED).into();
-    params.not_after = (now + life).into();
-    params
-}
-
-fn public_key(certificate: &CertificateDer<'_>) -> Result<Vec<u8>, String> {
-    use x509_parser::prelude::FromDer;
-    x509_parser::certificate::X509Certificate::from_der(certificate)
-        .map(|(_, c)| c.public_key().raw.to_vec())
-        .map_err(|e| e.to_string())
+fn host(name: &str) -> Result<SanType, CaError> {
+    let wrong = || CaError::Name(name.to_owned());
+    if let Ok(ip) = name.parse::<IpAddr>() {
+        return if ip.is_unspecified() { Err(wrong()) } else { Ok(SanType::IpAddress(ip)) };
+    }
+    ServerName::try_from(name).map_err(|_| wrong())?;
+    rcgen::string::Ia5String::try_from(name).map(SanType::DnsName).map_err(|_| wrong())
 }
 
 fn to_pem(certificate: &CertificateDer<'_>) -> String {
@@ -239,21 +266,6 @@ fn to_pem(certificate: &CertificateDer<'_>) -> String {
     let lines: Vec<&str> =
         body.as_bytes().chunks(64).filter_map(|line| std::str::from_utf8(line).ok()).collect();
     format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
-}
-
-/// Writes a file that appears complete or not at all.
-fn write(path: &Path, contents: &[u8], mode: u32) -> Result<(), CaError> {
-    let failed = |source| CaError::File { path: path.to_owned(), source };
-    let draft = path.with_extension("new");
-    let mut file = std::fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(mode)
-        .open(&draft)
-        .map_err(failed)?;
-    file.write_all(contents).and_then(|()| file.sync_all()).map_err(failed)?;
-    std::fs::rename(&draft, path).map_err(failed)
 }
 
 #[cfg(test)]

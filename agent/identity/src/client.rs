@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use lark_core::identity::SpiffeId;
+use rustls::CertificateError;
 use tonic::client::Grpc;
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::metadata::MetadataValue;
@@ -39,12 +40,42 @@ pub enum RequestError {
         what: String,
     },
     /// There was no connection.
-    #[error("the CA at {url} cannot be reached: {what}")]
+    #[error("the CA at {url} cannot be reached: {what}; is the controller running, and is that its address?")]
     Unreachable {
         /// The CA.
         url: String,
         /// The innermost cause.
         what: String,
+    },
+    /// Something answers there that the root file does not vouch for.
+    #[error(
+        "the TLS certificate of the CA at {url} is not accepted: {what}; is {root} the root of that CA, and is the host in the URL among the controller's --san?"
+    )]
+    NotTrusted {
+        /// The CA.
+        url: String,
+        /// The file with the accepted roots.
+        root: PathBuf,
+        /// What is wrong with the certificate.
+        what: String,
+    },
+    /// Its TLS certificate is of another time than this node's clock.
+    #[error(
+        "the TLS certificate of the CA at {url} is {what} by this node's clock: the clocks differ, set this node's or the controller's right"
+    )]
+    ClockSkew {
+        /// The CA.
+        url: String,
+        /// `not valid before ...` or `expired since ...`.
+        what: String,
+    },
+    /// The token cannot be sent.
+    #[error(
+        "the token in {path} is empty or has characters that no header may have; make one with `lark token`"
+    )]
+    Token {
+        /// The file.
+        path: PathBuf,
     },
     /// It does not know this node.
     #[error(
@@ -127,10 +158,14 @@ impl Issuer for CaClient {
             .timeout(TIMEOUT)
             .connect()
             .await
-            .map_err(|e| RequestError::Unreachable { url: self.url.clone(), what: innermost(&e) })?;
+            .map_err(|e| self.no_connection(&e))?;
         let mut request = Request::new(IstioCertificateRequest::new(csr, life, identity.as_str()));
-        let mut bearer = MetadataValue::try_from(format!("Bearer {}", token.trim()))
-            .map_err(|_| url("the token has characters that no header may have".to_owned()))?;
+        let no_token = || RequestError::Token { path: self.token.clone() };
+        if token.trim().is_empty() {
+            return Err(no_token());
+        }
+        let mut bearer =
+            MetadataValue::try_from(format!("Bearer {}", token.trim())).map_err(|_| no_token())?;
         bearer.set_sensitive(true);
         request.metadata_mut().insert("authorization", bearer);
         let mut grpc = Grpc::new(channel).max_decoding_message_size(MESSAGE_MAX);
@@ -146,6 +181,29 @@ impl Issuer for CaClient {
 }
 
 impl CaClient {
+    /// Tells a certificate that is not accepted and a wrong clock from a CA that is not there.
+    fn no_connection(&self, error: &(dyn std::error::Error + 'static)) -> RequestError {
+        let url = self.url.clone();
+        match tls_error(error) {
+            Some(rustls::Error::InvalidCertificate(why)) => match why {
+                CertificateError::NotValidYet => {
+                    RequestError::ClockSkew { url, what: "not valid yet".to_owned() }
+                }
+                CertificateError::Expired => RequestError::ClockSkew { url, what: "expired".to_owned() },
+                CertificateError::NotValidYetContext { time, not_before } => {
+                    let early = not_before.as_secs().saturating_sub(time.as_secs());
+                    RequestError::ClockSkew { url, what: format!("valid only in {early} s") }
+                }
+                CertificateError::ExpiredContext { time, not_after } => {
+                    let late = time.as_secs().saturating_sub(not_after.as_secs());
+                    RequestError::ClockSkew { url, what: format!("expired since {late} s") }
+                }
+                other => RequestError::NotTrusted { url, root: self.root.clone(), what: other.to_string() },
+            },
+            _ => RequestError::Unreachable { url, what: innermost(error) },
+        }
+    }
+
     fn explain(&self, identity: &SpiffeId, status: &Status) -> RequestError {
         let (url, what) = (self.url.clone(), status.message().chars().take(300).collect());
         match status.code() {
@@ -157,6 +215,23 @@ impl CaClient {
             code => RequestError::Failed { url, code, what },
         }
     }
+}
+
+/// The TLS error among the causes of an error, if that is what it was. An `io::Error` does not name what
+/// it wraps as its source, so it is opened.
+fn tls_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(tls) = error.downcast_ref::<rustls::Error>() {
+            return Some(tls);
+        }
+        let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        if let Some(tls) = wrapped.and_then(|w| w.downcast_ref::<rustls::Error>()) {
+            return Some(tls);
+        }
+        cause = error.source();
+    }
+    None
 }
 
 /// The innermost cause of an error: what a person can act on.

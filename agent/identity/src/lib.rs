@@ -7,6 +7,8 @@
 pub mod ca;
 /// Asking a CA over the network.
 pub mod client;
+/// The CA's TLS listener, and its own certificate.
+pub mod listener;
 /// The CA API's messages.
 pub mod protocol;
 /// The CA API's accepting end: who asks, and may he have it?

@@ -1,10 +1,11 @@
 //! The CA API's accepting end: who asks, and may he have it?
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
@@ -15,10 +16,15 @@ use tonic::server::{Grpc, NamedService, UnaryService};
 use tonic::{Code, Request, Response, Status};
 use tonic_prost::ProstCodec;
 
-use crate::ca::Ca;
+use crate::ca::{Ca, SignError};
 use crate::protocol::{
     CREATE_CERTIFICATE, IstioCertificateRequest, IstioCertificateResponse, MESSAGE_MAX, SERVICE,
 };
+
+/// Characters of a refusal's sentence that are sent and logged.
+const SENTENCE_MAX: usize = 600;
+/// Characters of an identity that was asked for, in the log.
+const IDENTITY_SHOWN: usize = 300;
 
 /// Says which node a bearer token belongs to.
 pub trait Authenticator: Send + Sync + 'static {
@@ -35,6 +41,12 @@ pub trait Placement: Send + Sync + 'static {
 impl Authenticator for crate::token::JoinTokens {
     fn node(&self, token: &str) -> Option<Arc<str>> {
         Self::node(self, token)
+    }
+}
+
+impl Authenticator for Arc<crate::token::TokenFile> {
+    fn node(&self, token: &str) -> Option<Arc<str>> {
+        self.tokens().node(token)
     }
 }
 
@@ -60,26 +72,49 @@ pub enum IssueError {
     },
     /// The CSR is not acceptable.
     #[error(transparent)]
-    Csr(#[from] crate::ca::SignError),
+    Csr(#[from] SignError),
 }
 
 impl IssueError {
+    /// The reason in one word, from a closed set, for counters and logs.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Unauthenticated => "unauthenticated",
+            Self::NoIdentity => "no_identity",
+            Self::BadIdentity(_) => "bad_identity",
+            Self::NotPlaced { .. } => "not_placed",
+            Self::Csr(SignError::TooLarge(_)) => "csr_too_large",
+            Self::Csr(SignError::Csr(_)) => "csr_unusable",
+            Self::Csr(SignError::KeyKind) => "csr_key_kind",
+            Self::Csr(SignError::Expired { .. }) => "ca_expired",
+            Self::Csr(SignError::Sign(_)) => "signing_failed",
+        }
+    }
+
     fn code(&self) -> Code {
         match self {
             Self::Unauthenticated => Code::Unauthenticated,
             Self::NotPlaced { .. } => Code::PermissionDenied,
-            Self::Csr(crate::ca::SignError::Sign(_)) => Code::Internal,
+            Self::Csr(SignError::Sign(_)) => Code::Internal,
+            Self::Csr(SignError::Expired { .. }) => Code::FailedPrecondition,
             Self::NoIdentity | Self::BadIdentity(_) | Self::Csr(_) => Code::InvalidArgument,
         }
     }
 }
 
 struct Inner {
-    ca: Ca,
+    ca: Arc<Ca>,
     authenticator: Box<dyn Authenticator>,
     placement: Box<dyn Placement>,
     issued: AtomicU64,
-    refused: AtomicU64,
+    refused: Mutex<BTreeMap<&'static str, u64>>,
+}
+
+/// What was asked, as far as it is known when it is refused.
+#[derive(Default)]
+struct Asked {
+    node: Option<Arc<str>>,
+    identity: Option<String>,
 }
 
 /// The service, to be served by tonic.
@@ -94,13 +129,13 @@ impl std::fmt::Debug for CaService {
 
 impl CaService {
     /// A service that issues from `ca`.
-    pub fn new(ca: Ca, authenticator: impl Authenticator, placement: impl Placement) -> Self {
+    pub fn new(ca: Arc<Ca>, authenticator: impl Authenticator, placement: impl Placement) -> Self {
         Self(Arc::new(Inner {
             ca,
             authenticator: Box::new(authenticator),
             placement: Box::new(placement),
             issued: AtomicU64::new(0),
-            refused: AtomicU64::new(0),
+            refused: Mutex::default(),
         }))
     }
 
@@ -109,12 +144,23 @@ impl CaService {
         &self.0.ca
     }
 
-    /// Certificates issued and requests refused so far.
-    pub fn counts(&self) -> (u64, u64) {
-        (self.0.issued.load(Ordering::Relaxed), self.0.refused.load(Ordering::Relaxed))
+    /// Certificates issued so far.
+    pub fn issued(&self) -> u64 {
+        self.0.issued.load(Ordering::Relaxed)
     }
 
-    fn issue(&self, request: &Request<IstioCertificateRequest>) -> Result<Vec<String>, IssueError> {
+    /// Requests refused so far, by [`IssueError::label`].
+    pub fn refused(&self) -> BTreeMap<&'static str, u64> {
+        self.0.refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn issue(
+        &self,
+        request: &Request<IstioCertificateRequest>,
+        asked: &mut Asked,
+    ) -> Result<Vec<String>, IssueError> {
+        let message = request.get_ref();
+        asked.identity = message.identity().map(|identity| clip(identity, IDENTITY_SHOWN));
         let token = request
             .metadata()
             .get("authorization")
@@ -122,14 +168,14 @@ impl CaService {
             .and_then(|v| v.strip_prefix("Bearer "))
             .ok_or(IssueError::Unauthenticated)?;
         let node = self.0.authenticator.node(token).ok_or(IssueError::Unauthenticated)?;
-        let message = request.get_ref();
+        asked.node = Some(node.clone());
         let identity: SpiffeId =
             message.identity().ok_or(IssueError::NoIdentity)?.parse().map_err(IssueError::BadIdentity)?;
         if !self.0.placement.runs(&node, &identity) {
             return Err(IssueError::NotPlaced { node, identity });
         }
-        let asked = u64::try_from(message.validity_duration).unwrap_or(0);
-        let life = if asked == 0 { SVID_LIFE } else { Duration::from_secs(asked) };
+        let wanted = u64::try_from(message.validity_duration).unwrap_or(0);
+        let life = if wanted == 0 { SVID_LIFE } else { Duration::from_secs(wanted) };
         let chain = self.0.ca.sign(&message.csr, &identity, life, SystemTime::now())?;
         tracing::info!(%node, %identity, "certificate issued");
         Ok(chain)
@@ -139,19 +185,35 @@ impl CaService {
         &self,
         request: &Request<IstioCertificateRequest>,
     ) -> Result<Response<IstioCertificateResponse>, Status> {
-        match self.issue(request) {
+        let mut asked = Asked::default();
+        match self.issue(request, &mut asked) {
             Ok(cert_chain) => {
                 self.0.issued.fetch_add(1, Ordering::Relaxed);
                 Ok(Response::new(IstioCertificateResponse { cert_chain }))
             }
             Err(error) => {
-                self.0.refused.fetch_add(1, Ordering::Relaxed);
+                let reason = error.label();
+                *self.0.refused.lock().unwrap_or_else(PoisonError::into_inner).entry(reason).or_default() +=
+                    1;
                 let peer = request.remote_addr().map(|a| a.to_string()).unwrap_or_default();
-                tracing::warn!(%error, peer, "certificate refused");
-                Err(Status::new(error.code(), error.to_string()))
+                let sentence = clip(&error.to_string(), SENTENCE_MAX);
+                tracing::warn!(
+                    reason,
+                    peer,
+                    node = asked.node.as_deref().unwrap_or("unknown"),
+                    identity = asked.identity.as_deref().unwrap_or("none"),
+                    error = sentence,
+                    "certificate refused"
+                );
+                Err(Status::new(error.code(), sentence))
             }
         }
     }
+}
+
+/// The beginning of a text that somebody else chose: it goes into a log line and a header.
+fn clip(text: &str, most: usize) -> String {
+    text.chars().take(most).collect()
 }
 
 impl NamedService for CaService {

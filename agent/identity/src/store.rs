@@ -10,10 +10,11 @@ use lark_core::identity::SpiffeId;
 use lark_core::identity::schedule::{backoff, renew_at, warn_at};
 use rcgen::{CertificateParams, KeyPair};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::sign::CertifiedKey;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use zeroize::Zeroizing;
 
 use crate::client::{Issuer, RequestError};
 use crate::svid::{Svid, TrustBundle};
@@ -268,7 +269,7 @@ impl SvidStore {
             Ok(svid) => {
                 tracing::info!(identity = %id, serial = %svid.serial, "certificate obtained");
                 *entry = Due {
-                    at: renew_at(svid.not_before, svid.not_after, chance),
+                    at: renew_at(svid.not_before, svid.not_after, self.now(), chance),
                     failures: 0,
                     running: false,
                 };
@@ -286,12 +287,7 @@ impl SvidStore {
 
     /// One new certificate, verified before anybody sees it.
     async fn obtain<I: Issuer>(&self, issuer: &I, id: &SpiffeId) -> Result<Svid, RenewError> {
-        let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)
-            .map_err(|e| RenewError::Key(e.to_string()))?;
-        let csr = CertificateParams::default()
-            .serialize_request(&key)
-            .and_then(|csr| csr.pem())
-            .map_err(|e| RenewError::Key(e.to_string()))?;
+        let (key, csr) = key_and_csr()?;
         let answer = issuer.issue(csr, id, SVID_LIFE).await?;
         accept(&answer, &key, id, &self.bundle(), self.now())
     }
@@ -302,6 +298,16 @@ struct Due {
     at: SystemTime,
     failures: u32,
     running: bool,
+}
+
+/// A new key, wiped from memory once its last use here is over, and the request to sign it. The request
+/// names nobody: who it is for is said beside it, and settled by the CA.
+fn key_and_csr() -> Result<(Zeroizing<KeyPair>, String), RenewError> {
+    let failed = |e: rcgen::Error| RenewError::Key(e.to_string());
+    let key = Zeroizing::new(KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(failed)?);
+    let csr =
+        CertificateParams::default().serialize_request(&*key).and_then(|csr| csr.pem()).map_err(failed)?;
+    Ok((key, csr))
 }
 
 fn chance() -> u32 {
@@ -338,7 +344,7 @@ fn accept(
         }
     }
     let (not_before, not_after, serial) = validity(leaf)?;
-    let secret = PrivateKeyDer::try_from(key.serialize_der()).map_err(|e| RenewError::Key(e.to_owned()))?;
+    let secret = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialized_der()));
     let signing = rustls::crypto::aws_lc_rs::sign::any_ecdsa_type(&secret)
         .map_err(|e| RenewError::Key(e.to_string()))?;
     // The root is known to whoever accepts it, and proves nothing to others.
@@ -364,12 +370,7 @@ pub fn issue_directly(
     bundle: &TrustBundle,
     now: SystemTime,
 ) -> Result<Svid, RenewError> {
-    let key =
-        KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(|e| RenewError::Key(e.to_string()))?;
-    let csr = CertificateParams::default()
-        .serialize_request(&key)
-        .and_then(|csr| csr.pem())
-        .map_err(|e| RenewError::Key(e.to_string()))?;
+    let (key, csr) = key_and_csr()?;
     let answer = ca.sign(&csr, id, life, now).map_err(|e| RenewError::Answer(e.to_string()))?;
     accept(&answer, &key, id, bundle, now)
 }

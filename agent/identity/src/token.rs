@@ -2,12 +2,16 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use aws_lc_rs::{constant_time, digest, rand};
 
 /// Bytes of a token before encoding.
 const TOKEN_BYTES: usize = 32;
+/// How often the file is looked at: a node that joins waits no longer than that.
+const RELOAD_EVERY: Duration = Duration::from_secs(2);
 
 /// Why a file of tokens cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -59,8 +63,10 @@ impl JoinTokens {
     /// # Errors
     /// When it cannot be read or a line is wrong.
     pub fn load(path: &Path) -> Result<Self, TokenError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| TokenError::File { path: path.to_owned(), source })?;
+        Self::parse(path, &read(path)?)
+    }
+
+    fn parse(path: &Path, text: &str) -> Result<Self, TokenError> {
         let mut nodes = HashMap::new();
         for (number, line) in text.lines().enumerate() {
             let wrong = |what| TokenError::Line { path: path.to_owned(), line: number + 1, what };
@@ -95,6 +101,65 @@ impl JoinTokens {
     }
 }
 
+fn read(path: &Path) -> Result<String, TokenError> {
+    std::fs::read_to_string(path).map_err(|source| TokenError::File { path: path.to_owned(), source })
+}
+
+/// A file of join tokens that may change while the controller runs.
+#[derive(Debug)]
+pub struct TokenFile {
+    path: PathBuf,
+    /// What was last read, so that nothing is told twice.
+    text: Mutex<Result<String, String>>,
+    tokens: ArcSwap<JoinTokens>,
+}
+
+impl TokenFile {
+    /// Reads the file.
+    ///
+    /// # Errors
+    /// When it cannot be read or a line is wrong.
+    pub fn open(path: &Path) -> Result<Self, TokenError> {
+        let text = read(path)?;
+        let tokens = ArcSwap::from_pointee(JoinTokens::parse(path, &text)?);
+        Ok(Self { path: path.to_owned(), text: Mutex::new(Ok(text)), tokens })
+    }
+
+    /// The tokens as of the last good reading.
+    pub fn tokens(&self) -> Arc<JoinTokens> {
+        self.tokens.load_full()
+    }
+
+    /// Reads the file again. One that is not usable keeps what was known, and is told of once.
+    pub fn reload(&self) {
+        let read = read(&self.path);
+        let seen = match &read {
+            Ok(text) => Ok(text.clone()),
+            Err(error) => Err(error.to_string()),
+        };
+        let mut last = self.text.lock().unwrap_or_else(PoisonError::into_inner);
+        if *last == seen {
+            return;
+        }
+        *last = seen;
+        match read.and_then(|text| JoinTokens::parse(&self.path, &text)) {
+            Ok(tokens) => {
+                tracing::info!(path = %self.path.display(), nodes = tokens.nodes.len(), "join tokens loaded");
+                self.tokens.store(Arc::new(tokens));
+            }
+            Err(error) => tracing::error!(%error, "join tokens not usable; those known before stay"),
+        }
+    }
+
+    /// Reads the file again every two seconds, for ever. To be dropped at will.
+    pub async fn follow(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(RELOAD_EVERY).await;
+            self.reload();
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -110,7 +175,31 @@ mod tests {
         assert_eq!(tokens.node(&one).as_deref(), Some("one"));
         assert_eq!(tokens.node(&hash_one), None);
         assert_eq!(tokens.node(""), None);
+        std::fs::write(&path, format!("one {hash_one}\none {hash_one}")).unwrap();
+        assert!(JoinTokens::load(&path).unwrap_err().to_string().contains("line 2: the node has a token"));
         std::fs::write(&path, "one").unwrap();
         assert!(JoinTokens::load(&path).unwrap_err().to_string().contains("line 1: there is no hash"));
+    }
+
+    #[test]
+    fn a_changed_file_counts_and_a_broken_one_does_not() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("tokens");
+        let ((one, hash_one), (two, hash_two)) = (generate().unwrap(), generate().unwrap());
+        std::fs::write(&path, format!("one {hash_one}\n")).unwrap();
+        let file = TokenFile::open(&path).unwrap();
+        let nodes = || [&one, &two].map(|token| file.tokens().node(token).map(|n| n.to_string()));
+        assert_eq!(nodes(), [Some("one".to_owned()), None]);
+        std::fs::write(&path, format!("two {hash_two}\n")).unwrap();
+        file.reload();
+        assert_eq!(nodes(), [None, Some("two".to_owned())]);
+        for broken in [Some("one nonsense"), None] {
+            match broken {
+                Some(text) => std::fs::write(&path, text).unwrap(),
+                None => std::fs::remove_file(&path).unwrap(),
+            }
+            file.reload();
+            assert_eq!(nodes(), [None, Some("two".to_owned())]);
+        }
     }
 }

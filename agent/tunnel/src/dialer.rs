@@ -1,24 +1,17 @@
-//! The dialling end, with the worker's pool of tunnels.
-//!
-//! Invariants:
-//! - Streams share a tunnel only if source identity, destination identity and node agree.
-//! - One handshake at a time for each such key; others wait for it and share its outcome.
-//! - A tunnel that must take no more streams is dropped from the pool and ends when its last stream does.
+//! The dialling end, with the worker's pool of tunnels. Which tunnel a stream takes is decided by
+//! [`lark_core::pool`]; here it is done.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 
 use lark_core::framing::ConnectRequest;
 use lark_core::observe::ByteCounters;
-use lark_core::pool::{Choice, Facts, PoolKey, choose, pause};
+use lark_core::pool::{Facts, Limits, Pool, PoolKey, Want};
 use lark_core::reason::Reason;
 use lark_identity::SvidStore;
-use lark_identity::svid::TrustBundle;
-use lark_identity::verify::{VerifyError, validity};
-use lark_sys::socket::{reset_on_close, set_congestion, set_nodelay};
+use lark_identity::verify::validity;
+use lark_sys::socket::{set_congestion, set_nodelay};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, Connection};
@@ -27,40 +20,37 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::ended::{Ended, Refusal};
-use crate::engine::{Engine, Open, Outcome, Shared, TunnelError};
-use crate::handshake;
-use crate::record::{RecordError, Records};
+use crate::engine::{Engine, Open, Shared, TunnelError};
+use crate::fate::{self, News, Outcome};
+use crate::handshake::{self, HandshakeError};
+use crate::pod::Pod;
+use crate::proof::Proof;
+use crate::record::Records;
 use crate::settings::{Observer, Side, TunnelSettings};
+use crate::stream::Carried;
 use crate::tls;
 
-/// Other tunnels tried before a stream gives up.
+/// Tunnels tried before a stream gives up.
 const ATTEMPTS: usize = 4;
-/// Tunnels to one node for one pair of identities.
-const TUNNELS_A_KEY: usize = 8;
 
+/// A tunnel as the pool has it. While anybody has it, it stays open for streams.
 struct Tunnel {
     commands: mpsc::UnboundedSender<Open>,
     shared: Rc<Shared>,
-    opened: Instant,
-    expires: SystemTime,
-    bundle: Arc<TrustBundle>,
+    proof: Proof,
 }
 
-#[derive(Default)]
-struct Slot {
-    tunnels: Vec<Rc<Tunnel>>,
-    /// The outcome of the handshake under way, for all who wait for it.
-    opening: Option<watch::Receiver<Option<Result<(), Refusal>>>>,
-    failures: u32,
-    failed: Option<(Instant, Refusal)>,
-}
+/// The outcome of a handshake under way, for all who wait for it.
+type Opening = watch::Receiver<Option<Result<(), Refusal>>>;
 
 struct Inner {
     svids: SvidStore,
     settings: TunnelSettings,
     observer: Rc<dyn Observer>,
     provider: Arc<CryptoProvider>,
-    slots: RefCell<HashMap<PoolKey, Slot>>,
+    pool: RefCell<Pool<Rc<Tunnel>, Opening, Refusal>>,
+    /// The moment that the pool's times count from.
+    began: Instant,
 }
 
 /// A worker's dialling end. Must be used within a `LocalSet`.
@@ -69,110 +59,112 @@ pub struct Dialer(Rc<Inner>);
 
 impl std::fmt::Debug for Dialer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Dialer").field("keys", &self.0.slots.borrow().len()).finish_non_exhaustive()
+        f.debug_struct("Dialer").field("tunnels", &self.tunnels()).finish_non_exhaustive()
     }
 }
 
 impl Dialer {
     /// A dialling end without tunnels.
     pub fn new(svids: SvidStore, settings: TunnelSettings, observer: Rc<dyn Observer>) -> Self {
+        let limits = Limits { max_age: settings.max_age, tunnels: settings.tunnels_a_key };
         Self(Rc::new(Inner {
             svids,
             settings,
             observer,
             provider: tls::provider(),
-            slots: RefCell::default(),
+            pool: RefCell::new(Pool::new(limits)),
+            began: Instant::now(),
         }))
     }
 
-    /// Carries a pod's connection to its destination and returns at its end. `opened` is called once,
-    /// when the other end has answered; by then both identities are proved.
+    /// Tunnels of this worker that may take streams.
+    pub fn tunnels(&self) -> usize {
+        self.0.pool.borrow().tunnels()
+    }
+
+    /// Forgets all tunnels: each ends with its last stream. A stream that comes later opens another.
+    pub fn drain(&self) {
+        self.0.pool.borrow_mut().clear();
+    }
+
+    /// Carries a pod's accepted socket to its destination and returns at the connection's end.
+    /// `opened` is called once, when the other end has answered that the connection is open; by then
+    /// both identities are proved, the destination's being the key's.
     ///
-    /// Whatever does not end in order has reset the pod's socket. Dropping the future does not stop
-    /// the connection.
+    /// Whatever does not end in order has reset the pod's socket, and says why. Dropping the future
+    /// before `opened` may abandon the connection, with a reset of the pod's socket or its end; later
+    /// it only stops the reports, the connection goes on.
     pub async fn carry(
         &self,
         key: PoolKey,
         request: ConnectRequest,
         pod: TcpStream,
         counters: Arc<ByteCounters>,
-        opened: impl FnOnce() + 'static,
+        opened: impl FnOnce(),
     ) -> Ended {
-        let mut parts = (request, pod, counters, Box::new(opened) as Box<dyn FnOnce()>);
+        let mut opened = Some(opened);
+        let pod = Pod::new(pod);
+        let mut carried = Carried { request, pod, counters, early: Vec::new(), pod_ended: false };
         for _ in 0..ATTEMPTS {
             let tunnel = match self.tunnel(&key).await {
                 Ok(tunnel) => tunnel,
                 Err(refusal) => {
-                    reset_on_close(&parts.1);
+                    carried.pod.reset_on_close();
                     return Ended::refused(refusal);
                 }
             };
-            let (outcome, ended) = oneshot::channel();
-            let (request, pod, counters, on_open) = parts;
-            let open = Open { request, pod, counters, on_open, outcome };
+            let (teller, mut listener) = fate::channel();
             tunnel.shared.streams.set(tunnel.shared.streams.get() + 1);
-            let sent = tunnel.commands.send(open);
+            if let Err(mpsc::error::SendError(open)) = tunnel.commands.send(Open { carried, teller }) {
+                self.forget(&key, &tunnel.shared);
+                carried = open.carried;
+                continue;
+            }
             // The pool's own reference is what keeps the tunnel open.
             drop(tunnel);
-            match sent {
-                Err(mpsc::error::SendError(open)) => {
-                    parts = (open.request, open.pod, open.counters, open.on_open);
-                    self.retire_closed(&key);
-                }
-                Ok(()) => match ended.await {
-                    Ok(Outcome::Ended(ended)) => return ended,
-                    Ok(Outcome::NotOpened(back)) => parts = *back,
-                    Err(_) => {
-                        return Ended::refused(Refusal::new(Reason::TunnelLost, "the tunnel's task ended"));
+            let mut established = false;
+            carried = loop {
+                match listener.next().await {
+                    News::Opened => {
+                        established = true;
+                        if let Some(opened) = opened.take() {
+                            opened();
+                        }
                     }
-                },
-            }
+                    News::Over(Outcome::Ended(ended)) => return ended,
+                    News::Over(Outcome::NotTaken(back)) => break *back,
+                    News::Gone => {
+                        let detail = format!("the task of the tunnel to {} ended", key.node);
+                        return Ended::lost(established, Refusal::new(Reason::TunnelLost, detail));
+                    }
+                }
+            };
         }
-        reset_on_close(&parts.1);
+        carried.pod.reset_on_close();
         Ended::refused(Refusal::new(
             Reason::TunnelLost,
-            format!("{ATTEMPTS} tunnels to {} took no more streams", key.node),
+            format!("{ATTEMPTS} tunnels to {} as {} took no more streams", key.node, key.destination),
         ))
     }
 
-    fn retire_closed(&self, key: &PoolKey) {
-        if let Some(slot) = self.0.slots.borrow_mut().get_mut(key) {
-            slot.tunnels.retain(|t| !t.commands.is_closed());
-        }
+    fn forget(&self, key: &PoolKey, shared: &Rc<Shared>) {
+        self.0.pool.borrow_mut().closed(key, |tunnel| Rc::ptr_eq(&tunnel.shared, shared));
     }
 
     /// A tunnel that takes a stream: one that is there, or a new one.
     async fn tunnel(&self, key: &PoolKey) -> Result<Rc<Tunnel>, Refusal> {
         loop {
-            let mut waiting = {
-                let mut slots = self.0.slots.borrow_mut();
-                let slot = slots.entry(key.clone()).or_default();
-                if let Some(tunnel) = self.usable(slot) {
-                    return Ok(tunnel);
+            let mut opening = match self.want(key) {
+                Want::Use(tunnel) => return Ok(tunnel),
+                Want::Failed(refusal) => return Err(refusal),
+                Want::Full(count) => {
+                    let detail = format!("{count} tunnels to {} as {} are full", key.node, key.destination);
+                    return Err(Refusal::new(Reason::LimitReached, detail));
                 }
-                if slot.tunnels.len() >= TUNNELS_A_KEY {
-                    return Err(Refusal::new(
-                        Reason::LimitReached,
-                        format!("{TUNNELS_A_KEY} tunnels to {} are full", key.node),
-                    ));
-                }
-                if let Some((when, refusal)) = &slot.failed
-                    && when.elapsed() < pause(slot.failures)
-                {
-                    return Err(refusal.clone());
-                }
-                match &slot.opening {
-                    Some(opening) => opening.clone(),
-                    None => {
-                        let (done, opening) = watch::channel(None);
-                        slot.opening = Some(opening.clone());
-                        // A task of its own: whoever asked first may go, others still wait.
-                        tokio::task::spawn_local(self.clone().open(key.clone(), done));
-                        opening
-                    }
-                }
+                Want::Wait(opening) => opening,
+                Want::Open => self.begin(key),
             };
-            let outcome = waiting.wait_for(Option::is_some).await.ok().and_then(|o| o.clone());
+            let outcome = opening.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone());
             match outcome {
                 Some(Ok(())) => {}
                 Some(Err(refusal)) => return Err(refusal),
@@ -181,15 +173,16 @@ impl Dialer {
         }
     }
 
-    fn usable(&self, slot: &mut Slot) -> Option<Rc<Tunnel>> {
-        let now = self.0.svids.now();
-        let bundle = self.0.svids.bundle();
-        let max_age = self.0.settings.max_age;
-        slot.tunnels.retain(|tunnel| choose(&facts(tunnel, now, &bundle), max_age) != Choice::Retire);
-        slot.tunnels
-            .iter()
-            .find(|tunnel| choose(&facts(tunnel, now, &bundle), max_age) == Choice::Use)
-            .cloned()
+    fn want(&self, key: &PoolKey) -> Want<Rc<Tunnel>, Opening, Refusal> {
+        self.0.pool.borrow_mut().want(key, self.0.began.elapsed(), |tunnel| tunnel.facts())
+    }
+
+    /// Begins a handshake in a task of its own: whoever asked first may go, others still wait.
+    fn begin(&self, key: &PoolKey) -> Opening {
+        let (done, opening) = watch::channel(None);
+        self.0.pool.borrow_mut().opening(key.clone(), self.0.began.elapsed(), opening.clone());
+        tokio::task::spawn_local(self.clone().open(key.clone(), done));
+        opening
     }
 
     async fn open(self, key: PoolKey, done: watch::Sender<Option<Result<(), Refusal>>>) {
@@ -201,27 +194,28 @@ impl Dialer {
                 format!("the agent at {} did not complete a handshake within {limit:?}", key.node),
             ))
         });
-        let outcome = result.as_ref().map(|_| ()).map_err(|r| r.reason);
+        let outcome = result.as_ref().map(|_| ()).map_err(|refusal| refusal.reason);
         self.0.observer.handshake(Side::Client, outcome, began.elapsed());
-        let mut slots = self.0.slots.borrow_mut();
-        let slot = slots.entry(key.clone()).or_default();
-        slot.opening = None;
+        let now = self.0.began.elapsed();
+        let mut pool = self.0.pool.borrow_mut();
         let told = match result {
             Ok(tunnel) => {
-                slot.failures = 0;
-                slot.failed = None;
-                slot.tunnels.push(Rc::new(tunnel));
+                let (closed, shared) = (tunnel.commands.is_closed(), tunnel.shared.clone());
+                pool.opened(&key, now, Rc::new(tunnel));
+                if closed {
+                    // It ended before it was known here, so nobody else takes it out.
+                    pool.closed(&key, |tunnel| Rc::ptr_eq(&tunnel.shared, &shared));
+                }
                 Ok(())
             }
             Err(refusal) => {
                 tracing::warn!(node = %key.node, source = %key.source, destination = %key.destination,
                     reason = %refusal.reason, detail = refusal.detail, "no tunnel");
-                slot.failures = slot.failures.saturating_add(1);
-                slot.failed = Some((Instant::now(), refusal.clone()));
+                pool.failed(&key, now, refusal.clone());
                 Err(refusal)
             }
         };
-        drop(slots);
+        drop(pool);
         let _ = done.send(Some(told));
     }
 
@@ -234,104 +228,93 @@ impl Dialer {
             )
         })?;
         let bundle = inner.svids.bundle();
-        let unreachable = |e: std::io::Error| {
-            Refusal::new(
-                Reason::TunnelUnreachable,
-                format!("the agent at {} cannot be reached: {e}", key.node),
-            )
-        };
-        let socket = TcpStream::connect(key.node).await.map_err(unreachable)?;
+        let socket = TcpStream::connect(key.node).await.map_err(|e| {
+            let detail = format!("the agent at {} cannot be reached: {e}", key.node);
+            Refusal::new(Reason::TunnelUnreachable, detail)
+        })?;
         set_nodelay(&socket);
         if let Some(congestion) = &inner.settings.congestion {
             set_congestion(&socket, congestion);
         }
-        let failed = |e: RecordError| explain(key, &e);
-        let config = tls::client(&inner.provider, &own, bundle.clone(), &key.destination)
+        let failed = |error: HandshakeError| explain(key, &error);
+        let config = tls::client(&inner.provider, &own, &inner.svids, &key.destination)
             .map_err(|e| failed(e.into()))?;
         let name = ServerName::try_from(crate::name::server_name(&key.destination))
-            .map_err(|_| Refusal::new(Reason::TunnelHandshake, "the identity makes no server name"))?;
-        let mut tls =
-            Connection::from(ClientConnection::new(Arc::new(config), name).map_err(|e| failed(e.into()))?);
+            .map_err(|e| Refusal::new(Reason::TunnelHandshake, format!("{}: {e}", key.destination)))?;
+        let tls = ClientConnection::new(Arc::new(config), name).map_err(|e| failed(e.into()))?;
+        let mut tls = Connection::from(tls);
         handshake::complete(&socket, &mut tls).await.map_err(failed)?;
-        let peer_expires = tls
-            .peer_certificates()
-            .and_then(|chain| chain.first())
-            .and_then(|leaf| validity(leaf).ok())
-            .map_or(own.not_after, |(_, not_after, _)| not_after);
+        let leaf = tls.peer_certificates().and_then(|chain| chain.first());
+        let (_, peer_expires, _) = leaf
+            .ok_or(HandshakeError::Closed)
+            .and_then(|leaf| validity(leaf).map_err(HandshakeError::Certificate))
+            .map_err(failed)?;
+        let (commands, shared) = self.start(key, Records::new(socket, tls)).await?;
+        let proof = Proof::new(inner.svids.clone(), own.not_after.min(peer_expires), bundle);
+        Ok(Tunnel { commands, shared, proof })
+    }
+
+    /// Starts the tunnel's task and waits until the other end has accepted us. Only its SETTINGS show
+    /// that: in TLS 1.3 the client's handshake is over before the server has looked at its certificate.
+    async fn start(
+        &self,
+        key: &PoolKey,
+        records: Records,
+    ) -> Result<(mpsc::UnboundedSender<Open>, Rc<Shared>), Refusal> {
+        let inner = &self.0;
         let shared = Rc::<Shared>::default();
         shared.streams_max.set(usize::MAX);
         let (commands, receiver) = mpsc::unbounded_channel();
         let (settled, open) = oneshot::channel();
-        let records = Records::new(socket, tls);
-        let engine = Engine::client(records, receiver, shared.clone(), settled, inner.settings.clone());
-        let (observer, node) = (inner.observer.clone(), key.node);
+        let name = format!("the tunnel to {} as {}", key.node, key.destination);
+        let engine = Engine::client(name, records, receiver, shared.clone(), settled, inner.settings.clone());
+        let (pool, key_of_task, shared_of_task) = (Rc::downgrade(&self.0), key.clone(), shared.clone());
         let (failure, failed) = oneshot::channel();
         tokio::task::spawn_local(async move {
-            observer.tunnel(Side::Client, true);
-            let result = engine.run().await;
-            observer.tunnel(Side::Client, false);
+            let result = tokio::task::unconstrained(engine.run()).await;
+            closed(&pool, &key_of_task, &shared_of_task);
             if let Err(error) = result {
-                tracing::debug!(%node, %error, "tunnel lost");
+                tracing::debug!(node = %key_of_task.node, destination = %key_of_task.destination, %error, "tunnel lost");
                 let _ = failure.send(error);
             }
         });
-        // Only the peer's SETTINGS show that it accepted our certificate: in TLS 1.3 the client's
-        // handshake is over before the server has looked at it.
-        if open.await.is_err() {
-            return Err(match failed.await {
-                Ok(TunnelError::Record(error)) => explain(key, &error),
-                Ok(error) => Refusal::new(error.reason(), format!("the agent at {}: {error}", key.node)),
-                Err(_) => {
-                    Refusal::new(Reason::TunnelLost, format!("the agent at {} closed the tunnel", key.node))
-                }
-            });
+        if open.await.is_ok() {
+            inner.observer.tunnel(Side::Client, true);
+            shared.opened.set(true);
+            return Ok((commands, shared));
         }
-        Ok(Tunnel {
-            commands,
-            shared,
-            opened: Instant::now(),
-            expires: own.not_after.min(peer_expires),
-            bundle,
+        Err(match failed.await {
+            Ok(TunnelError::Record(error)) => explain(key, &error.into()),
+            Ok(error) => Refusal::new(error.reason(), format!("the agent at {}: {error}", key.node)),
+            Err(_) => explain(key, &HandshakeError::Closed),
         })
     }
+}
 
-    /// Open tunnels of this worker.
-    pub fn tunnels(&self) -> usize {
-        self.0.slots.borrow().values().map(|slot| slot.tunnels.len()).sum()
+/// A tunnel's task is over.
+fn closed(dialer: &Weak<Inner>, key: &PoolKey, shared: &Rc<Shared>) {
+    let Some(inner) = dialer.upgrade() else { return };
+    if shared.opened.get() {
+        inner.observer.tunnel(Side::Client, false);
+    }
+    Dialer(inner).forget(key, shared);
+}
+
+impl Tunnel {
+    fn facts(&self) -> Facts {
+        Facts {
+            expires_in: self.proof.expires_in(),
+            root_accepted: self.proof.root_accepted(),
+            streams: self.shared.streams.get(),
+            streams_max: self.shared.streams_max.get(),
+            going_away: self.shared.going_away.get() || self.commands.is_closed(),
+        }
     }
 }
 
-fn facts(tunnel: &Tunnel, now: SystemTime, bundle: &Arc<TrustBundle>) -> Facts {
-    // The same roots or more: a bundle that lost a root closes all tunnels from before.
-    let root_accepted = Arc::ptr_eq(&tunnel.bundle, bundle)
-        || tunnel.bundle.certificates().iter().all(|root| bundle.certificates().contains(root));
-    Facts {
-        age: tunnel.opened.elapsed(),
-        expires_in: tunnel.expires.duration_since(now).unwrap_or(Duration::ZERO),
-        root_accepted,
-        streams: tunnel.shared.streams.get(),
-        streams_max: tunnel.shared.streams_max.get(),
-        going_away: tunnel.shared.going_away.get() || tunnel.commands.is_closed(),
-    }
-}
-
-/// A failed handshake as a person needs it.
-fn explain(key: &PoolKey, error: &RecordError) -> Refusal {
-    let at = key.node;
-    match error {
-        RecordError::Tls(error) => match tls::verify_error(error) {
-            Some(mismatch @ VerifyError::Mismatch { .. }) => {
-                Refusal::new(Reason::PeerIdentityMismatch, format!("at {at}: {mismatch}"))
-            }
-            Some(other) => Refusal::new(Reason::TunnelHandshake, format!("the agent at {at}: {other}")),
-            None => Refusal::new(
-                Reason::TunnelHandshake,
-                format!("the agent at {at} as {}: {error}; its log says more", key.destination),
-            ),
-        },
-        other => Refusal::new(
-            Reason::TunnelHandshake,
-            format!("the agent at {at} as {}: {other}", key.destination),
-        ),
-    }
+/// A failed handshake as a person needs it: which node, which identities, which check.
+fn explain(key: &PoolKey, error: &HandshakeError) -> Refusal {
+    let PoolKey { source, destination, node } = key;
+    let detail = format!("handshake of {source} with the agent at {node} for {destination}: {error}");
+    Refusal::new(error.reason(), detail)
 }

@@ -18,6 +18,12 @@ impl Refusal {
     }
 }
 
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.reason, self.detail)
+    }
+}
+
 /// How the bytes ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
@@ -27,7 +33,7 @@ pub enum End {
     ResetBySource,
     /// The destination reset.
     ResetByDestination,
-    /// The tunnel or agent between them went.
+    /// The tunnel or an agent went, or the connection was refused.
     Lost,
 }
 
@@ -50,13 +56,23 @@ pub struct Ended {
     pub established: bool,
     /// How the bytes ended.
     pub how: End,
-    /// Why, if it was refused or lost.
+    /// Why it was refused or lost: there if and only if `how` is [`End::Lost`].
     pub refusal: Option<Refusal>,
 }
 
 impl Ended {
     /// Refused before it was open.
     pub fn refused(refusal: Refusal) -> Self {
-        Self { established: false, how: End::Lost, refusal: Some(refusal) }
+        Self::lost(false, refusal)
+    }
+
+    /// Lost because the tunnel or an agent went.
+    pub fn lost(established: bool, refusal: Refusal) -> Self {
+        Self { established, how: End::Lost, refusal: Some(refusal) }
+    }
+
+    /// Ended by one of the two pods.
+    pub(crate) fn by_pod(established: bool, how: End) -> Self {
+        Self { established, how, refusal: None }
     }
 }

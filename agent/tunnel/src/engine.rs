@@ -8,8 +8,10 @@
 //! - Window is given back only for bytes that a pod has taken, so a stream's backlog is bounded by its
 //!   window.
 //! - A stream that does not end in order resets its pod's socket; an error is never taken for an end.
+//! - A stream that the peer never saw goes to another tunnel, with what was read of it.
 
 mod events;
+mod serve;
 mod turn;
 
 use std::cell::{Cell, RefCell};
@@ -19,58 +21,63 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use futures_util::stream::FuturesUnordered;
-use lark_core::framing::{ConnectRequest, Connection, ConnectionError, ErrorCode, Role, StreamId};
+use lark_core::framing::{Connection, ConnectionError, ErrorCode, Role, StreamId};
 use lark_core::identity::SpiffeId;
-use lark_core::observe::ByteCounters;
 use lark_core::reason::Reason;
-use lark_identity::SvidStore;
-use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
-use crate::acceptor::{Deliver, Delivery};
+use crate::acceptor::{Deliver, Delivery, Load};
 use crate::ended::{End, Ended, Refusal};
+use crate::fate::{Outcome, Teller};
+use crate::proof::Proof;
 use crate::ready::ReadyList;
 use crate::record::{RecordError, Records};
 use crate::settings::{Side, TunnelSettings};
-use crate::stream::{OnEnd, OnOpen, Stream};
+use crate::stream::{Carried, Stream, Told};
 
 /// Most bytes read from one pod in a turn, so that a bulk stream does not hold up the small ones.
 const QUANTUM: usize = 256 * 1024;
 /// The same while several streams are ready.
 const SHARED_QUANTUM: usize = 64 * 1024;
+/// Most pieces of one stream that are written to its pod at once.
+pub(crate) const RUN: usize = 32;
 
 thread_local! {
-    /// A frame on its way from a pod to the records: header and payload.
+    /// A frame on its way from a pod to the records: header and payload. Shared by all tunnels of the
+    /// worker, since each uses it only within one call.
     static FRAME: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    /// Decrypted bytes on their way to the pods. Shared in the same way.
+    static PLAIN: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 /// A stream that the dialling end wants.
 pub(crate) struct Open {
-    pub(crate) request: ConnectRequest,
-    pub(crate) pod: TcpStream,
-    pub(crate) counters: Arc<ByteCounters>,
-    pub(crate) on_open: OnOpen,
-    pub(crate) outcome: oneshot::Sender<Outcome>,
-}
-
-/// What became of it.
-pub(crate) enum Outcome {
-    /// This tunnel takes no more; another may.
-    NotOpened(Box<(ConnectRequest, TcpStream, Arc<ByteCounters>, OnOpen)>),
-    /// It was opened, or refused by the peer, and is over.
-    Ended(Ended),
+    pub(crate) carried: Carried,
+    pub(crate) teller: Teller,
 }
 
 /// What the pool may know of a running tunnel.
 #[derive(Debug, Default)]
 pub(crate) struct Shared {
+    /// Streams on it and on their way to it.
     pub(crate) streams: Cell<usize>,
+    /// Streams that the peer takes at once.
     pub(crate) streams_max: Cell<usize>,
+    /// It takes no more.
     pub(crate) going_away: Cell<bool>,
+    /// The observer was told that it opened.
+    pub(crate) opened: Cell<bool>,
+}
+
+/// What only the dialling end has.
+struct Dialling {
+    commands: Option<mpsc::UnboundedReceiver<Open>>,
+    settled: Option<oneshot::Sender<()>>,
+    shared: Rc<Shared>,
 }
 
 /// What only the accepting end has.
@@ -79,28 +86,30 @@ pub(crate) struct Accepting {
     pub(crate) client: SpiffeId,
     pub(crate) server: SpiffeId,
     pub(crate) peer: SocketAddr,
-    /// When the first of both certificates expires.
-    pub(crate) expires: SystemTime,
-    pub(crate) svids: SvidStore,
+    pub(crate) proof: Proof,
+    pub(crate) load: Rc<Load>,
+}
+
+enum Part {
+    Dialling(Dialling),
+    Accepting(Accepting),
 }
 
 type Dial = Pin<Box<dyn Future<Output = (StreamId, Result<Delivery, Refusal>)>>>;
 
 /// One tunnel.
 pub(crate) struct Engine {
-    side: Side,
+    part: Part,
+    /// Which tunnel this is, for people.
+    name: String,
     records: Records,
     h2: Connection,
     streams: HashMap<u32, Stream>,
-    ids: HashMap<u32, StreamId>,
     ready: Arc<ReadyList>,
     queue: VecDeque<u32>,
-    plain: Vec<u8>,
-    commands: Option<mpsc::UnboundedReceiver<Open>>,
-    accepting: Option<Accepting>,
+    /// Decrypted bytes of a frame that is not complete.
+    rest: Vec<u8>,
     dials: FuturesUnordered<Dial>,
-    shared: Rc<Shared>,
-    settled: Option<oneshot::Sender<()>>,
     settings: TunnelSettings,
     began: Instant,
     heard: Instant,
@@ -110,70 +119,70 @@ pub(crate) struct Engine {
 
 /// Why a tunnel is over.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum TunnelError {
+pub enum TunnelError {
+    /// Its records cannot go on.
     #[error("{0}")]
     Record(#[from] RecordError),
+    /// The peer broke the protocol.
     #[error("the peer broke the protocol: {0}")]
     Protocol(#[from] ConnectionError),
-    #[error("the peer has said nothing for {0:?}")]
+    /// The peer says nothing.
+    #[error("the peer has said nothing for {0:?}, though asked")]
     Silent(Duration),
-    #[error("{0}")]
+    /// The connection failed.
+    #[error("the connection failed: {0}")]
     Io(#[from] std::io::Error),
 }
 
 impl TunnelError {
-    pub(crate) fn reason(&self) -> Reason {
+    /// The reason of the streams that were lost with it.
+    pub fn reason(&self) -> Reason {
         match self {
             Self::Protocol(_) => Reason::ProtocolError,
-            Self::Record(RecordError::Tls(_)) => Reason::TunnelHandshake,
             _ => Reason::TunnelLost,
         }
     }
 }
 
 impl Engine {
+    /// The dialling end. `settled` is told when the peer's SETTINGS are there.
     pub(crate) fn client(
+        name: String,
         records: Records,
         commands: mpsc::UnboundedReceiver<Open>,
         shared: Rc<Shared>,
         settled: oneshot::Sender<()>,
         settings: TunnelSettings,
     ) -> Self {
-        let mut engine = Self::new(Side::Client, records, shared, settings);
-        engine.commands = Some(commands);
-        engine.settled = Some(settled);
-        engine
+        let part = Dialling { commands: Some(commands), settled: Some(settled), shared };
+        Self::new(Part::Dialling(part), name, records, settings)
     }
 
+    /// The accepting end.
     pub(crate) fn server(records: Records, accepting: Accepting, settings: TunnelSettings) -> Self {
-        let mut engine = Self::new(Side::Server, records, Rc::default(), settings);
-        engine.accepting = Some(accepting);
-        engine
+        let name = format!("the tunnel from {} as {}", accepting.peer, accepting.client);
+        Self::new(Part::Accepting(accepting), name, records, settings)
     }
 
-    fn new(side: Side, records: Records, shared: Rc<Shared>, settings: TunnelSettings) -> Self {
-        let role = match side {
-            Side::Client => Role::Client,
-            Side::Server => Role::Server,
+    fn new(part: Part, name: String, records: Records, settings: TunnelSettings) -> Self {
+        let role = match part {
+            Part::Dialling(_) => Role::Client,
+            Part::Accepting(_) => Role::Server,
         };
         let every = (settings.keepalive / 4).max(Duration::from_millis(20));
         let mut timer = tokio::time::interval(every);
         timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let now = Instant::now();
         Self {
-            side,
+            part,
+            name,
             records,
             h2: Connection::new(role, settings.framing),
             streams: HashMap::new(),
-            ids: HashMap::new(),
             ready: Arc::default(),
             queue: VecDeque::new(),
-            plain: Vec::new(),
-            commands: None,
-            accepting: None,
+            rest: Vec::new(),
             dials: FuturesUnordered::new(),
-            shared,
-            settled: None,
             settings,
             began: now,
             heard: now,
@@ -182,20 +191,29 @@ impl Engine {
         }
     }
 
+    const fn side(&self) -> Side {
+        match self.part {
+            Part::Dialling(_) => Side::Client,
+            Part::Accepting(_) => Side::Server,
+        }
+    }
+
+    /// The list by which the tunnel is woken.
+    pub(crate) fn ready(&self) -> &Arc<ReadyList> {
+        &self.ready
+    }
+
     /// Moves bytes until the tunnel is over; then every stream that is left is reset.
     pub(crate) async fn run(mut self) -> Result<(), TunnelError> {
-        let mut result = self.records.buffered(&mut self.plain).map_err(TunnelError::from);
-        if result.is_ok() {
-            result = self.receive();
-        }
+        let mut result = self.take_buffered();
         if result.is_ok() {
             result = poll_fn(|cx| self.poll(cx)).await;
         }
-        self.shared.going_away.set(true);
+        self.going_away();
         self.say_goodbye(&result).await;
         let refusal = match &result {
-            Ok(()) => Refusal::new(Reason::TunnelLost, "the tunnel was closed"),
-            Err(error) => Refusal::new(error.reason(), error.to_string()),
+            Ok(()) => Refusal::new(Reason::TunnelLost, format!("{} was closed", self.name)),
+            Err(error) => Refusal::new(error.reason(), format!("{} was lost: {error}", self.name)),
         };
         let numbers: Vec<u32> = self.streams.keys().copied().collect();
         for number in numbers {
@@ -204,52 +222,91 @@ impl Engine {
         result
     }
 
-    /// The last frames, for as long as a peer that reads would need.
+    /// The last frames and the alert that says why, for as long as a peer that reads would need.
     async fn say_goodbye(&mut self, result: &Result<(), TunnelError>) {
-        if matches!(result, Err(TunnelError::Record(_) | TunnelError::Silent(_))) {
-            return;
+        let orderly = match result {
+            Err(TunnelError::Record(RecordError::Tls(_))) => false,
+            Err(TunnelError::Record(_) | TunnelError::Silent(_) | TunnelError::Io(_)) => return,
+            Ok(()) | Err(TunnelError::Protocol(_)) => true,
+        };
+        if orderly {
+            self.h2.go_away(ErrorCode::NO_ERROR);
+            if self.write_control().is_err() {
+                return;
+            }
+            self.records.close_notify();
         }
-        self.h2.go_away(ErrorCode::NO_ERROR);
-        if self.write_control().is_err() {
-            return;
-        }
-        self.records.close_notify();
         let flush = poll_fn(|cx| self.records.poll_flush(cx));
         let _ = tokio::time::timeout(Duration::from_millis(200), flush).await;
+    }
+
+    /// No stream is put here any more.
+    fn going_away(&self) {
+        if let Part::Dialling(part) = &self.part {
+            part.shared.going_away.set(true);
+        }
     }
 
     /// Takes a stream out and tells whoever waits for its end. Unless it ended in order, the pod's
     /// socket is reset.
     fn finish(&mut self, number: u32, how: End, refusal: Option<Refusal>) {
-        let Some(mut stream) = self.streams.remove(&number) else { return };
-        self.ids.remove(&number);
-        if how != End::Clean {
-            stream.reset_pod();
+        let Some(stream) = self.remove(number) else { return };
+        let established = stream.is_answered();
+        let (pod, _, _, _, told) = stream.into_parts();
+        if let Some(pod) = pod
+            && how != End::Clean
+        {
+            pod.reset_on_close();
         }
-        drop(stream.pod.take());
-        if let Some(on_end) = stream.on_end.take() {
-            on_end(Ended { established: stream.answered, how, refusal });
-        }
-        self.shared.streams.set(self.streams.len());
-        if self.streams.is_empty() {
-            self.idle_since = Instant::now();
+        let ended = match refusal {
+            Some(refusal) => Ended::lost(established, refusal),
+            None => Ended::by_pod(established, how),
+        };
+        match told {
+            Told::Carrier(teller, _) => teller.over(Outcome::Ended(ended)),
+            Told::Deliverer(Some(on_end)) => on_end(ended),
+            Told::Deliverer(None) => {}
         }
     }
 
+    /// The peer never saw this stream: its carrier may take it elsewhere.
+    fn give_back(&mut self, number: u32) {
+        let Some(stream) = self.remove(number) else { return };
+        let (pod, counters, early, pod_ended, told) = stream.into_parts();
+        if let (Some(pod), Told::Carrier(teller, request)) = (pod, told) {
+            let carried = Carried { request, pod, counters, early, pod_ended };
+            teller.over(Outcome::NotTaken(Box::new(carried)));
+        }
+    }
+
+    fn remove(&mut self, number: u32) -> Option<Stream> {
+        let stream = self.streams.remove(&number)?;
+        if let Part::Dialling(part) = &self.part {
+            part.shared.streams.set(self.streams.len());
+        }
+        if self.streams.is_empty() {
+            self.idle_since = Instant::now();
+        }
+        Some(stream)
+    }
+
     /// The pod's socket failed: to the other end that is a reset.
-    fn pod_failed(&mut self, number: u32, id: StreamId, error: &std::io::Error) {
+    fn pod_failed(&mut self, number: u32, error: &std::io::Error) {
+        let Some(id) = self.streams.get(&number).map(|stream| stream.id) else { return };
         tracing::trace!(stream = number, %error, "the pod's socket failed");
         self.h2.reset(id, ErrorCode::CONNECT_ERROR);
-        let how = match self.side {
+        let how = match self.side() {
             Side::Client => End::ResetBySource,
             Side::Server => End::ResetByDestination,
         };
         self.finish(number, how, None);
     }
 
+    /// Hands control frames to the records. While those are full they wait in the codec, which cuts a
+    /// peer off that reads nothing of what it makes us say.
     fn write_control(&mut self) -> std::io::Result<()> {
         let out = self.h2.output();
-        if !out.is_empty() {
+        if !out.is_empty() && self.records.has_room() {
             self.records.write(out)?;
             out.clear();
             // A burst of control frames is no reason to keep its memory.
@@ -257,12 +314,4 @@ impl Engine {
         }
         Ok(())
     }
-}
-
-/// A callback that sends the end to a waiting future.
-fn tell(outcome: oneshot::Sender<Outcome>) -> OnEnd {
-    Box::new(move |ended| {
-        // Nobody waiting is no error: the end was told to the observer by others then.
-        let _ = outcome.send(Outcome::Ended(ended));
-    })
 }

@@ -8,23 +8,33 @@
 
 /// The accepting end.
 pub mod acceptor;
+/// What arrived for a pod that does not take it now.
+mod backlog;
 /// The dialling end, with the worker's pool of tunnels.
 pub mod dialer;
 /// What a stream's end means.
 pub mod ended;
 /// One tunnel: the task that moves its bytes.
 mod engine;
-/// Reaching the end of a handshake.
+/// What becomes of a stream, told to whoever carries the connection.
+mod fate;
+/// Reaching the end of a handshake, and why one failed.
 mod handshake;
 /// Two local sockets joined.
 mod join;
+/// What an accepting end has on its hands, and its limits.
+mod load;
 /// The TLS server name of an identity.
 pub mod name;
+/// A pod's socket.
+mod pod;
+/// For how long a handshake counts.
+mod proof;
 /// Which streams have something to do.
 mod ready;
 /// TLS records in and out of the node's socket.
 mod record;
-/// How tunnels behave.
+/// How tunnels behave, and who watches them.
 pub mod settings;
 /// One stream: a pod's socket at the end of a tunnel.
 mod stream;
@@ -34,6 +44,9 @@ pub mod tls;
 pub use acceptor::{Acceptor, Deliver, Delivery, Inbound, LocalIdentities, ServeError};
 pub use dialer::Dialer;
 pub use ended::{End, Ended, Refusal};
+pub use engine::TunnelError;
+pub use handshake::HandshakeError;
 pub use join::join;
 pub use lark_core::pool::PoolKey;
+pub use record::RecordError;
 pub use settings::{Observer, Side, TunnelSettings};

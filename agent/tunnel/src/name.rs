@@ -6,7 +6,8 @@ use aws_lc_rs::digest;
 use lark_core::constants::SNI_SUFFIX;
 use lark_core::identity::SpiffeId;
 
-/// Lower-case base32 of SHA-256 of the ID (52 characters, so one DNS label), under a fixed suffix.
+/// Lower-case base32 of SHA-256 of the ID (52 characters, so one DNS label), under
+/// [`SNI_SUFFIX`].
 pub fn server_name(id: &SpiffeId) -> String {
     let hash = digest::digest(&digest::SHA256, id.as_str().as_bytes());
     let label = data_encoding::BASE32_NOPAD.encode(hash.as_ref()).to_ascii_lowercase();
@@ -23,5 +24,14 @@ mod tests {
         assert_eq!(name("web").split('.').next().unwrap().len(), 52);
         assert_ne!(name("web"), name("web.a"));
         assert!(rustls::pki_types::DnsName::try_from(name("web")).is_ok());
+    }
+
+    #[test]
+    fn names_stay_the_same_from_version_to_version() {
+        // Computed by other means (hashlib, base64): agents of two versions must agree.
+        assert_eq!(
+            super::server_name(&"spiffe://cluster.local/ns/shop/sa/web".parse().unwrap()),
+            "axgvdf6rpbrigiais4mrh4ruw3l6fqkq27dg2seax7i64u7vwuea.svid.lark.mesh"
+        );
     }
 }

@@ -30,9 +30,19 @@ impl ReadyList {
         self.task.register(waker);
     }
 
+    /// Wakes the tunnel for another cause than a stream.
+    pub(crate) fn wake(&self) {
+        self.task.wake();
+    }
+
     /// A waker for a stream.
     pub(crate) fn waker(self: &Arc<Self>, stream: u32) -> Arc<StreamWaker> {
         Arc::new(StreamWaker { stream, queued: AtomicBool::new(false), list: self.clone() })
+    }
+
+    /// Whether no stream has anything to do.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
     /// All numbers that are in the list now.

@@ -22,11 +22,14 @@ thread_local! {
 
 /// Why the records cannot go on.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum RecordError {
-    #[error("{0}")]
+pub enum RecordError {
+    /// The connection failed.
+    #[error("the connection failed: {0}")]
     Io(#[from] io::Error),
-    #[error("{0}")]
+    /// A record is not as it must be, or the peer sent an alert.
+    #[error("TLS: {0}")]
     Tls(#[from] rustls::Error),
+    /// The peer closed the connection.
     #[error("the peer closed the connection")]
     Closed,
 }

@@ -2,18 +2,20 @@
 
 use std::time::Duration;
 
-use lark_core::constants::{HANDSHAKE_TIMEOUT, KEEPALIVE_TIMEOUT, TUNNEL_IDLE, TUNNEL_MAX_AGE};
+use lark_core::constants::{
+    DISCOVERY_WAIT, HANDSHAKE_TIMEOUT, KEEPALIVE_TIMEOUT, TUNNEL_IDLE, TUNNEL_MAX_AGE,
+};
 use lark_core::framing;
 use lark_core::reason::Reason;
 
-/// How tunnels behave.
+/// How tunnels behave. Limits are per worker.
 #[derive(Debug, Clone)]
 pub struct TunnelSettings {
-    /// A tunnel takes no new stream after this age.
+    /// A tunnel takes no new stream at this age.
     pub max_age: Duration,
     /// A tunnel without streams is closed after this.
     pub idle: Duration,
-    /// A peer that says nothing for this long, asked or not, is gone.
+    /// A peer that says nothing for this long although it was asked is gone. It is asked after a third.
     pub keepalive: Duration,
     /// How long TCP connect and TLS handshake may take together.
     pub handshake_timeout: Duration,
@@ -21,6 +23,15 @@ pub struct TunnelSettings {
     pub identity_wait: Duration,
     /// Congestion control of the node leg; `None` leaves the system's.
     pub congestion: Option<String>,
+    /// Most tunnels for one pair of identities and one node; each takes as many streams as its peer
+    /// allows.
+    pub tunnels_a_key: usize,
+    /// Most accepted tunnels. More are closed before their handshake.
+    pub tunnels_max: usize,
+    /// Most handshakes under way at the accepting end. More are closed at once.
+    pub handshakes_max: usize,
+    /// Most deliveries being decided or dialled. More are refused as `limit_reached`.
+    pub deliveries_max: usize,
     /// HTTP/2 limits and windows.
     pub framing: framing::Settings,
 }
@@ -32,8 +43,12 @@ impl Default for TunnelSettings {
             idle: TUNNEL_IDLE,
             keepalive: KEEPALIVE_TIMEOUT,
             handshake_timeout: HANDSHAKE_TIMEOUT,
-            identity_wait: lark_core::constants::DISCOVERY_WAIT,
+            identity_wait: DISCOVERY_WAIT,
             congestion: None,
+            tunnels_a_key: 8,
+            tunnels_max: 16_384,
+            handshakes_max: 2_048,
+            deliveries_max: 4_096,
             framing: framing::Settings::default(),
         }
     }

@@ -1,28 +1,32 @@
 //! One stream: a pod's socket at the end of a tunnel.
 
-use std::io;
-use std::net::Shutdown;
-use std::pin::Pin;
+use std::io::{self, IoSlice};
 use std::sync::Arc;
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 
+use lark_core::framing::{ConnectRequest, StreamId};
 use lark_core::observe::ByteCounters;
-use lark_sys::socket::reset_on_close;
-use socket2::SockRef;
-use tokio::io::{AsyncRead, ReadBuf};
-use tokio::net::TcpStream;
 
+use crate::backlog::Backlog;
 use crate::ended::Ended;
+use crate::fate::Teller;
+use crate::pod::Pod;
 use crate::ready::StreamWaker;
 use crate::settings::Side;
 
 /// Bytes that may be sent before the answer to a CONNECT has come.
-pub(crate) const EARLY: usize = 16 * 1024;
+const EARLY: usize = 16 * 1024;
 
-/// Is told how the stream ended.
-pub(crate) type OnEnd = Box<dyn FnOnce(Ended)>;
-/// Is told that the stream is open from end to end.
-pub(crate) type OnOpen = Box<dyn FnOnce()>;
+/// A connection of a pod on its way into a tunnel; it may come back and go into another.
+pub(crate) struct Carried {
+    pub(crate) request: ConnectRequest,
+    pub(crate) pod: Pod,
+    pub(crate) counters: Arc<ByteCounters>,
+    /// What was read from the pod already.
+    pub(crate) early: Vec<u8>,
+    /// Whether the pod sends no more.
+    pub(crate) pod_ended: bool,
+}
 
 /// What a read from the pod gave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,165 +44,224 @@ pub(crate) enum FromPod {
     },
 }
 
+/// Who is told what becomes of the stream.
+pub(crate) enum Told {
+    /// The dialling end's carrier, who gets the connection back if nobody saw it.
+    Carrier(Teller, ConnectRequest),
+    /// Whoever delivered; nobody while that is under way.
+    Deliverer(Option<Box<dyn FnOnce(Ended)>>),
+}
+
 /// One stream of a tunnel, seen from this end.
 pub(crate) struct Stream {
-    side: Side,
+    pub(crate) id: StreamId,
     pub(crate) waker: Arc<StreamWaker>,
     task_waker: Waker,
-    /// The pod's socket; at the accepting end there is none until the dial is done.
-    pub(crate) pod: Option<TcpStream>,
-    counters: Option<Arc<ByteCounters>>,
-    /// What arrived and the pod did not take yet; bounded by the stream's window.
-    backlog: Vec<u8>,
-    /// How much of the backlog the pod has taken.
-    taken: usize,
-    pub(crate) answered: bool,
-    /// Bytes sent before the answer.
-    pub(crate) early: usize,
-    /// The pod said that it sends no more.
-    pub(crate) pod_ended: bool,
-    /// The peer said that it sends no more.
-    pub(crate) peer_ended: bool,
+    side: Side,
+    told: Told,
+    /// At the accepting end there is none until the dial is done.
+    pod: Option<Pod>,
+    counters: Arc<ByteCounters>,
+    backlog: Backlog,
+    answered: bool,
+    /// What was read before the answer came, kept in case that the peer never saw the stream.
+    early: Vec<u8>,
+    early_sent: usize,
+    /// The pod said that it sends no more, ...
+    pod_ended: bool,
+    /// ... and we said so to the peer.
+    end_sent: bool,
+    /// The peer said that it sends no more, ...
+    peer_ended: bool,
+    /// ... and we said so to the pod.
     shut: bool,
-    pub(crate) on_open: Option<OnOpen>,
-    pub(crate) on_end: Option<OnEnd>,
 }
 
 impl Stream {
-    pub(crate) fn new(side: Side, waker: Arc<StreamWaker>) -> Self {
+    /// A stream that this end opened.
+    pub(crate) fn dialled(id: StreamId, waker: Arc<StreamWaker>, carried: Carried, teller: Teller) -> Self {
+        let Carried { request, pod, counters, early, pod_ended } = carried;
+        let told = Told::Carrier(teller, request);
+        Self { pod: Some(pod), counters, early, pod_ended, ..Self::new(Side::Client, id, waker, told) }
+    }
+
+    /// A stream that the peer opened.
+    pub(crate) fn accepted(id: StreamId, waker: Arc<StreamWaker>) -> Self {
+        Self::new(Side::Server, id, waker, Told::Deliverer(None))
+    }
+
+    fn new(side: Side, id: StreamId, waker: Arc<StreamWaker>, told: Told) -> Self {
         let task_waker = Waker::from(waker.clone());
         Self {
-            side,
+            id,
             waker,
             task_waker,
+            side,
+            told,
             pod: None,
-            counters: None,
-            backlog: Vec::new(),
-            taken: 0,
+            counters: Arc::default(),
+            backlog: Backlog::default(),
             answered: false,
-            early: 0,
+            early: Vec::new(),
+            early_sent: 0,
             pod_ended: false,
+            end_sent: false,
             peer_ended: false,
             shut: false,
-            on_open: None,
-            on_end: None,
         }
     }
 
-    pub(crate) fn attach(&mut self, pod: TcpStream, counters: Arc<ByteCounters>) {
-        lark_sys::socket::set_nodelay(&pod);
+    /// The dial is done (accepting end).
+    pub(crate) fn deliver(&mut self, pod: Pod, counters: Arc<ByteCounters>, on_end: Box<dyn FnOnce(Ended)>) {
         self.pod = Some(pod);
-        self.counters = Some(counters);
+        self.counters = counters;
+        self.told = Told::Deliverer(Some(on_end));
+        self.answered = true;
+        self.waker.push();
+    }
+
+    /// The other end has answered that the stream is open (dialling end).
+    pub(crate) fn answered(&mut self) {
+        self.answered = true;
+        if let Told::Carrier(teller, _) = &self.told {
+            teller.opened();
+        }
+        // What is not sent yet still has to go.
+        if self.early_sent == self.early.len() {
+            self.early = Vec::new();
+            self.early_sent = 0;
+        }
+        self.waker.push();
+    }
+
+    pub(crate) fn is_answered(&self) -> bool {
+        self.answered
+    }
+
+    /// The peer sends no more.
+    pub(crate) fn peer_ended(&mut self) {
+        self.peer_ended = true;
         self.waker.push();
     }
 
     /// Takes DATA of the peer: what the pod takes at once, and the rest into the backlog. Returns how
     /// many bytes the pod took.
-    pub(crate) fn arrived(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = if self.backlog.is_empty() { self.write(bytes)? } else { 0 };
-        let rest = bytes.get(written..).unwrap_or_default();
-        if !rest.is_empty() {
-            self.backlog.extend_from_slice(rest);
+    pub(crate) fn arrived(&mut self, slices: &mut [IoSlice<'_>]) -> io::Result<usize> {
+        let mut written = 0;
+        if let Some(pod) = &self.pod
+            && self.backlog.is_empty()
+        {
+            let mut left = [IoSlice::new(&[]); crate::engine::RUN];
+            let left = left.get_mut(..slices.len()).unwrap_or_default();
+            left.copy_from_slice(slices);
+            written = pod.write(&mut Context::from_waker(&self.task_waker), left)?;
+            self.count_to_pod(written);
         }
+        self.backlog.push_after(slices, written);
         Ok(written)
     }
 
     /// Gives the pod what waits, and its end after that. Returns how many bytes it took.
     pub(crate) fn drain(&mut self) -> io::Result<usize> {
-        let mut total = 0;
-        while self.taken < self.backlog.len() {
-            let backlog = std::mem::take(&mut self.backlog);
-            let written = self.write(backlog.get(self.taken..).unwrap_or_default());
-            self.backlog = backlog;
-            let written = written?;
-            if written == 0 {
-                break;
-            }
-            self.taken += written;
-            total += written;
+        let Some(pod) = &self.pod else { return Ok(0) };
+        let mut written = 0;
+        if !self.backlog.is_empty() {
+            let mut cx = Context::from_waker(&self.task_waker);
+            written = pod.write(&mut cx, &mut [IoSlice::new(self.backlog.waiting())])?;
+            self.backlog.take(written);
         }
-        if self.taken == self.backlog.len() {
-            // Gives large buffers back: an idle stream holds none.
-            self.backlog = Vec::new();
-            self.taken = 0;
-            if self.peer_ended
-                && !self.shut
-                && let Some(pod) = &self.pod
-            {
-                self.shut = true;
-                SockRef::from(pod).shutdown(Shutdown::Write)?;
-            }
-        } else if self.taken > self.backlog.len() / 2 {
-            self.backlog.drain(..self.taken);
-            self.taken = 0;
+        if self.backlog.is_empty() && self.peer_ended && !self.shut {
+            self.shut = true;
+            pod.end()?;
         }
-        Ok(total)
+        self.count_to_pod(written);
+        Ok(written)
     }
 
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let Some(pod) = &self.pod else { return Ok(0) };
-        let mut cx = Context::from_waker(&self.task_waker);
-        let mut written = 0;
-        while written < bytes.len() {
-            match pod.try_write(bytes.get(written..).unwrap_or_default()) {
-                Ok(count) => written += count,
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    // Registers; if it became writable meanwhile, goes on.
-                    if pod.poll_write_ready(&mut cx)?.is_pending() {
-                        break;
-                    }
-                }
-                Err(e) => return Err(e),
-            }
+    fn count_to_pod(&self, bytes: usize) {
+        let bytes = u64::try_from(bytes).unwrap_or(0);
+        match self.side {
+            Side::Client => self.counters.add_received(bytes),
+            Side::Server => self.counters.add_sent(bytes),
         }
-        if let Some(counters) = &self.counters {
-            let count = u64::try_from(written).unwrap_or(0);
-            match self.side {
-                Side::Client => counters.add_received(count),
-                Side::Server => counters.add_sent(count),
-            }
+    }
+
+    /// Early bytes that this tunnel's peer has not got yet.
+    pub(crate) fn early(&self) -> &[u8] {
+        self.early.get(self.early_sent..).unwrap_or_default()
+    }
+
+    /// The peer was sent that many of them.
+    pub(crate) fn early_sent(&mut self, count: usize) {
+        self.early_sent += count;
+        if self.answered && self.early_sent == self.early.len() {
+            self.early = Vec::new();
+            self.early_sent = 0;
         }
-        Ok(written)
+    }
+
+    /// Most bytes that may be read from the pod now: before the answer, few.
+    pub(crate) fn may_read(&self) -> usize {
+        if self.answered { usize::MAX } else { EARLY.saturating_sub(self.early.len()) }
     }
 
     /// Reads from the pod once.
     pub(crate) fn read(&mut self, buffer: &mut [u8]) -> io::Result<FromPod> {
         let Some(pod) = &mut self.pod else { return Ok(FromPod::Nothing) };
         let mut cx = Context::from_waker(&self.task_waker);
-        let mut read = ReadBuf::new(buffer);
-        if Pin::new(&mut *pod).poll_read(&mut cx, &mut read)?.is_pending() {
-            return Ok(FromPod::Nothing);
-        }
-        let count = read.filled().len();
-        if count == 0 {
-            return Ok(FromPod::End);
-        }
-        if let Some(counters) = &self.counters {
-            let count = u64::try_from(count).unwrap_or(0);
-            match self.side {
-                Side::Client => counters.add_sent(count),
-                Side::Server => counters.add_received(count),
+        let count = match pod.poll_read(&mut cx, buffer)? {
+            Poll::Pending => return Ok(FromPod::Nothing),
+            Poll::Ready(0) => {
+                self.pod_ended = true;
+                return Ok(FromPod::End);
             }
+            Poll::Ready(count) => count,
+        };
+        let bytes = u64::try_from(count).unwrap_or(0);
+        match self.side {
+            Side::Client => self.counters.add_sent(bytes),
+            Side::Server => self.counters.add_received(bytes),
+        }
+        if !self.answered {
+            self.early.extend_from_slice(buffer.get(..count).unwrap_or_default());
+            self.early_sent = self.early.len();
         }
         // After a short read this registers without a system call.
-        let more = pod.poll_read_ready(&mut cx)?.is_ready();
+        let more = pod.poll_readable(&mut cx)?.is_ready();
         Ok(FromPod::Bytes { count, more })
     }
 
-    /// An error that waits on the socket although nobody reads it, such as a reset.
-    pub(crate) fn pending_error(&self) -> Option<io::Error> {
-        self.pod.as_ref().and_then(|pod| pod.take_error().ok().flatten())
+    /// Whether the peer has yet to be told that the pod sends no more.
+    pub(crate) fn owes_end(&self) -> bool {
+        self.pod_ended && !self.end_sent
+    }
+
+    /// The peer was told.
+    pub(crate) fn end_sent(&mut self) {
+        self.end_sent = true;
+    }
+
+    /// Whether nothing is to be read any more.
+    pub(crate) fn is_read(&self) -> bool {
+        self.pod.is_none() || self.end_sent
+    }
+
+    /// Notices a failure, such as a reset, of a socket that is not read at present.
+    pub(crate) fn check(&mut self) -> io::Result<()> {
+        let Some(pod) = &mut self.pod else { return Ok(()) };
+        match pod.poll_failed(&mut Context::from_waker(&self.task_waker)) {
+            Poll::Ready(error) => Err(error),
+            Poll::Pending => Ok(()),
+        }
     }
 
     /// Whether both directions have ended and everything is delivered.
     pub(crate) fn is_done(&self) -> bool {
-        self.pod_ended && self.shut
+        self.end_sent && self.shut
     }
 
-    /// Closes the pod's socket with a reset: it must not take this for an end.
-    pub(crate) fn reset_pod(&mut self) {
-        if let Some(pod) = self.pod.take() {
-            reset_on_close(&pod);
-        }
+    /// Parts the stream: the pod's socket, what is needed to take it elsewhere, and who is told.
+    pub(crate) fn into_parts(self) -> (Option<Pod>, Arc<ByteCounters>, Vec<u8>, bool, Told) {
+        (self.pod, self.counters, self.early, self.pod_ended, self.told)
     }
 }

@@ -1,3 +1,7 @@
+use std::os::unix::fs::PermissionsExt;
+
+use rustls::pki_types::pem::PemObject;
+
 use super::*;
 use crate::svid::TrustBundle;
 use crate::verify::{Usage, VerifyError, spiffe_id, verify_chain};
@@ -72,7 +76,6 @@ fn unusable_csrs_are_refused() {
 
 #[test]
 fn a_ca_is_made_once_and_kept_for_its_owner_only() {
-    use std::os::unix::fs::PermissionsExt;
     let home = tempfile::tempdir().unwrap();
     let first = Ca::open(home.path(), &domain(), SystemTime::now()).unwrap();
     let second = Ca::open(home.path(), &domain(), SystemTime::now()).unwrap();
@@ -81,10 +84,87 @@ fn a_ca_is_made_once_and_kept_for_its_owner_only() {
     assert_eq!(mode & 0o777, 0o600);
     // Half of a CA is an error, never a reason for a new one.
     std::fs::remove_file(home.path().join("ca.pem")).unwrap();
-    assert!(matches!(Ca::open(home.path(), &domain(), SystemTime::now()), Err(CaError::File { .. })));
+    assert!(matches!(Ca::open(home.path(), &domain(), SystemTime::now()), Err(CaError::Half { .. })));
     let (_, other) = Ca::create(&domain(), SystemTime::now()).unwrap();
     std::fs::write(home.path().join("ca.pem"), first.root_pem()).unwrap();
     std::fs::write(home.path().join("ca.key"), other.as_bytes()).unwrap();
     let error = Ca::open(home.path(), &domain(), SystemTime::now()).unwrap_err();
     assert!(error.to_string().contains("the key is not the certificate's"), "{error}");
+}
+
+#[test]
+fn a_key_that_everybody_may_read_is_refused() {
+    let home = tempfile::tempdir().unwrap();
+    Ca::open(home.path(), &domain(), SystemTime::now()).unwrap();
+    let key = home.path().join("ca.key");
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let error = Ca::open(home.path(), &domain(), SystemTime::now()).unwrap_err();
+    assert!(matches!(&error, CaError::Open { mode: 0o644, .. }), "{error}");
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o640)).unwrap();
+    Ca::open(home.path(), &domain(), SystemTime::now()).unwrap();
+}
+
+#[test]
+fn a_draft_left_by_a_crash_does_not_lend_the_key_its_mode() {
+    let home = tempfile::tempdir().unwrap();
+    let draft = home.path().join("ca.key.new");
+    std::fs::write(&draft, "half").unwrap();
+    std::fs::set_permissions(&draft, std::fs::Permissions::from_mode(0o666)).unwrap();
+    Ca::open(home.path(), &domain(), SystemTime::now()).unwrap();
+    let mode = std::fs::metadata(home.path().join("ca.key")).unwrap().permissions().mode();
+    assert_eq!((mode & 0o777, draft.exists()), (0o600, false));
+}
+
+#[test]
+fn a_leaf_never_outlives_its_ca() {
+    let made = SystemTime::now();
+    let (ca, _) = Ca::create(&domain(), made).unwrap();
+    let near = made + ROOT_LIFE - Duration::from_secs(3600);
+    let chain = der(&ca.sign(&csr(vec![]), &id(), SVID_LIFE, near).unwrap());
+    assert_eq!(validity(&chain[0]).unwrap().1, ca.not_after);
+    let past = made + ROOT_LIFE + Duration::from_secs(5);
+    assert!(matches!(ca.sign(&csr(vec![]), &id(), SVID_LIFE, past), Err(SignError::Expired { .. })));
+}
+
+#[test]
+fn an_intermediate_with_its_chain_is_a_ca_and_a_leaf_is_none() {
+    let now = SystemTime::now();
+    let (root, _) = Ca::create(&domain(), now).unwrap();
+    let home = tempfile::tempdir().unwrap();
+    let (certificate, key) = (home.path().join("c.pem"), home.path().join("c.key"));
+    let given = |is_ca: IsCa, with_root: bool| {
+        let pair = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = is_ca;
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        params.not_before = (now - BACKDATED).into();
+        params.not_after = (now + Duration::from_secs(3600)).into();
+        let pem = params.signed_by(&pair, &root.issuer).unwrap().pem();
+        std::fs::write(&certificate, pem + if with_root { root.root_pem() } else { "" }).unwrap();
+        std::fs::write(&key, pair.serialize_pem()).unwrap();
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
+        Ca::load(&certificate, &key)
+    };
+    let ca = given(IsCa::Ca(BasicConstraints::Constrained(0)), true).unwrap();
+    assert_eq!(ca.root_pem(), root.root_pem());
+    let chain = der(&ca.sign(&csr(vec![]), &id(), SVID_LIFE, now).unwrap());
+    let bundle = TrustBundle::from_pem(root.root_pem().as_bytes()).unwrap();
+    assert_eq!(verify_chain(&chain[0], &chain[1..], &bundle, now, Usage::Client), Ok(id()));
+    assert!(validity(&chain[0]).unwrap().1 <= now + Duration::from_secs(3600));
+    for (is_ca, with_root) in [(IsCa::ExplicitNoCa, true), (IsCa::NoCa, true)] {
+        assert!(matches!(given(is_ca, with_root), Err(CaError::Unusable { .. })));
+    }
+}
+
+#[test]
+fn the_serving_certificate_is_for_names_and_addresses_only() {
+    let (ca, _) = Ca::create(&domain(), SystemTime::now()).unwrap();
+    let names = |names: &[&str]| {
+        let names: Vec<String> = names.iter().map(|&n| n.to_owned()).collect();
+        ca.serving(&names, SVID_LIFE, SystemTime::now()).map(|(chain, _)| chain.len())
+    };
+    assert_eq!(names(&["controller.lark-system.svc", "10.0.0.1", "fd00::1"]).unwrap(), 1);
+    for wrong in ["", "0.0.0.0", "::", "a b", "https://controller", "controller:15012", "exa\u{e4}mple"] {
+        assert!(matches!(names(&[wrong]), Err(CaError::Name(_))), "{wrong:?}");
+    }
 }

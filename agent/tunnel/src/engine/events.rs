@@ -1,59 +1,117 @@
 //! What arrives from the peer.
 
+use std::io::IoSlice;
+use std::task::{Context, Poll};
+
 use lark_core::framing::{BadRequest, ConnectRequest, ErrorCode, Event, StreamId};
 use lark_core::reason::Reason;
+use tokio::time::Instant;
 
-use super::{Engine, TunnelError};
+use super::{Engine, PLAIN, Part, RUN, TunnelError};
 use crate::acceptor::{Delivery, Inbound};
 use crate::ended::{End, Ended, Refusal};
+use crate::pod::Pod;
 use crate::settings::Side;
 use crate::stream::Stream;
 
+/// Consecutive DATA of one stream, written to its pod at once.
+struct Run<'a> {
+    stream: Option<StreamId>,
+    slices: [IoSlice<'a>; RUN],
+    count: usize,
+}
+
+impl<'a> Run<'a> {
+    fn new() -> Self {
+        Self { stream: None, slices: [IoSlice::new(&[]); RUN], count: 0 }
+    }
+
+    /// False if it does not go with what is there.
+    fn push(&mut self, stream: StreamId, bytes: &'a [u8]) -> bool {
+        if self.stream.is_some_and(|s| s != stream) {
+            return false;
+        }
+        let Some(slot) = self.slices.get_mut(self.count) else { return false };
+        *slot = IoSlice::new(bytes);
+        self.stream = Some(stream);
+        self.count += 1;
+        true
+    }
+}
+
 impl Engine {
-    /// Takes in what was decrypted.
-    pub(super) fn receive(&mut self) -> Result<(), TunnelError> {
-        let plain = std::mem::take(&mut self.plain);
+    /// What came with the handshake's last bytes.
+    pub(super) fn take_buffered(&mut self) -> Result<(), TunnelError> {
+        let mut plain = PLAIN.take();
+        plain.clear();
+        let read = self.records.buffered(&mut plain);
+        self.receive(plain).and(read.map_err(TunnelError::from))
+    }
+
+    /// Takes in what was decrypted into the worker's buffer, and gives that back.
+    pub(super) fn receive(&mut self, plain: Vec<u8>) -> Result<(), TunnelError> {
         let mut at = 0;
+        let mut run = Run::new();
         let now = self.began.elapsed();
         let result = loop {
-            let rest = plain.get(at..).unwrap_or_default();
-            match self.h2.receive(now, rest) {
+            match self.h2.receive(now, plain.get(at..).unwrap_or_default()) {
                 Ok((0, None)) => break Ok(()),
                 Ok((taken, event)) => {
                     at += taken;
-                    if let Some(event) = event {
-                        self.event(event);
+                    match event {
+                        Some(Event::Data { stream, bytes }) if run.push(stream, bytes) => {}
+                        Some(Event::Data { stream, bytes }) => {
+                            self.data(&mut run);
+                            run.push(stream, bytes);
+                        }
+                        // In order: an end or a reset comes after the bytes before it.
+                        Some(event) => {
+                            self.data(&mut run);
+                            self.event(event);
+                        }
+                        None => {}
                     }
                 }
                 Err(error) => break Err(error.into()),
             }
         };
-        self.plain = plain;
-        self.plain.drain(..at);
+        self.data(&mut run);
+        let rest = plain.get(at..).unwrap_or_default();
+        self.rest = rest.to_vec();
+        PLAIN.set(plain);
         result
     }
 
-    /// The stream's number as the codec wants it, if the stream is here.
-    pub(super) fn id(&self, number: u32) -> Option<StreamId> {
-        self.ids.get(&number).copied().filter(|_| self.streams.contains_key(&number))
+    /// Gives a run to its pod, or to the stream's backlog.
+    fn data(&mut self, run: &mut Run<'_>) {
+        let count = std::mem::take(&mut run.count);
+        let Some(id) = run.stream.take() else { return };
+        let Some(stream) = self.streams.get_mut(&id.value()) else { return };
+        match stream.arrived(run.slices.get_mut(..count).unwrap_or_default()) {
+            Ok(taken) if taken > 0 => self.h2.consumed(id, taken),
+            Ok(_) => {}
+            Err(error) => self.pod_failed(id.value(), &error),
+        }
     }
 
     fn event(&mut self, event: Event<'_>) {
         match event {
             Event::SettingsReceived => {
-                self.shared.streams_max.set(self.h2.peer_streams_max());
-                if let Some(settled) = self.settled.take() {
-                    // The dialler may have given up meanwhile.
-                    let _ = settled.send(());
+                if let Part::Dialling(part) = &mut self.part {
+                    part.shared.streams_max.set(self.h2.peer_streams_max());
+                    if let Some(settled) = part.settled.take() {
+                        // The dialler may have given up meanwhile.
+                        let _ = settled.send(());
+                    }
                 }
             }
             Event::Connect { stream, request } => self.connect(stream, request),
             Event::Response { stream, status, reason } => self.response(stream, status, reason),
-            Event::Data { stream, bytes } => self.data(stream, bytes),
+            // Goes into a run before it comes here.
+            Event::Data { .. } | Event::Pong { .. } => {}
             Event::End { stream } => {
                 if let Some(entry) = self.streams.get_mut(&stream.value()) {
-                    entry.peer_ended = true;
-                    entry.waker.push();
+                    entry.peer_ended();
                 }
             }
             Event::Reset { stream, code } => self.reset(stream, code),
@@ -67,56 +125,59 @@ impl Engine {
                     entry.waker.push();
                 }
             }
-            Event::GoAway { .. } => self.shared.going_away.set(true),
-            Event::Pong { .. } => {}
+            Event::GoAway { .. } => self.going_away(),
         }
     }
 
     fn connect(&mut self, id: StreamId, request: Result<ConnectRequest, BadRequest>) {
-        let Some(accepting) = &self.accepting else { return };
+        let Part::Accepting(accepting) = &self.part else { return };
+        let (peer, client) = (accepting.peer, &accepting.client);
         let request = match request {
             Ok(request) => request,
             Err(error) => {
-                tracing::warn!(peer = %accepting.peer, client = %accepting.client, %error, "a stream asks for what is not served");
+                tracing::warn!(%peer, %client, %error, "a stream asks for what is not served");
                 self.h2.respond(id, 400, Some(Reason::ProtocolError));
                 return;
             }
         };
-        if accepting.svids.now() >= accepting.expires {
-            tracing::warn!(peer = %accepting.peer, client = %accepting.client, "a certificate of the tunnel has expired; it takes no more streams");
-            self.h2.respond(id, 421, Some(Reason::TunnelLost));
+        if !accepting.proof.holds() {
+            // Not processed, so the other end takes it to a new tunnel, whose handshake settles it.
+            tracing::debug!(%peer, %client, "what the tunnel proved counts no more; it takes no more streams");
+            self.h2.reset(id, ErrorCode::REFUSED_STREAM);
             self.h2.go_away(ErrorCode::NO_ERROR);
             return;
         }
-        let inbound = Inbound {
-            client: accepting.client.clone(),
-            server: accepting.server.clone(),
-            peer: accepting.peer,
-            request,
+        let Some(permit) = accepting.load.delivery(self.settings.deliveries_max) else {
+            let limit = self.settings.deliveries_max;
+            tracing::warn!(%peer, %client, limit, "deliveries under way are at their limit; a stream is refused");
+            self.h2.respond(id, status(Reason::LimitReached), Some(Reason::LimitReached));
+            return;
         };
+        let inbound = Inbound { client: client.clone(), server: accepting.server.clone(), peer, request };
         let dial = accepting.deliver.deliver(inbound);
-        self.dials.push(Box::pin(async move { (id, dial.await) }));
+        self.dials.push(Box::pin(async move {
+            let result = dial.await;
+            drop(permit);
+            (id, result)
+        }));
         let number = id.value();
-        self.ids.insert(number, id);
-        self.streams.insert(number, Stream::new(Side::Server, self.ready.waker(number)));
+        self.streams.insert(number, Stream::accepted(id, self.ready.waker(number)));
     }
 
     /// A delivery's dial is done.
-    pub(super) fn dialled(&mut self, id: StreamId, result: Result<Delivery, Refusal>) {
+    pub(super) fn delivered(&mut self, id: StreamId, result: Result<Delivery, Refusal>) {
         let Some(stream) = self.streams.get_mut(&id.value()) else {
             // The peer did not wait for it.
             if let Ok(delivery) = result {
                 lark_sys::socket::reset_on_close(&delivery.pod);
                 drop(delivery.pod);
-                (delivery.on_end)(Ended { established: true, how: End::ResetBySource, refusal: None });
+                (delivery.on_end)(Ended::by_pod(false, End::ResetBySource));
             }
             return;
         };
         match result {
             Ok(delivery) => {
-                stream.answered = true;
-                stream.on_end = Some(delivery.on_end);
-                stream.attach(delivery.pod, delivery.counters);
+                stream.deliver(Pod::new(delivery.pod), delivery.counters, delivery.on_end);
                 self.h2.respond(id, 200, None);
             }
             Err(refusal) => {
@@ -129,30 +190,25 @@ impl Engine {
     fn response(&mut self, id: StreamId, status: u16, reason: Option<Reason>) {
         let Some(stream) = self.streams.get_mut(&id.value()) else { return };
         if (200..300).contains(&status) {
-            stream.answered = true;
-            if let Some(on_open) = stream.on_open.take() {
-                on_open();
-            }
-            stream.waker.push();
+            stream.answered();
             return;
         }
-        let reason = reason.unwrap_or(Reason::ProtocolError);
-        let detail = format!("the destination's agent refused with status {status}; its log says more");
+        let reason = reason.unwrap_or_else(|| reason_of(status));
+        let detail = format!(
+            "{}: the other agent refused the stream with status {status}; its log says more",
+            self.name
+        );
         self.h2.reset(id, ErrorCode::CANCEL);
         self.finish(id.value(), End::Lost, Some(Refusal::new(reason, detail)));
     }
 
-    fn data(&mut self, id: StreamId, bytes: &[u8]) {
-        let Some(stream) = self.streams.get_mut(&id.value()) else { return };
-        match stream.arrived(bytes) {
-            Ok(taken) if taken > 0 => self.h2.consumed(id, taken),
-            Ok(_) => {}
-            Err(error) => self.pod_failed(id.value(), id, &error),
-        }
-    }
-
     fn reset(&mut self, id: StreamId, code: ErrorCode) {
-        let how = match (self.side, code) {
+        let Some(stream) = self.streams.get(&id.value()) else { return };
+        let how = match (self.side(), code) {
+            // RFC 9113, section 8.7: it was not processed, nothing of it reached anybody.
+            (Side::Client, ErrorCode::REFUSED_STREAM) if !stream.is_answered() => {
+                return self.give_back(id.value());
+            }
             (_, ErrorCode::REFUSED_STREAM | ErrorCode::PROTOCOL_ERROR | ErrorCode::INTERNAL_ERROR) => {
                 End::Lost
             }
@@ -160,9 +216,29 @@ impl Engine {
             (Side::Server, _) => End::ResetBySource,
         };
         let refusal = (how == End::Lost).then(|| {
-            Refusal::new(Reason::TunnelLost, format!("the peer's agent reset the stream with {code}"))
+            let detail = format!("{}: the other agent reset the stream with {code}", self.name);
+            Refusal::new(Reason::TunnelLost, detail)
         });
         self.finish(id.value(), how, refusal);
+    }
+
+    /// Reads once from the node's socket and takes in what came. False if there was nothing.
+    pub(super) fn poll_receive(&mut self, cx: &mut Context<'_>) -> Result<bool, TunnelError> {
+        let mut plain = PLAIN.take();
+        plain.clear();
+        plain.extend_from_slice(&self.rest);
+        let read = self.records.poll_read(cx, &mut plain);
+        if read.is_pending() {
+            PLAIN.set(plain);
+            return Ok(false);
+        }
+        self.heard = Instant::now();
+        // What was decrypted before an end or an error still counts.
+        let received = self.receive(plain);
+        match read {
+            Poll::Ready(Err(error)) => received.and(Err(error.into())),
+            _ => received.map(|()| true),
+        }
     }
 }
 
@@ -175,5 +251,17 @@ fn status(reason: Reason) -> u16 {
         Reason::DialRefused | Reason::DialFailed | Reason::HooksNotLive | Reason::ShuttingDown => 503,
         Reason::LimitReached => 429,
         _ => 502,
+    }
+}
+
+/// What a status says of a peer that gives no reason of ours.
+const fn reason_of(status: u16) -> Reason {
+    match status {
+        401 | 403 => Reason::PolicyDenied,
+        404 => Reason::NotMyWorkload,
+        429 => Reason::LimitReached,
+        504 => Reason::DialTimeout,
+        500..=503 => Reason::DialFailed,
+        _ => Reason::ProtocolError,
     }
 }

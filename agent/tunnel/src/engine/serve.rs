@@ -1,0 +1,133 @@
+//! What a stream does in its share of a turn.
+
+use std::io;
+
+use lark_core::framing::FRAME_HEADER;
+
+use super::{Engine, FRAME, QUANTUM, SHARED_QUANTUM, TunnelError};
+use crate::ended::End;
+use crate::stream::{FromPod, Stream};
+
+enum ServeError {
+    Pod(io::Error),
+    Tunnel(io::Error),
+}
+
+impl Engine {
+    /// Gives every stream that has something to do its share of this turn, one after the other. True
+    /// if any moved bytes.
+    pub(super) fn serve_ready(&mut self) -> Result<bool, TunnelError> {
+        let mut progress = false;
+        let waiting = self.queue.len();
+        let quantum = if waiting > 1 { SHARED_QUANTUM } else { QUANTUM };
+        for _ in 0..waiting {
+            let Some(number) = self.queue.pop_front() else { break };
+            match self.serve(number, quantum) {
+                Ok(moved) => progress |= moved,
+                Err(ServeError::Pod(error)) => {
+                    self.pod_failed(number, &error);
+                    progress = true;
+                }
+                Err(ServeError::Tunnel(error)) => return Err(error.into()),
+            }
+        }
+        Ok(progress)
+    }
+
+    fn serve(&mut self, number: u32, quantum: usize) -> Result<bool, ServeError> {
+        let Some(stream) = self.streams.get_mut(&number) else { return Ok(false) };
+        stream.waker.taken();
+        let drained = stream.drain().map_err(ServeError::Pod)?;
+        if drained > 0 {
+            self.h2.consumed(stream.id, drained);
+        }
+        let moved = self.forward(number, quantum)?;
+        if self.streams.get(&number).is_some_and(Stream::is_done) {
+            self.finish(number, End::Clean, None);
+        }
+        Ok(drained > 0 || moved)
+    }
+
+    /// Sends what the pod has for the peer, once. True if anything was.
+    fn forward(&mut self, number: u32, quantum: usize) -> Result<bool, ServeError> {
+        let Some(stream) = self.streams.get_mut(&number) else { return Ok(false) };
+        if stream.is_read() {
+            return if stream.is_done() { Ok(false) } else { watch(stream) };
+        }
+        if !self.records.has_room() {
+            stream.waker.push();
+            return Ok(false);
+        }
+        let room = self.h2.capacity(stream.id).min(self.h2.max_frame()).min(quantum);
+        if !stream.early().is_empty() {
+            if room == 0 {
+                return watch(stream);
+            }
+            let count = stream.early().len().min(room);
+            let mut frame = FRAME.take();
+            frame.clear();
+            frame.resize(FRAME_HEADER, 0);
+            frame.extend_from_slice(stream.early().get(..count).unwrap_or_default());
+            stream.early_sent(count);
+            stream.waker.push();
+            return self.send(number, frame, count);
+        }
+        if stream.owes_end() {
+            stream.end_sent();
+            let header = self.h2.data_header(stream.id, 0, true);
+            self.write_control().and_then(|()| self.records.write(&header)).map_err(ServeError::Tunnel)?;
+            // Once more, for the watch or the end.
+            if let Some(stream) = self.streams.get(&number) {
+                stream.waker.push();
+            }
+            return Ok(true);
+        }
+        let limit = room.min(stream.may_read());
+        if limit == 0 {
+            return watch(stream);
+        }
+        let mut frame = FRAME.take();
+        if frame.len() < FRAME_HEADER + limit {
+            frame.resize(FRAME_HEADER + QUANTUM, 0);
+        }
+        match stream.read(frame.get_mut(FRAME_HEADER..FRAME_HEADER + limit).unwrap_or_default()) {
+            Err(error) => {
+                FRAME.set(frame);
+                Err(ServeError::Pod(error))
+            }
+            Ok(FromPod::Nothing) => {
+                FRAME.set(frame);
+                Ok(false)
+            }
+            Ok(FromPod::End) => {
+                FRAME.set(frame);
+                stream.waker.push();
+                Ok(true)
+            }
+            Ok(FromPod::Bytes { count, more }) => {
+                if more {
+                    stream.waker.push();
+                }
+                self.send(number, frame, count)
+            }
+        }
+    }
+
+    /// Sends `count` bytes that lie in the frame behind the room for its header.
+    fn send(&mut self, number: u32, mut frame: Vec<u8>, count: usize) -> Result<bool, ServeError> {
+        let Some(stream) = self.streams.get(&number) else { return Ok(false) };
+        if let Some(room) = frame.first_chunk_mut() {
+            *room = self.h2.data_header(stream.id, count, false);
+        }
+        let bytes = frame.get(..FRAME_HEADER + count).unwrap_or_default();
+        // The stream's HEADERS may be among the control frames.
+        let written = self.write_control().and_then(|()| self.records.write(bytes));
+        FRAME.set(frame);
+        written.map(|()| true).map_err(ServeError::Tunnel)
+    }
+}
+
+/// Nothing is read from the pod at present, but its reset would be news.
+fn watch(stream: &mut Stream) -> Result<bool, ServeError> {
+    stream.check().map(|()| false).map_err(ServeError::Pod)
+}

@@ -1,0 +1,118 @@
+//! A pod's socket, as the engine holds it.
+
+use std::io::{self, IoSlice};
+use std::net::Shutdown;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use lark_sys::socket::{reset_on_close, set_congestion, set_nodelay};
+use socket2::SockRef;
+use tokio::io::{AsyncRead, Interest, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+
+/// Pod legs never leave the machine; a congestion control that paces, as BBR does, halves them.
+const CONGESTION: &str = "reno";
+
+/// A pod's socket. Closing it is an end only if both directions were shut before; see
+/// [`Pod::reset_on_close`].
+pub(crate) struct Pod {
+    /// One of two owners of the socket: reads, and everything that needs no more than a reference.
+    socket: OwnedReadHalf,
+    /// The other, so that a watch can live beside it.
+    watch: Watch,
+}
+
+enum Watch {
+    /// Not asked for yet.
+    Idle(Silent),
+    /// Becomes ready when the socket has failed.
+    Armed(Pin<Box<dyn Future<Output = ()>>>),
+}
+
+/// The write half, which would otherwise end the stream when it is dropped.
+struct Silent(Option<OwnedWriteHalf>);
+
+impl Drop for Silent {
+    fn drop(&mut self) {
+        if let Some(half) = self.0.take() {
+            half.forget();
+        }
+    }
+}
+
+impl Pod {
+    pub(crate) fn new(socket: TcpStream) -> Self {
+        set_nodelay(&socket);
+        set_congestion(&socket, CONGESTION);
+        let (socket, other) = socket.into_split();
+        Self { socket, watch: Watch::Idle(Silent(Some(other))) }
+    }
+
+    fn stream(&self) -> &TcpStream {
+        self.socket.as_ref()
+    }
+
+    /// Reads once; nothing read means that the pod sends no more.
+    pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        let mut read = ReadBuf::new(buffer);
+        // Knows from a short read that nothing is left, and saves the call that would say so.
+        std::task::ready!(Pin::new(&mut self.socket).poll_read(cx, &mut read))?;
+        Poll::Ready(Ok(read.filled().len()))
+    }
+
+    /// Whether there may be something to read.
+    pub(crate) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream().poll_read_ready(cx)
+    }
+
+    /// Writes as much as the pod takes now; what does not fit registers for the time it will.
+    pub(crate) fn write(&self, cx: &mut Context<'_>, mut slices: &mut [IoSlice<'_>]) -> io::Result<usize> {
+        let mut written = 0;
+        while !slices.is_empty() {
+            match self.stream().try_write_vectored(slices) {
+                Ok(count) => {
+                    written += count;
+                    IoSlice::advance_slices(&mut slices, count);
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    // If it became writable meanwhile, goes on.
+                    if self.stream().poll_write_ready(cx)?.is_pending() {
+                        break;
+                    }
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(written)
+    }
+
+    /// Tells the pod that no more comes.
+    pub(crate) fn end(&self) -> io::Result<()> {
+        SockRef::from(self.stream()).shutdown(Shutdown::Write)
+    }
+
+    /// Ready with the error when the socket has failed, although nobody reads or writes it.
+    pub(crate) fn poll_failed(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        if let Watch::Idle(half) = &mut self.watch {
+            let half = Silent(half.0.take());
+            self.watch = Watch::Armed(Box::pin(async move {
+                if let Some(half) = &half.0 {
+                    // An error of the reactor itself ends the watch as well: nothing works then.
+                    let _ = half.ready(Interest::ERROR).await;
+                }
+            }));
+        }
+        let Watch::Armed(watch) = &mut self.watch else { return Poll::Pending };
+        std::task::ready!(watch.as_mut().poll(cx));
+        // Asked again, it fails again at once.
+        self.watch = Watch::Idle(Silent(None));
+        let error = self.stream().take_error().ok().flatten();
+        Poll::Ready(error.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into()))
+    }
+
+    /// Makes the close a reset: the pod must not take this for an end.
+    pub(crate) fn reset_on_close(&self) {
+        reset_on_close(self.stream());
+    }
+}
