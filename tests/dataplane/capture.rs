@@ -7,10 +7,15 @@ use lark_testbed::{Nginx, Wire, eventually};
 use crate::house::House;
 
 /// A client that keeps one connection and asks over it again and again.
-const KEEPALIVE: &str = "import http.client,sys,time\n\
-c=http.client.HTTPConnection(sys.argv[1],8080,timeout=20)\n\
-while True:\n\
-    c.request('GET','/'); assert c.getresponse().read()==b'canary-of-lark\\n'; print('ok',flush=True); time.sleep(0.05)\n";
+const KEEPALIVE: &str = r"
+import http.client, sys, time
+c = http.client.HTTPConnection(sys.argv[1], 8080, timeout=20)
+while True:
+    c.request('GET', '/')
+    assert c.getresponse().read() == b'canary-of-lark\n'
+    print('ok', flush=True)
+    time.sleep(0.05)
+";
 
 #[test]
 fn a_connection_older_than_the_capture_goes_on_and_is_listed_as_plaintext() {

@@ -47,8 +47,8 @@ fn a_dead_peer_is_a_reset_and_never_plaintext() {
     for _ in 0..3 {
         let output = house.client.place.output("curl", &["-sS", "--max-time", "15", &url]).unwrap();
         assert!(!output.status.success());
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(said.contains("reset") || said.contains("refused"), "{said}");
+        // Reset after it was accepted, or so early that curl takes it for a refusal.
+        assert!(matches!(output.status.code(), Some(7 | 52 | 56)), "{output:?}");
     }
     assert_eq!(wire.count("canary-of-lark").unwrap(), 0);
     let edges = house.one.table(&["edges"]).unwrap();

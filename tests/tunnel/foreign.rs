@@ -17,8 +17,7 @@ use crate::ends::{World, accept, domain, echo, id, on_worker, quick};
 /// A listener that shows one identity's certificate whatever name is asked for.
 pub(crate) async fn shows_always(store: SvidStore, account: &str) -> SocketAddr {
     let svid = store.current(&id(account)).unwrap();
-    let config =
-        lark_tunnel::tls::server(&lark_tunnel::tls::provider(), &svid, &store, domain()).unwrap();
+    let config = lark_tunnel::tls::server(&lark_tunnel::tls::provider(), &svid, &store, domain()).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let acceptor = TlsAcceptor::from(Arc::new(config));

@@ -82,8 +82,12 @@ fn refused(program: &'static str, source: io::Error) -> AttachError {
     AttachError::Refused { program, source, hint }
 }
 
-/// Removes a pin, which detaches the program once nobody holds the link.
+/// Detaches the link that is pinned there and removes the pin.
 pub(crate) fn remove(pin: &Path) -> Result<(), AttachError> {
+    if let Ok(link) = syscall::open_pin(pin) {
+        // One whose cgroup is gone is detached already.
+        let _ = syscall::link_detach(link.as_fd());
+    }
     match std::fs::remove_file(pin) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => {
             Err(AttachError::Pin { path: pin.to_owned(), source })

@@ -10,6 +10,7 @@ const BPF_OBJ_PIN: libc::c_int = 6;
 const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const BPF_LINK_CREATE: libc::c_int = 28;
+const BPF_LINK_DETACH: libc::c_int = 34;
 const BPF_LINK_UPDATE: libc::c_int = 29;
 
 /// Fields of `union bpf_attr` for the commands below; the kernel takes shorter structures and
@@ -87,6 +88,12 @@ pub(crate) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
     let mut attributes =
         LinkUpdate { link: number(link), new_program: number(program), flags: 0, old_program: 0 };
     bpf(BPF_LINK_UPDATE, &mut attributes).map(|_| ())
+}
+
+/// Detaches a link at once (Linux 5.9). Removing its last pin detaches it too, but later.
+pub(crate) fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    let mut descriptor = number(link);
+    bpf(BPF_LINK_DETACH, &mut descriptor).map(|_| ())
 }
 
 /// Pins an object under a path on bpffs.

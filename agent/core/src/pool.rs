@@ -1,5 +1,13 @@
-//! Which tunnel a stream takes, and when tunnels are opened and given up. Time is an argument.
+//! Which tunnel a stream takes, and when tunnels are opened and given up. Time is an argument: the
+//! time since any fixed moment.
+//!
+//! Invariants:
+//! - Streams share a tunnel only if source identity, destination identity and node agree.
+//! - One handshake at a time for each such key; whoever comes meanwhile waits for its outcome.
+//! - A tunnel that must take no more streams is forgotten; those on it may finish.
+//! - A key without tunnels, handshake and recent failure costs nothing after the next sweep.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -19,8 +27,6 @@ pub struct PoolKey {
 /// What is known of an open tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Facts {
-    /// Its age.
-    pub age: Duration,
     /// How long until the first of both SVIDs expires; zero when one has.
     pub expires_in: Duration,
     /// Whether the roots are still those under which it was proved.
@@ -44,13 +50,9 @@ pub enum Choice {
     Retire,
 }
 
-/// Decides for one tunnel.
-pub const fn choose(facts: &Facts, max_age: Duration) -> Choice {
-    if facts.going_away
-        || !facts.root_accepted
-        || facts.expires_in.is_zero()
-        || facts.age.as_nanos() >= max_age.as_nanos()
-    {
+/// Decides for one tunnel of that age.
+pub fn choose(facts: &Facts, age: Duration, max_age: Duration) -> Choice {
+    if facts.going_away || !facts.root_accepted || facts.expires_in.is_zero() || age >= max_age {
         Choice::Retire
     } else if facts.streams >= facts.streams_max {
         Choice::Full
@@ -60,7 +62,8 @@ pub const fn choose(facts: &Facts, max_age: Duration) -> Choice {
 }
 
 /// How long nobody dials a node again after that many failures in a row: the first connection after
-/// the wait tries anew, those before it get the last failure's reason at once.
+/// the wait tries anew, those before it get the last failure's reason at once. Below the second in
+/// which an application tries again.
 pub fn pause(failures: u32) -> Duration {
     match failures {
         0 => Duration::ZERO,
@@ -68,33 +71,149 @@ pub fn pause(failures: u32) -> Duration {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
+/// What a stream that wants a tunnel does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Want<T, W, R> {
+    /// Goes on this one.
+    Use(T),
+    /// A handshake is under way: waits for its outcome, then asks again.
+    Wait(W),
+    /// Opens one, and tells the pool so by [`Pool::opening`] before anybody else asks.
+    Open,
+    /// Is refused: the last attempt failed just now, for this reason.
+    Failed(R),
+    /// Is refused: that many tunnels are open for this key, and all are full.
+    Full(usize),
+}
 
-    proptest! {
-        #[test]
-        fn no_stream_goes_where_it_must_not(age in 0_u64..8000, expires in 0_u64..3, root: bool, streams in 0_usize..5, away: bool) {
-            let facts = Facts {
-                age: Duration::from_secs(age),
-                expires_in: Duration::from_secs(expires),
-                root_accepted: root,
-                streams,
-                streams_max: 3,
-                going_away: away,
-            };
-            let choice = choose(&facts, Duration::from_secs(3600));
-            if choice == Choice::Use {
-                prop_assert!(age < 3600 && expires > 0 && root && !away && streams < 3);
+/// Limits of a pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// A tunnel takes no new stream at this age.
+    pub max_age: Duration,
+    /// Most tunnels for one key.
+    pub tunnels: usize,
+}
+
+#[derive(Debug)]
+struct Slot<T, W, R> {
+    tunnels: Vec<(Duration, T)>,
+    opening: Option<W>,
+    failures: u32,
+    failed: Option<(Duration, R)>,
+}
+
+impl<T, W, R> Slot<T, W, R> {
+    fn new() -> Self {
+        Self { tunnels: Vec::new(), opening: None, failures: 0, failed: None }
+    }
+
+    fn is_spent(&self, now: Duration) -> bool {
+        // A failure is remembered for a while longer than it counts, so that the next pause is longer.
+        let forgotten = |at: &Duration| now.saturating_sub(*at) > FAILURE_REMEMBERED;
+        self.tunnels.is_empty()
+            && self.opening.is_none()
+            && self.failed.as_ref().is_none_or(|(at, _)| forgotten(at))
+    }
+}
+
+const FAILURE_REMEMBERED: Duration = Duration::from_secs(10);
+/// Keys below which nothing is swept.
+const SWEEP_AT_LEAST: usize = 64;
+
+/// The tunnels `T` of one worker, handshakes under way as `W` (what others wait on), failures as `R`.
+#[derive(Debug)]
+pub struct Pool<T, W, R> {
+    limits: Limits,
+    slots: HashMap<PoolKey, Slot<T, W, R>>,
+    sweep_at: usize,
+}
+
+impl<T: Clone, W: Clone, R: Clone> Pool<T, W, R> {
+    /// A pool without tunnels.
+    pub fn new(limits: Limits) -> Self {
+        Self { limits, slots: HashMap::new(), sweep_at: SWEEP_AT_LEAST }
+    }
+
+    /// What a stream for `key` does now. Forgets tunnels that take no more.
+    pub fn want(&mut self, key: &PoolKey, now: Duration, facts: impl Fn(&T) -> Facts) -> Want<T, W, R> {
+        let Some(slot) = self.slots.get_mut(key) else { return Want::Open };
+        let mut usable = None;
+        slot.tunnels.retain(|(opened, tunnel)| {
+            match choose(&facts(tunnel), now.saturating_sub(*opened), self.limits.max_age) {
+                Choice::Retire => return false,
+                Choice::Use if usable.is_none() => usable = Some(tunnel.clone()),
+                Choice::Use | Choice::Full => {}
             }
-            if choice == Choice::Full { prop_assert!(streams >= 3 && !away && root); }
+            true
+        });
+        if let Some(tunnel) = usable {
+            return Want::Use(tunnel);
+        }
+        if let Some(opening) = &slot.opening {
+            return Want::Wait(opening.clone());
+        }
+        if slot.tunnels.len() >= self.limits.tunnels {
+            return Want::Full(slot.tunnels.len());
+        }
+        match &slot.failed {
+            Some((at, why)) if now.saturating_sub(*at) < pause(slot.failures) => Want::Failed(why.clone()),
+            _ => Want::Open,
         }
     }
 
-    #[test]
-    fn pauses_stay_below_the_time_a_client_retries_in() {
-        assert_eq!(pause(0), Duration::ZERO);
-        assert!(pause(u32::MAX) <= Duration::from_secs(1));
+    /// A handshake for `key` begins; `wait` is what others wait on.
+    pub fn opening(&mut self, key: PoolKey, now: Duration, wait: W) {
+        if self.slots.len() >= self.sweep_at {
+            self.slots.retain(|_, slot| !slot.is_spent(now));
+            self.sweep_at = (self.slots.len() * 2).max(SWEEP_AT_LEAST);
+        }
+        self.slots.entry(key).or_insert_with(Slot::new).opening = Some(wait);
+    }
+
+    /// The handshake under way succeeded.
+    pub fn opened(&mut self, key: &PoolKey, now: Duration, tunnel: T) {
+        let slot = self.slots.entry(key.clone()).or_insert_with(Slot::new);
+        slot.opening = None;
+        slot.failures = 0;
+        slot.failed = None;
+        slot.tunnels.push((now, tunnel));
+    }
+
+    /// The handshake under way failed.
+    pub fn failed(&mut self, key: &PoolKey, now: Duration, why: R) {
+        let slot = self.slots.entry(key.clone()).or_insert_with(Slot::new);
+        slot.opening = None;
+        slot.failures = slot.failures.saturating_add(1);
+        slot.failed = Some((now, why));
+    }
+
+    /// Tunnels for which `gone` says so have ended.
+    pub fn closed(&mut self, key: &PoolKey, gone: impl Fn(&T) -> bool) {
+        let Some(slot) = self.slots.get_mut(key) else { return };
+        slot.tunnels.retain(|(_, tunnel)| !gone(tunnel));
+        if slot.tunnels.is_empty() && slot.opening.is_none() && slot.failed.is_none() {
+            self.slots.remove(key);
+        }
+    }
+
+    /// Open tunnels that may take streams.
+    pub fn tunnels(&self) -> usize {
+        self.slots.values().map(|slot| slot.tunnels.len()).sum()
+    }
+
+    /// Keys about which something is remembered.
+    pub fn keys(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Forgets all tunnels: those with streams end with their last one.
+    pub fn clear(&mut self) {
+        for slot in self.slots.values_mut() {
+            slot.tunnels.clear();
+        }
     }
 }
+
+#[cfg(test)]
+mod tests;

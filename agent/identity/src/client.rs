@@ -138,6 +138,21 @@ impl Issuer for CaClient {
         identity: &SpiffeId,
         life: Duration,
     ) -> Result<Vec<String>, RequestError> {
+        // Around everything: the connector's own time-out does not cover the handshakes.
+        tokio::time::timeout(TIMEOUT, self.request(csr, identity, life)).await.unwrap_or_else(|_| {
+            let what = format!("it gave no answer in {} s", TIMEOUT.as_secs());
+            Err(RequestError::Unreachable { url: self.url.clone(), what })
+        })
+    }
+}
+
+impl CaClient {
+    async fn request(
+        &self,
+        csr: String,
+        identity: &SpiffeId,
+        life: Duration,
+    ) -> Result<Vec<String>, RequestError> {
         let read = async |what, path: &PathBuf| {
             tokio::fs::read_to_string(path).await.map_err(|source| RequestError::File {
                 what,
@@ -155,7 +170,6 @@ impl Issuer for CaClient {
             .and_then(|e| e.tls_config(ClientTlsConfig::new().ca_certificate(Certificate::from_pem(root))))
             .map_err(|e| url(innermost(&e)))?
             .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(TIMEOUT)
             .connect()
             .await
             .map_err(|e| self.no_connection(&e))?;
@@ -178,9 +192,7 @@ impl Issuer for CaClient {
         let response = grpc.unary(request, path, codec).await.map_err(failed)?;
         Ok(response.into_inner().cert_chain)
     }
-}
 
-impl CaClient {
     /// Tells a certificate that is not accepted and a wrong clock from a CA that is not there.
     fn no_connection(&self, error: &(dyn std::error::Error + 'static)) -> RequestError {
         let url = self.url.clone();

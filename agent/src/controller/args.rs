@@ -15,7 +15,8 @@ pub struct ControllerArgs {
     pub discovery: String,
     /// Directory for the CA's certificate and key and for root.pem.
     ///
-    /// Default /var/lib/lark. The CA is made there at the first start; its key can be read by its owner only.
+    /// Default /var/lib/lark. The CA is made there at the first start; its key can be read by its owner
+    /// only. Whoever loses it must bring the new root to every agent.
     #[arg(long, env = "LARK_DATA_DIR", value_name = "DIR", default_value = "/var/lib/lark")]
     pub data_dir: PathBuf,
     /// Address and port of the CA API.
@@ -25,12 +26,13 @@ pub struct ControllerArgs {
     pub listen: SocketAddr,
     /// Name or address that agents call the controller by; may be repeated.
     ///
-    /// Default: the address of --listen. Its TLS certificate is made for these.
+    /// Default: the address of --listen, which must then be one of this host's, not 0.0.0.0. The
+    /// controller's TLS certificate is made for these, and agents accept no others.
     #[arg(long, env = "LARK_CA_SAN", value_name = "NAME", value_delimiter = ',')]
     pub san: Vec<String>,
     /// File of join tokens, a line `NODE HASH` each as `lark token` prints it.
     ///
-    /// No default. Read at the start.
+    /// No default. Read anew when it changes; a broken one keeps the tokens known before.
     #[arg(long, env = "LARK_JOIN_TOKENS", value_name = "FILE")]
     pub join_tokens: PathBuf,
     /// PEM file of a CA certificate made elsewhere, with its chain up to the root.
@@ -40,7 +42,7 @@ pub struct ControllerArgs {
     pub ca_cert: Option<PathBuf>,
     /// PEM file of that certificate's key (PKCS#8).
     ///
-    /// Default: none.
+    /// Default: none. Refused if everybody on the machine may read it.
     #[arg(long, env = "LARK_CA_KEY", value_name = "FILE")]
     pub ca_key: Option<PathBuf>,
     /// How log lines look: text or json.

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use clap::Args;
 
 /// Flags of `lark token`.
@@ -12,7 +12,8 @@ use clap::Args;
 pub struct TokenArgs {
     /// The node that the token is for.
     ///
-    /// No default.
+    /// No default. As discovery has it: the token gives the right to certificates of this node's
+    /// workloads.
     #[arg(long, value_name = "NAME")]
     pub node: String,
     /// File for the secret, to be brought to the node.
@@ -27,14 +28,19 @@ pub struct TokenArgs {
 /// # Errors
 /// When the file exists or cannot be written.
 pub fn run(args: &TokenArgs) -> anyhow::Result<()> {
+    ensure!(
+        !args.node.is_empty() && !args.node.contains(|c: char| c.is_whitespace() || c == '#'),
+        "--node {:?} is no name of a node: it must not be empty or have blanks or '#'",
+        args.node
+    );
     let (secret, hash) = lark_identity::token::generate()?;
     let mut file = std::fs::OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o600)
         .open(&args.out)
-        .with_context(|| format!("{} cannot be made", args.out.display()))?;
-    writeln!(file, "{secret}")?;
+        .with_context(|| format!("{} cannot be made for the secret", args.out.display()))?;
+    writeln!(file, "{secret}").with_context(|| format!("{} cannot be written", args.out.display()))?;
     writeln!(std::io::stdout().lock(), "{} {hash}", args.node)?;
     Ok(())
 }
