@@ -100,7 +100,7 @@ fn make(ca: &Ca, names: &[String], now: SystemTime) -> Result<Current, ServingEr
     let secret = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(secret.as_slice()));
     let signing = rustls::crypto::aws_lc_rs::sign::any_ecdsa_type(&secret)?;
     // Half of the life, without jitter: nobody else does the same at that time.
-    let until = renew_at(now, now + SVID_LIFE, now, u32::MAX / 2);
+    let until = renew_at(now, now + SVID_LIFE, u32::MAX / 2);
     Ok(Current { certified: Arc::new(CertifiedKey::new(chain, signing)), until })
 }
 

@@ -7,13 +7,14 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwap;
 use lark_core::constants::SVID_LIFE;
 use lark_core::identity::SpiffeId;
-use lark_core::identity::schedule::{backoff, renew_at, warn_at};
+use lark_core::identity::schedule::{backoff, renew_at, rest, warn_at};
 use rcgen::{CertificateParams, KeyPair};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::sign::CertifiedKey;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use crate::client::{Issuer, RequestError};
@@ -225,12 +226,12 @@ impl SvidStore {
                 if !due.keys().eq(set.iter()) {
                     due.retain(|id, _| set.contains(id));
                     for id in &set {
-                        due.entry(id.clone()).or_insert(Due { at: now, failures: 0, running: false });
+                        due.entry(id.clone()).or_insert_with(Due::at_once);
                     }
                     self.keep_only(&set);
                 }
             }
-            for (id, entry) in due.iter_mut().filter(|(_, d)| !d.running && d.at <= now) {
+            for (id, entry) in due.iter_mut().filter(|(_, d)| !d.running && d.wait(now).is_zero()) {
                 if running.len() >= CONCURRENT {
                     break;
                 }
@@ -245,7 +246,7 @@ impl SvidStore {
             let next = due
                 .values()
                 .filter(|d| !d.running)
-                .map(|d| d.at.duration_since(now).unwrap_or_default())
+                .map(|d| d.wait(now))
                 .min()
                 .unwrap_or(Duration::from_secs(1));
             let wait = if running.len() >= CONCURRENT { Duration::from_secs(1) } else { next };
@@ -264,20 +265,18 @@ impl SvidStore {
     fn finish(&self, due: &mut BTreeMap<SpiffeId, Due>, id: &SpiffeId, result: Result<Svid, RenewError>) {
         let Some(entry) = due.get_mut(id) else { return };
         entry.running = false;
-        let chance = chance();
+        let (now, chance) = (self.now(), chance());
         match result {
             Ok(svid) => {
                 tracing::info!(identity = %id, serial = %svid.serial, "certificate obtained");
-                *entry = Due {
-                    at: renew_at(svid.not_before, svid.not_after, self.now(), chance),
-                    failures: 0,
-                    running: false,
-                };
+                let at = renew_at(svid.not_before, svid.not_after, chance);
+                let earliest = Instant::now() + rest(at, svid.not_after, now);
+                *entry = Due { at: Some(at), earliest, failures: 0, running: false };
                 self.put(svid);
             }
             Err(error) => {
                 entry.failures += 1;
-                entry.at = self.now() + backoff(entry.failures, chance);
+                entry.earliest = Instant::now() + backoff(entry.failures, chance);
                 let kept = self.valid(id).is_some();
                 tracing::warn!(identity = %id, %error, failures = entry.failures, kept, "no certificate from the CA");
                 self.fail(id, &error);
@@ -293,11 +292,27 @@ impl SvidStore {
     }
 }
 
+/// When an identity is asked for next. What follows from a certificate goes by the clock; pauses go by
+/// the machine's own time, so that a clock that is set right does not make them last for hours.
 #[derive(Debug, Clone, Copy)]
 struct Due {
-    at: SystemTime,
+    /// The moment of renewal; at once if there is none.
+    at: Option<SystemTime>,
+    /// Not sooner than this, whatever the clock says.
+    earliest: Instant,
     failures: u32,
     running: bool,
+}
+
+impl Due {
+    fn at_once() -> Self {
+        Self { at: None, earliest: Instant::now(), failures: 0, running: false }
+    }
+
+    fn wait(&self, now: SystemTime) -> Duration {
+        let by_clock = self.at.and_then(|at| at.duration_since(now).ok()).unwrap_or_default();
+        by_clock.max(self.earliest.saturating_duration_since(Instant::now()))
+    }
 }
 
 /// A new key, wiped from memory once its last use here is over, and the request to sign it. The request
