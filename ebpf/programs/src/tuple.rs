@@ -14,6 +14,7 @@ use aya_ebpf::{
     helpers::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_sk_storage_get},
     programs::SockOpsContext,
 };
+use aya_log_ebpf::warn;
 use lark_abi::{Address, Counter, Flow, Tuple};
 
 use crate::maps::{count, raw};
@@ -158,6 +159,8 @@ pub fn store<T>(map: &SkStorage<T>, sk: *mut bpf_sock, value: &mut T) -> bool {
 pub fn publish(ctx: &SockOpsContext, entries: &Entries, flow: &Flow, full: Counter) {
     if entries.insert(dialled(ctx), flow, 0).is_err() {
         count(full);
+        // Rare: the map holds thousands of entries that live for microseconds each.
+        warn!(ctx, "a map of connections under way is full: port {} is not told to its other end", flow.port);
         return;
     }
     // A refusal would only leave an entry behind when the peer never establishes; it cannot happen

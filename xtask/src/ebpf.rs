@@ -1,0 +1,207 @@
+//! `cargo xtask ebpf`: builds the object that is committed, so that users need plain stable Rust only.
+//!
+//! The same sources and compiler give the same bytes on every machine: the build happens at a fixed
+//! path, because paths of packages are part of what rustc hashes.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+use sha2::{Digest, Sha256};
+
+/// The last bpf-linker that brings LLVM along with the Rust toolchain.
+const LINKER: &str = "0.10.3";
+/// Where the sources are copied to; see the module.
+const BUILD: &str = "/tmp/lark-ebpf-build";
+const OBJECT: &str = "agent/bpf/object/lark.bpf.o";
+const RECORD: &str = "agent/bpf/object/lark.bpf.toml";
+/// What the object is made from; agent/bpf/build.rs has the same list.
+const SOURCES: [&str; 5] = [
+    "ebpf/abi/Cargo.toml",
+    "ebpf/abi/src",
+    "ebpf/programs/Cargo.toml",
+    "ebpf/programs/Cargo.lock",
+    "ebpf/programs/src",
+];
+
+/// Builds the object; with `check`, only compares it with the committed one.
+pub(crate) fn run(check: bool) -> Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask has no parent")?;
+    install()?;
+    let sources = sources_hash(root)?;
+    let compiler = version("/usr/bin/rustc")?;
+    let recorded = fs::read_to_string(root.join(RECORD)).unwrap_or_default();
+    if check {
+        ensure!(
+            recorded.contains(&format!("compiler = \"{compiler}\"")),
+            "this machine's compiler is {compiler}, the committed object was made by another ({RECORD}); run `cargo xtask ebpf` and commit what it writes"
+        );
+    }
+    let object = build(root)?;
+    let hash = hex(&Sha256::digest(&object));
+    let record = format!(
+        "# Written by `cargo xtask ebpf`; agent/bpf/build.rs fails the build when the sources have changed since.\n\
+         sources = \"{sources}\"\nobject = \"{hash}\"\ncompiler = \"{compiler}\"\nlinker = \"bpf-linker {LINKER}\"\n"
+    );
+    let committed = fs::read(root.join(OBJECT)).unwrap_or_default();
+    if check {
+        ensure!(recorded == record, "{RECORD} is not current; run `cargo xtask ebpf` and commit what it writes");
+        ensure!(committed == object, "{OBJECT} is not what its sources give; run `cargo xtask ebpf` and commit what it writes");
+        say("the committed object is what its sources give");
+        return Ok(());
+    }
+    fs::create_dir_all(root.join(OBJECT).parent().context("the object has no directory")?)?;
+    fs::write(root.join(OBJECT), &object)?;
+    fs::write(root.join(RECORD), record)?;
+    say(&format!("{OBJECT}: {} bytes, sha256 {hash}", object.len()));
+    Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "what a task did is for whoever called it")]
+fn say(what: &str) {
+    println!("ebpf: {what}");
+}
+
+fn linker_home() -> PathBuf {
+    let base = env::var_os("CARGO_HOME").map_or_else(
+        || PathBuf::from(env::var_os("HOME").unwrap_or_default()).join(".cargo"),
+        PathBuf::from,
+    );
+    base.join(format!("lark-bpf-linker-{LINKER}"))
+}
+
+/// A compiler with its own sources, and the linker.
+fn install() -> Result<()> {
+    let sources = Path::new("/usr/bin/rustc").exists()
+        && version("/usr/bin/rustc").is_ok()
+        && Command::new("/usr/bin/rustc").args(["--print", "sysroot"]).output().is_ok_and(|o| {
+            let sysroot = String::from_utf8_lossy(&o.stdout).trim().to_owned();
+            Path::new(&sysroot).join("lib/rustlib/src/rust/library/core/Cargo.toml").exists()
+        });
+    if !sources || !Path::new("/usr/bin/cargo").exists() {
+        say("installing Debian's rustc-web, cargo-web and rust-web-src: core is built for BPF from source");
+        command(Command::new("apt-get").args(["-qq", "update"]))?;
+        command(Command::new("apt-get").env("DEBIAN_FRONTEND", "noninteractive").args([
+            "-qq", "install", "--yes", "--no-install-recommends", "rustc-web", "cargo-web", "rust-web-src",
+        ]))?;
+    }
+    if !linker_home().join("bin/bpf-linker").exists() {
+        say(&format!("installing bpf-linker {LINKER}, which takes a minute or two"));
+        command(
+            Command::new("cargo")
+                .args(["install", "--quiet", "--locked", "--version", LINKER, "bpf-linker", "--root"])
+                .arg(linker_home())
+                // Not the flags of whoever calls this.
+                .env_remove("RUSTFLAGS")
+                .env_remove("CARGO_ENCODED_RUSTFLAGS"),
+        )?;
+    }
+    Ok(())
+}
+
+fn version(rustc: &str) -> Result<String> {
+    let output = Command::new(rustc).arg("--version").output().with_context(|| format!("{rustc} cannot be started"))?;
+    ensure!(output.status.success(), "{rustc} --version failed");
+    Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+}
+
+fn build(root: &Path) -> Result<Vec<u8>> {
+    let place = Path::new(BUILD);
+    // Sources only: what was compiled before is used again.
+    let _ = fs::remove_dir_all(place.join("ebpf"));
+    for source in SOURCES {
+        for file in files(&root.join(source))? {
+            let relative = file.strip_prefix(root)?;
+            let to = place.join(relative);
+            fs::create_dir_all(to.parent().context("a source without a directory")?)?;
+            fs::copy(&file, to)?;
+        }
+    }
+    fs::write(place.join("Cargo.toml"), workspace(&fs::read_to_string(root.join("Cargo.toml"))?)?)?;
+    let cargo_home = env::var("CARGO_HOME")
+        .unwrap_or_else(|_| format!("{}/.cargo", env::var("HOME").unwrap_or_default()));
+    let flags = [
+        "-C".to_owned(),
+        "linker=bpf-linker".to_owned(),
+        "-C".to_owned(),
+        "link-arg=--btf".to_owned(),
+        "-C".to_owned(),
+        "debuginfo=2".to_owned(),
+        format!("--remap-path-prefix={BUILD}=/lark"),
+        format!("--remap-path-prefix={cargo_home}=/cargo"),
+        "--cfg=bpf_target_arch=\"x86_64\"".to_owned(),
+    ];
+    let path = format!(
+        "{}:{}",
+        linker_home().join("bin").display(),
+        env::var("PATH").unwrap_or_default()
+    );
+    command(
+        Command::new("/usr/bin/cargo")
+            .args(["build", "--quiet", "--release", "--locked", "-Z", "build-std=core", "--target", "bpfel-unknown-none"])
+            .current_dir(place.join("ebpf/programs"))
+            .env("PATH", path)
+            .env("RUSTC", "/usr/bin/rustc")
+            // Stable's features for BPF are unstable ones; users never build this.
+            .env("RUSTC_BOOTSTRAP", "1")
+            // bpf-linker finds the compiler's LLVM there.
+            .env("LD_LIBRARY_PATH", "/usr/lib/x86_64-linux-gnu")
+            .env("CARGO_TARGET_DIR", place.join("target"))
+            .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
+            .env_remove("CARGO")
+            .env_remove("RUSTUP_TOOLCHAIN")
+            .env_remove("RUSTFLAGS"),
+    )?;
+    Ok(fs::read(place.join("target/bpfel-unknown-none/release/lark-ebpf"))?)
+}
+
+/// The root manifest with the shared types as its only member.
+fn workspace(manifest: &str) -> Result<String> {
+    let (before, rest) = manifest.split_once("members = [").context("the root manifest lists no members")?;
+    let (_, after) = rest.split_once(']').context("the list of members has no end")?;
+    Ok(format!("{before}members = [\"ebpf/abi\"]{after}"))
+}
+
+fn files(path: &Path) -> Result<Vec<PathBuf>> {
+    if path.is_file() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let mut all = Vec::new();
+    for entry in fs::read_dir(path).with_context(|| format!("{} cannot be read", path.display()))? {
+        all.extend(files(&entry?.path())?);
+    }
+    Ok(all)
+}
+
+/// Names and contents of all sources, in the order of their names.
+fn sources_hash(root: &Path) -> Result<String> {
+    let mut all = BTreeMap::new();
+    for source in SOURCES {
+        for file in files(&root.join(source))? {
+            let name = file.strip_prefix(root)?.to_string_lossy().into_owned();
+            all.insert(name, fs::read(&file)?);
+        }
+    }
+    let mut hasher = Sha256::new();
+    for (name, contents) in all {
+        hasher.update(name.as_bytes());
+        hasher.update([0]);
+        hasher.update(Sha256::digest(&contents));
+    }
+    Ok(hex(&hasher.finalize()))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn command(command: &mut Command) -> Result<()> {
+    let status = command.status().with_context(|| format!("{command:?} cannot be started"))?;
+    if !status.success() {
+        bail!("{command:?} failed with {status}");
+    }
+    Ok(())
+}
