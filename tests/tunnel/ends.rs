@@ -1,5 +1,6 @@
 //! Two ends of a tunnel on loopback, with real TLS and an application behind the accepting one.
 
+use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -15,10 +16,11 @@ use lark_identity::ca::Ca;
 use lark_identity::store::issue_directly;
 use lark_identity::{SvidStore, TrustBundle};
 use lark_tunnel::{
-    Acceptor, Deliver, Delivery, Dialer, Ended, Inbound, LocalIdentities, Observer, PoolKey, Refusal, Side,
-    TunnelSettings,
+    Acceptor, Deliver, Delivery, Dialer, Ended, Inbound, LocalIdentities, Observer, PoolKey, Refusal,
+    ServeError, Side, TunnelSettings,
 };
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
 
 pub(crate) const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -56,8 +58,21 @@ impl World {
 
 #[derive(Default)]
 pub(crate) struct Seen {
-    pub(crate) handshakes: AtomicUsize,
-    pub(crate) failures: AtomicUsize,
+    handshakes: AtomicUsize,
+    failures: AtomicUsize,
+    closed: AtomicUsize,
+}
+
+impl Seen {
+    pub(crate) fn handshakes(&self) -> usize {
+        self.handshakes.load(Ordering::Relaxed)
+    }
+    pub(crate) fn failures(&self) -> usize {
+        self.failures.load(Ordering::Relaxed)
+    }
+    pub(crate) fn closed(&self) -> usize {
+        self.closed.load(Ordering::Relaxed)
+    }
 }
 
 impl Observer for Seen {
@@ -65,7 +80,11 @@ impl Observer for Seen {
         let which = if result.is_ok() { &self.handshakes } else { &self.failures };
         which.fetch_add(1, Ordering::Relaxed);
     }
-    fn tunnel(&self, _: Side, _: bool) {}
+    fn tunnel(&self, _: Side, opened: bool) {
+        if !opened {
+            self.closed.fetch_add(1, Ordering::Relaxed);
+        }
+    }
 }
 
 struct Local(Vec<SpiffeId>);
@@ -95,26 +114,60 @@ impl Deliver for ToApplication {
     }
 }
 
+/// An accepting agent's acceptor, for db.
+pub(crate) fn acceptor(store: SvidStore, settings: TunnelSettings) -> Acceptor {
+    let local = Rc::new(Local(vec![id("db")]));
+    Acceptor::new(store, domain(), local, settings, Rc::new(Seen::default()))
+}
+
+/// An accepting agent with db's certificate.
+pub(crate) struct Node {
+    pub(crate) address: SocketAddr,
+    /// Takes what is accepted from now on.
+    pub(crate) acceptor: Rc<RefCell<Acceptor>>,
+    errors: mpsc::UnboundedReceiver<ServeError>,
+}
+
+impl Node {
+    pub(crate) async fn new(acceptor: Acceptor, deliver: Rc<dyn Deliver>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let acceptor = Rc::new(RefCell::new(acceptor));
+        let current = acceptor.clone();
+        let (said, errors) = mpsc::unbounded_channel();
+        tokio::task::spawn_local(async move {
+            loop {
+                let (socket, peer) = listener.accept().await.unwrap();
+                let acceptor = current.borrow().clone();
+                let (deliver, said) = (deliver.clone(), said.clone());
+                tokio::task::spawn_local(async move {
+                    if let Err(error) = acceptor.serve(socket, peer, deliver).await {
+                        let _ = said.send(error);
+                    }
+                });
+            }
+        });
+        Self { address, acceptor, errors }
+    }
+
+    /// What the next connection that became no tunnel, or lost it, said.
+    pub(crate) async fn error(&mut self) -> ServeError {
+        self.errors.recv().await.unwrap()
+    }
+}
+
 /// An accepting agent with db's certificate in front of `application`.
+pub(crate) async fn node(store: SvidStore, application: SocketAddr, settings: TunnelSettings) -> Node {
+    Node::new(acceptor(store, settings), Rc::new(ToApplication(application))).await
+}
+
+/// The same, when only its address matters.
 pub(crate) async fn accept(
     store: SvidStore,
     application: SocketAddr,
     settings: TunnelSettings,
 ) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let local = Rc::new(Local(vec![id("db")]));
-    let acceptor = Acceptor::new(store, domain(), local, settings, Rc::new(Seen::default()));
-    tokio::task::spawn_local(async move {
-        loop {
-            let (socket, peer) = listener.accept().await.unwrap();
-            let acceptor = acceptor.clone();
-            tokio::task::spawn_local(async move {
-                let _ = acceptor.serve(socket, peer, Rc::new(ToApplication(application))).await;
-            });
-        }
-    });
-    address
+    node(store, application, settings).await.address
 }
 
 pub(crate) fn quick() -> TunnelSettings {
@@ -158,6 +211,20 @@ impl Client {
 
     pub(crate) async fn connect(&self) -> (TcpStream, Arc<ByteCounters>, tokio::task::JoinHandle<Ended>) {
         self.connect_to("db", 80).await
+    }
+}
+
+/// Two connected sockets.
+pub(crate) async fn sockets() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    (near, listener.accept().await.unwrap().0)
+}
+
+/// Waits until it is so; whoever never becomes so lets the test hang, and fail.
+pub(crate) async fn until(so: impl Fn() -> bool) {
+    while !so() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::io::ErrorKind;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use lark_core::reason::Reason;
 use lark_identity::SvidStore;
@@ -69,28 +69,6 @@ fn a_foreign_root_is_refused_by_both_ends() {
         both.put(own);
         let client = Client::new(both, node, quick()).await;
         assert_eq!(refused(&client, "db", 80).await.0, Reason::TunnelHandshake);
-    });
-}
-
-#[test]
-fn an_expired_certificate_is_refused_and_said_so() {
-    on_worker(async {
-        let world = World::new();
-        let store = SvidStore::new(world.bundle(), Arc::new(|| SystemTime::now() - DAY));
-        let earlier = SystemTime::now() - DAY;
-        let life = Duration::from_secs(3600);
-        store.put(issue_directly(&world.ca, &id("db"), life, &world.bundle(), earlier + DAY).unwrap());
-        // Valid at the accepting end's clock only.
-        let ahead = SvidStore::new(world.bundle(), Arc::new(SystemTime::now));
-        ahead.put(
-            issue_directly(&world.ca, &id("db"), Duration::from_secs(2), &world.bundle(), SystemTime::now())
-                .unwrap(),
-        );
-        let node = accept(ahead, echo().await, quick()).await;
-        let client = Client::new(world.store(&["web"]), node, quick()).await;
-        tokio::time::sleep(Duration::from_secs(3)).await;
-        let (reason, _) = refused(&client, "db", 80).await;
-        assert_eq!(reason, Reason::TunnelHandshake);
     });
 }
 

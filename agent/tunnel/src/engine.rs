@@ -8,6 +8,7 @@
 //! - Window is given back only for bytes that a pod has taken, so a stream's backlog is bounded by its
 //!   window.
 //! - A stream that does not end in order resets its pod's socket; an error is never taken for an end.
+//! - A stream of which both ends have said everything outlives the tunnel until its pod has taken it.
 //! - A stream that the peer never saw goes to another tunnel, with what was read of it.
 
 mod events;
@@ -203,7 +204,7 @@ impl Engine {
         &self.ready
     }
 
-    /// Moves bytes until the tunnel is over; then every stream that is left is reset.
+    /// Moves bytes until the tunnel is over; then every stream that has more to say is reset.
     pub(crate) async fn run(mut self) -> Result<(), TunnelError> {
         let mut result = self.take_buffered();
         if result.is_ok() {
@@ -215,10 +216,12 @@ impl Engine {
             Ok(()) => Refusal::new(Reason::TunnelLost, format!("{} was closed", self.name)),
             Err(error) => Refusal::new(error.reason(), format!("{} was lost: {error}", self.name)),
         };
-        let numbers: Vec<u32> = self.streams.keys().copied().collect();
-        for number in numbers {
+        let lost = |(number, stream): (&u32, &Stream)| (!stream.is_settled()).then_some(*number);
+        let lost: Vec<u32> = self.streams.iter().filter_map(lost).collect();
+        for number in lost {
             self.finish(number, End::Lost, Some(refusal.clone()));
         }
+        poll_fn(|cx| self.poll_settled(cx)).await;
         result
     }
 

@@ -255,6 +255,11 @@ impl Stream {
         }
     }
 
+    /// Whether both ends have said everything; the pod may still have to take some of it.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.end_sent && self.peer_ended
+    }
+
     /// Whether both directions have ended and everything is delivered.
     pub(crate) fn is_done(&self) -> bool {
         self.end_sent && self.shut

@@ -245,7 +245,10 @@ fn as_tls(why: VerifyError, time: UnixTime) -> CertificateError {
         VerifyError::NotYetValid { in_seconds } => {
             CertificateError::NotValidYetContext { time, not_before: at(now.saturating_add(in_seconds)) }
         }
-        VerifyError::Chain(webpki::Error::UnknownIssuer) => CertificateError::UnknownIssuer,
+        // A root of the same name with another key is as unknown as one of another name.
+        VerifyError::Chain(webpki::Error::UnknownIssuer | webpki::Error::InvalidSignatureForPublicKey) => {
+            CertificateError::UnknownIssuer
+        }
         other => CertificateError::Other(OtherError(Arc::new(other))),
     }
 }

@@ -47,6 +47,15 @@ impl Engine {
         Poll::Pending
     }
 
+    /// Gives pods what is left of streams that need the tunnel no more. Ready when nothing is.
+    pub(super) fn poll_settled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.ready.register(cx.waker());
+        self.ready.take(&mut self.queue);
+        // Nothing is sent any more, so nothing but pods can fail, and those were told.
+        let _ = self.serve_ready();
+        if self.streams.is_empty() { Poll::Ready(()) } else { Poll::Pending }
+    }
+
     /// Nobody will open a stream any more, and none is left.
     fn is_over(&self) -> bool {
         self.streams.is_empty()

@@ -1,0 +1,229 @@
+//! Tunnels that age, drain, idle, expire or lose their root: no stream is lost by it, none goes where
+//! it must not.
+
+use std::cell::RefCell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use lark_core::reason::Reason;
+use lark_identity::SvidStore;
+use lark_identity::store::issue_directly;
+use lark_tunnel::{Deliver, Delivery, End, Ended, Inbound, Refusal, TunnelSettings};
+use socket2::SockRef;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::ends::{Client, DAY, Node, World, acceptor, echo, id, node, on_worker, quick, sockets, until};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+async fn echoes(socket: &mut TcpStream) {
+    socket.write_all(b"ping").await.unwrap();
+    let mut answer = [0; 4];
+    socket.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"ping");
+}
+
+/// A store whose clock can be moved, with certificates of an hour.
+fn store(world: &World, account: &str) -> (SvidStore, Arc<AtomicU64>) {
+    let ahead = Arc::new(AtomicU64::new(0));
+    let clock = ahead.clone();
+    let now = move || SystemTime::now() + Duration::from_secs(clock.load(Ordering::Relaxed));
+    let store = SvidStore::new(world.bundle(), Arc::new(now));
+    issue(world, &store, account, HOUR);
+    (store, ahead)
+}
+
+fn issue(world: &World, store: &SvidStore, account: &str, life: Duration) {
+    let svid = issue_directly(&world.ca, &id(account), life, &world.bundle(), SystemTime::now()).unwrap();
+    store.put(svid);
+}
+
+async fn refused(client: &Client) -> Refusal {
+    client.connect().await.2.await.unwrap().refusal.expect("nothing was refused")
+}
+
+#[test]
+fn a_stream_that_meets_a_draining_tunnel_goes_to_another_with_its_first_bytes() {
+    on_worker(async {
+        let world = World::new();
+        let node = node(world.store(&["db"]), echo().await, quick()).await;
+        let client = Client::new(world.store(&["web"]), node.address, quick()).await;
+        let (mut stays, _, stays_ended) = client.connect().await;
+        echoes(&mut stays).await;
+        let old = node.acceptor.replace(acceptor(world.store(&["db"]), quick()));
+        old.drain();
+        // The dialling end cannot know yet, so this one is on its way on the old tunnel.
+        let (mut moves, counters, moves_ended) = client.connect().await;
+        moves.write_all(b"early ").await.unwrap();
+        moves.shutdown().await.unwrap();
+        let mut answer = Vec::new();
+        moves.read_to_end(&mut answer).await.unwrap();
+        assert_eq!(answer, b"early ");
+        let ended = moves_ended.await.unwrap();
+        assert_eq!(ended, Ended { established: true, how: End::Clean, refusal: None });
+        assert_eq!((counters.sent(), counters.received()), (6, 6));
+        assert_eq!(client.seen.handshakes(), 2);
+        // Whoever is open on the old one finishes there.
+        echoes(&mut stays).await;
+        assert_eq!(old.tunnels(), 1);
+        drop(stays);
+        assert_eq!(stays_ended.await.unwrap().how, End::Clean);
+        until(|| old.tunnels() == 0).await;
+    });
+}
+
+#[test]
+fn an_aged_tunnel_takes_no_more_and_ends_with_its_last_stream() {
+    on_worker(async {
+        let world = World::new();
+        let node = node(world.store(&["db"]), echo().await, quick()).await;
+        let young = TunnelSettings { max_age: Duration::from_millis(1), ..quick() };
+        let client = Client::new(world.store(&["web"]), node.address, young).await;
+        let (mut first, _, ended) = client.connect().await;
+        echoes(&mut first).await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        let (mut second, _, _) = client.connect().await;
+        echoes(&mut second).await;
+        assert_eq!(client.seen.handshakes(), 2);
+        echoes(&mut first).await;
+        drop(first);
+        assert_eq!(ended.await.unwrap().how, End::Clean);
+        until(|| client.seen.closed() == 1).await;
+    });
+}
+
+#[test]
+fn an_idle_tunnel_is_closed_and_the_next_stream_opens_another() {
+    on_worker(async {
+        let world = World::new();
+        let node = node(world.store(&["db"]), echo().await, quick()).await;
+        let settings =
+            TunnelSettings { idle: Duration::from_millis(50), keepalive: Duration::from_secs(1), ..quick() };
+        let client = Client::new(world.store(&["web"]), node.address, settings).await;
+        let (mut socket, _, ended) = client.connect().await;
+        echoes(&mut socket).await;
+        drop(socket);
+        ended.await.unwrap();
+        until(|| client.dialer.tunnels() == 0 && client.seen.closed() == 1).await;
+        let acceptor = node.acceptor.borrow().clone();
+        until(|| acceptor.tunnels() == 0).await;
+        echoes(&mut client.connect().await.0).await;
+        assert_eq!(client.seen.handshakes(), 2);
+    });
+}
+
+#[test]
+fn an_expired_certificate_is_refused_by_whoever_knows() {
+    on_worker(async {
+        let world = World::new();
+        // The client's clock is ahead: to it, db's certificate has expired.
+        let (theirs, _) = store(&world, "db");
+        let (ours, ahead) = store(&world, "web");
+        issue(&world, &ours, "web", DAY);
+        ahead.store(7200, Ordering::Relaxed);
+        let first = node(theirs, echo().await, quick()).await;
+        let refusal = refused(&Client::new(ours, first.address, quick()).await).await;
+        assert_eq!(refusal.reason, Reason::TunnelHandshake);
+        assert!(refusal.detail.contains("expired") && refusal.detail.contains("clocks"), "{refusal}");
+        // The server's clock is ahead: to it, web's certificate has, and the client is told.
+        let (theirs, ahead) = store(&world, "db");
+        issue(&world, &theirs, "db", DAY);
+        ahead.store(7200, Ordering::Relaxed);
+        let mut second = node(theirs, echo().await, quick()).await;
+        let (ours, _) = store(&world, "web");
+        let refusal = refused(&Client::new(ours, second.address, quick()).await).await;
+        assert!(refusal.detail.contains("certificate_expired"), "{refusal}");
+        let said = second.error().await.to_string();
+        assert!(said.contains("expired") && said.contains("clocks"), "{said}");
+    });
+}
+
+#[test]
+fn no_stream_goes_on_a_tunnel_whose_certificate_expired() {
+    on_worker(async {
+        let world = World::new();
+        let (theirs, their_clock) = store(&world, "db");
+        let (ours, our_clock) = store(&world, "web");
+        let node = node(theirs.clone(), echo().await, quick()).await;
+        let client = Client::new(ours.clone(), node.address, quick()).await;
+        let (mut stays, _, _) = client.connect().await;
+        echoes(&mut stays).await;
+        // The accepting end finds out first; the stream goes to a new tunnel with renewed certificates.
+        their_clock.store(7200, Ordering::Relaxed);
+        issue(&world, &theirs, "db", DAY);
+        issue(&world, &ours, "web", DAY);
+        echoes(&mut client.connect().await.0).await;
+        assert_eq!(client.seen.handshakes(), 2);
+        // The dialling end finds out, and has nothing new.
+        our_clock.store(2 * 24 * 3600, Ordering::Relaxed);
+        let refusal = refused(&client).await;
+        assert_eq!(refusal.reason, Reason::SourceSvidMissing, "{refusal}");
+        // What is open goes on.
+        echoes(&mut stays).await;
+    });
+}
+
+#[test]
+fn no_stream_goes_on_a_tunnel_whose_root_is_gone() {
+    on_worker(async {
+        let (world, other) = (World::new(), World::new());
+        for by_client in [true, false] {
+            let (theirs, ours) = (world.store(&["db"]), world.store(&["web"]));
+            let node = node(theirs.clone(), echo().await, quick()).await;
+            let client = Client::new(ours.clone(), node.address, quick()).await;
+            let (mut stays, _, _) = client.connect().await;
+            echoes(&mut stays).await;
+            (if by_client { &ours } else { &theirs }).set_bundle(other.bundle());
+            let refusal = refused(&client).await;
+            assert_eq!(refusal.reason, Reason::TunnelHandshake, "{refusal}");
+            let expected = if by_client { "does not chain to an accepted root" } else { "unknown_ca" };
+            assert!(refusal.detail.contains(expected), "{refusal}");
+            echoes(&mut stays).await;
+        }
+    });
+}
+
+/// Delivers to one socket whose buffers hold next to nothing, so that what it does not read waits in
+/// the tunnel.
+struct Narrow(RefCell<Option<TcpStream>>);
+
+impl Deliver for Narrow {
+    fn deliver(&self, _: Inbound) -> Pin<Box<dyn Future<Output = Result<Delivery, Refusal>>>> {
+        let pod = self.0.take().unwrap();
+        Box::pin(async { Ok(Delivery { pod, counters: Arc::default(), on_end: Box::new(|_| {}) }) })
+    }
+}
+
+#[test]
+fn a_slow_reader_gets_everything_although_the_tunnel_ended_long_ago() {
+    on_worker(async {
+        let world = World::new();
+        let (pod, mut destination) = sockets().await;
+        SockRef::from(&pod).set_send_buffer_size(4096).unwrap();
+        SockRef::from(&destination).set_recv_buffer_size(4096).unwrap();
+        let narrow = Rc::new(Narrow(RefCell::new(Some(pod))));
+        let node = Node::new(acceptor(world.store(&["db"]), quick()), narrow).await;
+        let client = Client::new(world.store(&["web"]), node.address, quick()).await;
+        let (mut source, counters, ended) = client.connect().await;
+        destination.shutdown().await.unwrap();
+        // Less than a stream's window, so the dialling end gets rid of it, and more than the sockets hold.
+        let sent: Vec<u8> = (0..200_000_u32).map(|i| u8::try_from(i % 239).unwrap()).collect();
+        source.write_all(&sent).await.unwrap();
+        drop(source);
+        assert_eq!(ended.await.unwrap().how, End::Clean);
+        client.dialer.drain();
+        until(|| client.seen.closed() == 1).await;
+        let acceptor = node.acceptor.borrow().clone();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(acceptor.tunnels(), 1, "the accepting end forgot what it has to deliver");
+        let mut got = Vec::new();
+        destination.read_to_end(&mut got).await.unwrap();
+        assert!(got == sent, "{} of {}", got.len(), sent.len());
+        assert_eq!(counters.sent(), 200_000);
+        until(|| acceptor.tunnels() == 0).await;
+    });
+}
