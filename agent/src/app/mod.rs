@@ -295,5 +295,13 @@ pub fn init_logs(format: LogFormat, filter: &str) {
 /// The last word of a failed command: one line on standard error.
 pub fn complain(error: &anyhow::Error) {
     use std::io::Write;
-    let _ = writeln!(std::io::stderr().lock(), "lark: {error:#}");
+    let mut line = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        // Many errors say their cause themselves.
+        if !line.contains(&cause) {
+            line.push_str(": ");
+            line.push_str(&cause);
+        }
+    }
+    let _ = writeln!(std::io::stderr().lock(), "lark: {line}");
 }
