@@ -48,8 +48,14 @@ pub(crate) fn run(check: bool) -> Result<()> {
     );
     let committed = fs::read(root.join(OBJECT)).unwrap_or_default();
     if check {
-        ensure!(recorded == record, "{RECORD} is not current; run `cargo xtask ebpf` and commit what it writes");
-        ensure!(committed == object, "{OBJECT} is not what its sources give; run `cargo xtask ebpf` and commit what it writes");
+        ensure!(
+            recorded == record,
+            "{RECORD} is not current; run `cargo xtask ebpf` and commit what it writes"
+        );
+        ensure!(
+            committed == object,
+            "{OBJECT} is not what its sources give; run `cargo xtask ebpf` and commit what it writes"
+        );
         say("the committed object is what its sources give");
         return Ok(());
     }
@@ -66,10 +72,8 @@ fn say(what: &str) {
 }
 
 fn linker_home() -> PathBuf {
-    let base = env::var_os("CARGO_HOME").map_or_else(
-        || PathBuf::from(env::var_os("HOME").unwrap_or_default()).join(".cargo"),
-        PathBuf::from,
-    );
+    let base = env::var_os("CARGO_HOME")
+        .map_or_else(|| PathBuf::from(env::var_os("HOME").unwrap_or_default()).join(".cargo"), PathBuf::from);
     base.join(format!("lark-bpf-linker-{LINKER}"))
 }
 
@@ -85,7 +89,13 @@ fn install() -> Result<()> {
         say("installing Debian's rustc-web, cargo-web and rust-web-src: core is built for BPF from source");
         command(Command::new("apt-get").args(["-qq", "update"]))?;
         command(Command::new("apt-get").env("DEBIAN_FRONTEND", "noninteractive").args([
-            "-qq", "install", "--yes", "--no-install-recommends", "rustc-web", "cargo-web", "rust-web-src",
+            "-qq",
+            "install",
+            "--yes",
+            "--no-install-recommends",
+            "rustc-web",
+            "cargo-web",
+            "rust-web-src",
         ]))?;
     }
     if !linker_home().join("bin/bpf-linker").exists() {
@@ -103,7 +113,10 @@ fn install() -> Result<()> {
 }
 
 fn version(rustc: &str) -> Result<String> {
-    let output = Command::new(rustc).arg("--version").output().with_context(|| format!("{rustc} cannot be started"))?;
+    let output = Command::new(rustc)
+        .arg("--version")
+        .output()
+        .with_context(|| format!("{rustc} cannot be started"))?;
     ensure!(output.status.success(), "{rustc} --version failed");
     Ok(String::from_utf8(output.stdout)?.trim().to_owned())
 }
@@ -121,8 +134,8 @@ fn build(root: &Path) -> Result<Vec<u8>> {
         }
     }
     fs::write(place.join("Cargo.toml"), workspace(&fs::read_to_string(root.join("Cargo.toml"))?)?)?;
-    let cargo_home = env::var("CARGO_HOME")
-        .unwrap_or_else(|_| format!("{}/.cargo", env::var("HOME").unwrap_or_default()));
+    let cargo_home =
+        env::var("CARGO_HOME").unwrap_or_else(|_| format!("{}/.cargo", env::var("HOME").unwrap_or_default()));
     let flags = [
         "-C".to_owned(),
         "linker=bpf-linker".to_owned(),
@@ -134,14 +147,19 @@ fn build(root: &Path) -> Result<Vec<u8>> {
         format!("--remap-path-prefix={cargo_home}=/cargo"),
         "--cfg=bpf_target_arch=\"x86_64\"".to_owned(),
     ];
-    let path = format!(
-        "{}:{}",
-        linker_home().join("bin").display(),
-        env::var("PATH").unwrap_or_default()
-    );
+    let path = format!("{}:{}", linker_home().join("bin").display(), env::var("PATH").unwrap_or_default());
     command(
         Command::new("/usr/bin/cargo")
-            .args(["build", "--quiet", "--release", "--locked", "-Z", "build-std=core", "--target", "bpfel-unknown-none"])
+            .args([
+                "build",
+                "--quiet",
+                "--release",
+                "--locked",
+                "-Z",
+                "build-std=core",
+                "--target",
+                "bpfel-unknown-none",
+            ])
             .current_dir(place.join("ebpf/programs"))
             .env("PATH", path)
             .env("RUSTC", "/usr/bin/rustc")

@@ -1,2 +1,73 @@
-//! Tasks.
-fn main() {}
+//! Tasks of this repository, a file each: `cargo xtask TASK`.
+
+use clap::{Parser, Subcommand};
+
+/// The story on this machine.
+mod demo;
+/// The programs for the BPF virtual machine.
+mod ebpf;
+/// What comes from Debian and from crates.io.
+mod install;
+/// Every test.
+mod test;
+/// The project's own rules.
+mod tidy;
+
+/// Builds, checks and shows Lark.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", arg_required_else_help = true)]
+struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Show the whole story on this machine with real programs (needs root).
+    Demo(demo::Args),
+    /// Build the eBPF object that is committed.
+    Ebpf {
+        /// Rebuild it and compare, change nothing.
+        #[arg(long)]
+        check: bool,
+    },
+    /// Run every test, the privileged ones included (needs root).
+    Test(test::Args),
+    /// Check the rules that Cargo, rustc and clippy cannot.
+    Tidy,
+}
+
+fn main() -> anyhow::Result<()> {
+    match Cli::parse().task {
+        Task::Demo(args) => demo::run(&args),
+        Task::Ebpf { check } => ebpf::run(check),
+        Task::Test(args) => test::run(&args),
+        Task::Tidy => tidy::run(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::Cli;
+
+    #[test]
+    fn every_task_and_flag_has_help() {
+        fn walk(command: &clap::Command, lacking: &mut Vec<String>) {
+            for sub in command.get_subcommands() {
+                if sub.get_about().is_none() {
+                    lacking.push(sub.get_name().to_owned());
+                }
+                for arg in sub.get_arguments().filter(|a| a.get_help().is_none()) {
+                    lacking.push(format!("{} {}", sub.get_name(), arg.get_id()));
+                }
+                walk(sub, lacking);
+            }
+        }
+        let mut lacking = Vec::new();
+        walk(&Cli::command(), &mut lacking);
+        assert_eq!(lacking, Vec::<String>::new());
+    }
+}
