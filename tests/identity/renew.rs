@@ -249,6 +249,33 @@ impl Issuer for Hostile {
     }
 }
 
+/// Breaks off at its first request, then does as it should.
+struct Frail {
+    ca: Ca,
+    asked: AtomicU64,
+}
+
+impl Issuer for Frail {
+    async fn issue(
+        &self,
+        request: String,
+        identity: &SpiffeId,
+        life: Duration,
+    ) -> Result<Vec<String>, RequestError> {
+        assert!(self.asked.fetch_add(1, Ordering::Relaxed) > 0, "broken off on purpose");
+        Ok(self.ca.sign(&request, identity, life, SystemTime::now()).unwrap())
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_breaks_off_is_made_again() {
+    let (ca, _) = Ca::create(&TrustDomain::new("cluster.local").unwrap(), SystemTime::now()).unwrap();
+    let bundle = TrustBundle::from_pem(ca.root_pem().as_bytes()).unwrap();
+    let node = Node::new(bundle, Frail { ca, asked: AtomicU64::new(0) });
+    node.want(&["web"]);
+    node.obtains("web", None).await;
+}
+
 #[tokio::test]
 async fn an_answer_that_proves_something_else_is_never_used() {
     let domain = TrustDomain::new("cluster.local").unwrap();

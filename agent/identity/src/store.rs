@@ -39,6 +39,9 @@ pub enum RenewError {
     /// What the CA gave proves something else than what was asked.
     #[error("the CA's answer is not usable: {0}")]
     Answer(String),
+    /// The attempt ended before its time: a defect of Lark's.
+    #[error("the request for a certificate broke off: {0}; please report this")]
+    BrokeOff(#[from] tokio::task::JoinError),
     /// What the CA gave does not verify.
     #[error("the CA's answer does not verify: {0}")]
     Verify(#[from] VerifyError),
@@ -219,6 +222,7 @@ impl SvidStore {
         let mut wanted = self.0.wanted.subscribe();
         let mut due: BTreeMap<SpiffeId, Due> = BTreeMap::new();
         let mut running = JoinSet::new();
+        let mut asking: HashMap<tokio::task::Id, SpiffeId> = HashMap::new();
         loop {
             let now = self.now();
             {
@@ -236,11 +240,9 @@ impl SvidStore {
                     break;
                 }
                 entry.running = true;
-                let (store, issuer, id) = (self.clone(), issuer.clone(), id.clone());
-                running.spawn(async move {
-                    let result = store.obtain(issuer.as_ref(), &id).await;
-                    (id, result)
-                });
+                let (store, issuer, identity) = (self.clone(), issuer.clone(), id.clone());
+                let task = running.spawn(async move { store.obtain(issuer.as_ref(), &identity).await });
+                asking.insert(task.id(), id.clone());
             }
             // Wakes at least once a second, since the injected clock and timers may disagree.
             let next = due
@@ -251,8 +253,12 @@ impl SvidStore {
                 .unwrap_or(Duration::from_secs(1));
             let wait = if running.len() >= CONCURRENT { Duration::from_secs(1) } else { next };
             tokio::select! {
-                Some(done) = running.join_next(), if !running.is_empty() => {
-                    if let Ok((id, result)) = done {
+                Some(done) = running.join_next_with_id(), if !running.is_empty() => {
+                    let (task, result) = match done {
+                        Ok((task, result)) => (task, result),
+                        Err(error) => (error.id(), Err(error.into())),
+                    };
+                    if let Some(id) = asking.remove(&task) {
                         self.finish(&mut due, &id, result);
                     }
                 }
