@@ -1,5 +1,11 @@
 //! Tunnels from end to end on loopback: bytes, ends, resets, refusals, limits.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test ends where something is not as it should be"
+)]
+
 mod bytes;
 mod certificates;
 mod ends;

@@ -9,7 +9,7 @@ use lark_tunnel::{End, Ended, Refusal, TunnelSettings};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use crate::ends::{Client, Node, World, accept, acceptor, on_worker, quick, until};
+use crate::ends::{Client, Node, World, accept, acceptor, on_worker, quick, sockets, until};
 use crate::limits::Gate;
 
 fn never_ticks() -> TunnelSettings {
@@ -118,4 +118,28 @@ fn a_dial_that_fails_late_resets_a_client_that_has_sent_already() {
         let refusal = ended.await.unwrap().refusal.unwrap();
         assert_eq!(refusal.reason, Reason::DialTimeout, "{refusal}");
     });
+}
+
+#[test]
+fn an_agent_that_stops_resets_its_pods() {
+    let (near, far) = std::sync::mpsc::channel();
+    on_worker(async move {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = pair(&listener).await;
+        let (source, _, _) = client.connect().await;
+        let (destination, _) = listener.accept().await.unwrap();
+        let (joined, one) = sockets().await;
+        let (another, other) = sockets().await;
+        tokio::task::spawn_local(lark_tunnel::join(one, another, std::sync::Arc::default()));
+        tokio::task::yield_now().await;
+        for socket in [source, destination, joined, other] {
+            near.send(socket.into_std().unwrap()).unwrap();
+        }
+        // The worker ends here, with everything that it has.
+    });
+    for mut socket in far {
+        socket.set_nonblocking(false).unwrap();
+        let error = std::io::Read::read(&mut socket, &mut [0; 1]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    }
 }

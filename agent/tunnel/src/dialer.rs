@@ -92,8 +92,8 @@ impl Dialer {
     /// both identities are proved, the destination's being the key's.
     ///
     /// Whatever does not end in order has reset the pod's socket, and says why. Dropping the future
-    /// before `opened` may abandon the connection, with a reset of the pod's socket or its end; later
-    /// it only stops the reports, the connection goes on.
+    /// before the connection is on a tunnel resets the pod's socket; later it only stops the reports,
+    /// the connection goes on.
     pub async fn carry(
         &self,
         key: PoolKey,
@@ -108,10 +108,7 @@ impl Dialer {
         for _ in 0..ATTEMPTS {
             let tunnel = match self.tunnel(&key).await {
                 Ok(tunnel) => tunnel,
-                Err(refusal) => {
-                    carried.pod.reset_on_close();
-                    return Ended::refused(refusal);
-                }
+                Err(refusal) => return Ended::refused(refusal),
             };
             let (teller, mut listener) = fate::channel();
             tunnel.shared.streams.set(tunnel.shared.streams.get() + 1);
@@ -140,7 +137,6 @@ impl Dialer {
                 }
             };
         }
-        carried.pod.reset_on_close();
         Ended::refused(Refusal::new(
             Reason::TunnelLost,
             format!("{ATTEMPTS} tunnels to {} as {} took no more streams", key.node, key.destination),

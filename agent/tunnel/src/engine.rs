@@ -256,10 +256,10 @@ impl Engine {
         let Some(stream) = self.remove(number) else { return };
         let established = stream.is_answered();
         let (pod, _, _, _, told) = stream.into_parts();
-        if let Some(pod) = pod
-            && how != End::Clean
-        {
-            pod.reset_on_close();
+        match pod {
+            Some(pod) if how == End::Clean => pod.close(),
+            // Resets it.
+            pod => drop(pod),
         }
         let ended = match refusal {
             Some(refusal) => Ended::lost(established, refusal),

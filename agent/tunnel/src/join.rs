@@ -23,7 +23,7 @@ thread_local! {
 /// Moves bytes between `source` and `destination` until both directions have ended, or one socket has
 /// failed: then both are reset.
 ///
-/// Dropping the future closes both sockets in whatever state they are.
+/// Dropping the future resets both sockets.
 pub async fn join(source: TcpStream, destination: TcpStream, counters: Arc<ByteCounters>) -> Ended {
     for socket in [&source, &destination] {
         set_nodelay(socket);
@@ -32,6 +32,7 @@ pub async fn join(source: TcpStream, destination: TcpStream, counters: Arc<ByteC
             set_congestion(socket, "reno");
         }
     }
+    let mut reset = Reset { sockets: [&source, &destination], armed: true };
     let bytes = async {
         let there = one_way(&source, &destination, |n| counters.add_sent(n));
         let back = one_way(&destination, &source, |n| counters.add_received(n));
@@ -47,15 +48,22 @@ pub async fn join(source: TcpStream, destination: TcpStream, counters: Arc<ByteC
         () = failed(&source) => Err(End::ResetBySource),
         () = failed(&destination) => Err(End::ResetByDestination),
     };
-    let how = match result {
-        Ok(()) => End::Clean,
-        Err(how) => {
-            reset_on_close(&source);
-            reset_on_close(&destination);
-            how
+    reset.armed = result.is_err();
+    Ended::by_pod(true, result.err().unwrap_or(End::Clean))
+}
+
+/// Makes the close of both sockets a reset, on whatever way that comes about.
+struct Reset<'a> {
+    sockets: [&'a TcpStream; 2],
+    armed: bool,
+}
+
+impl Drop for Reset<'_> {
+    fn drop(&mut self) {
+        if self.armed {
+            self.sockets.iter().for_each(reset_on_close);
         }
-    };
-    Ended::by_pod(true, how)
+    }
 }
 
 async fn failed(socket: &TcpStream) {

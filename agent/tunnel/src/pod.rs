@@ -14,13 +14,14 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 /// Pod legs never leave the machine; a congestion control that paces, as BBR does, halves them.
 const CONGESTION: &str = "reno";
 
-/// A pod's socket. Closing it is an end only if both directions were shut before; see
-/// [`Pod::reset_on_close`].
+/// A pod's socket. Dropping it is a reset, on whatever way that comes about: the pod must not take an
+/// error for an end. Only [`Pod::close`] closes it in order.
 pub(crate) struct Pod {
     /// One of two owners of the socket: reads, and everything that needs no more than a reference.
     socket: OwnedReadHalf,
     /// The other, so that a watch can live beside it.
     watch: Watch,
+    in_order: bool,
 }
 
 enum Watch {
@@ -46,7 +47,7 @@ impl Pod {
         set_nodelay(&socket);
         set_congestion(&socket, CONGESTION);
         let (socket, other) = socket.into_split();
-        Self { socket, watch: Watch::Idle(Silent(Some(other))) }
+        Self { socket, watch: Watch::Idle(Silent(Some(other))), in_order: false }
     }
 
     fn stream(&self) -> &TcpStream {
@@ -111,8 +112,16 @@ impl Pod {
         Poll::Ready(error.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into()))
     }
 
-    /// Makes the close a reset: the pod must not take this for an end.
-    pub(crate) fn reset_on_close(&self) {
-        reset_on_close(self.stream());
+    /// Closes the socket after both directions have ended.
+    pub(crate) fn close(mut self) {
+        self.in_order = true;
+    }
+}
+
+impl Drop for Pod {
+    fn drop(&mut self) {
+        if !self.in_order {
+            reset_on_close(self.stream());
+        }
     }
 }
