@@ -1,5 +1,7 @@
 //! The whole way, with real programs: two nodes, agents, a controller, pods.
 
+#![expect(clippy::unwrap_used, reason = "what fails to be set up fails the test")]
+
 mod capture;
 mod failure;
 mod house;

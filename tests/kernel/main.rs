@@ -4,6 +4,8 @@
 //! Needs root, cgroup v2 and BPF; fails with a sentence where it cannot run. Each test needs a
 //! process of its own, which is how cargo-nextest runs them.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "what fails to be set up fails the test")]
+
 mod hooks;
 mod pins;
 mod room;

@@ -8,4 +8,4 @@ mod reconcile;
 
 pub use listeners::{Family, PodListener};
 pub use pod::{ConnectionOf, Pod, Pods};
-pub use reconcile::{Capturer, Inputs, PodReport, ToWorker};
+pub use reconcile::{Capturer, Certificate, Inputs, PodReport, ToWorker};

@@ -51,7 +51,7 @@ impl Controller {
         for member in nodes {
             let token = home.join(format!("token-{}", member.name));
             if !token.exists() {
-                let lark = lark_binary()?;
+                let lark = bed.lark()?;
                 let output = std::process::Command::new(lark)
                     .args(["token", "--node", &member.name, "--out"])
                     .arg(&token)
@@ -63,7 +63,7 @@ impl Controller {
             std::fs::write(home.join("tokens"), tokens)?;
         }
         let listen = format!("{}:15012", node.ip);
-        let mut command = node.place.command(lark_binary()?);
+        let mut command = node.place.command(bed.lark()?);
         command
             .arg("controller")
             .arg(format!("--discovery=file:{}", mesh.path().display()))
@@ -97,6 +97,7 @@ pub struct Agent {
     /// The node it serves.
     pub node: Node,
     socket: PathBuf,
+    lark: PathBuf,
 }
 
 impl Agent {
@@ -110,7 +111,7 @@ impl Agent {
         controller: &Controller,
         mesh: &Mesh,
     ) -> Result<std::process::Command> {
-        let mut command = node.place.command(lark_binary()?);
+        let mut command = node.place.command(bed.lark()?);
         command
             .args(["agent", "--node", &node.name])
             .arg(format!("--discovery=file:{}", mesh.path().display()))
@@ -120,14 +121,14 @@ impl Agent {
             .arg("--token-file")
             .arg(controller.home.join(format!("token-{}", node.name)))
             .arg("--admin-socket")
-            .arg(Self::socket(bed, node))
+            .arg(Self::socket_of(bed, node))
             .arg("--pin-root")
             .arg(bed.pins(node))
             .args(["--destinations-max", "4096", "--log", "info,lark_tunnel=debug"]);
         Ok(command)
     }
 
-    fn socket(bed: &Testbed, node: &Node) -> PathBuf {
+    fn socket_of(bed: &Testbed, node: &Node) -> PathBuf {
         bed.directory().join(format!("agent-{}", node.name)).join("admin.sock")
     }
 
@@ -138,7 +139,8 @@ impl Agent {
     pub fn start(bed: &Testbed, node: &Node, controller: &Controller, mesh: &Mesh) -> Result<Self> {
         let log = bed.directory().join(format!("agent-{}.log", node.name));
         let process = node.place.start(Self::command(bed, node, controller, mesh)?, &log)?;
-        let mut agent = Self { process, node: node.clone(), socket: Self::socket(bed, node) };
+        let mut agent =
+            Self { process, node: node.clone(), socket: Self::socket_of(bed, node), lark: bed.lark()? };
         eventually(READY, "the agent is ready", || {
             if !agent.process.is_running() {
                 bail!("the agent of {} ended: {}", agent.node.name, agent.process.log());
@@ -149,12 +151,17 @@ impl Agent {
         Ok(agent)
     }
 
+    /// Its admin socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
     /// Runs a query verb against this agent.
     ///
     /// # Errors
     /// When it cannot be started.
     pub fn lark(&self, arguments: &[&str]) -> Result<Output> {
-        Ok(std::process::Command::new(lark_binary()?)
+        Ok(std::process::Command::new(&self.lark)
             .args(arguments)
             .arg("--admin-socket")
             .arg(&self.socket)

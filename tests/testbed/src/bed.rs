@@ -17,6 +17,7 @@ static NUMBER: AtomicU32 = AtomicU32::new(0);
 #[derive(Debug)]
 pub struct Testbed {
     name: String,
+    lark: Option<PathBuf>,
     cgroup: PathBuf,
     pins: PathBuf,
     directory: PathBuf,
@@ -105,11 +106,30 @@ impl Testbed {
         // Programs of other users serve files from here.
         std::fs::set_permissions(&directory, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
         let reaper = Reaper::start(&name, &cgroup, &pins, &directory)?;
-        let bed = Self { name, cgroup, pins, directory, nodes: 0, pods: Vec::new(), _reaper: reaper };
+        let bed =
+            Self { name, lark: None, cgroup, pins, directory, nodes: 0, pods: Vec::new(), _reaper: reaper };
         let wire = bed.netns("wire");
         ip(&["netns", "add", &wire])?;
         batch(&wire, "link set lo up\nlink add br0 type bridge mcast_snooping 0\nlink set br0 up\n")?;
         Ok(bed)
+    }
+
+    /// An empty bed whose agents run this binary.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn with_lark(lark: &Path) -> Result<Self> {
+        let mut bed = Self::new()?;
+        bed.lark = Some(lark.to_owned());
+        Ok(bed)
+    }
+
+    /// The binary that agents run.
+    ///
+    /// # Errors
+    /// When there is none; with what to do.
+    pub fn lark(&self) -> Result<PathBuf> {
+        self.lark.clone().map_or_else(crate::agents::lark_binary, Ok)
     }
 
     fn netns(&self, of: &str) -> String {
