@@ -99,9 +99,9 @@ const ODD: &str = r#"
 import socket, sys, select, errno
 s4, s6, c4, c6 = sys.argv[1:5]
 
-def ask(s, name, seen):
+def ask(s, name, seen, request=b'GET /who HTTP/1.0\r\n\r\ncanary-of-lark'):
     s.setblocking(True); s.settimeout(20)
-    s.sendall(b'GET /who HTTP/1.0\r\n\r\ncanary-of-lark')
+    s.sendall(request)
     data = b''
     while True:
         part = s.recv(65536)
@@ -120,7 +120,7 @@ s = tcp(); s.setsockopt(socket.SOL_SOCKET, 25, b'eth0\0'); s.connect((s4, 8080))
 s = tcp(socket.AF_INET6); s.connect(('::ffff:' + s4, 8080)); assert s.getpeername()[0] == '::ffff:' + s4; ask(s, 'mapped', c4)
 s = tcp(socket.AF_INET6); s.connect((s6, 8080)); assert s.getpeername()[0] == s6; ask(s, 'ipv6', c6)
 s = tcp(); s.setblocking(False); assert s.connect_ex((s4, 8080)) == errno.EINPROGRESS; select.select([], [s], [], 20); ask(s, 'non-blocking', c4)
-s = tcp(); s.sendto(b'', 0x20000000, (s4, 8080)); ask(s, 'fast open', c4)
+s = tcp(); s.sendto(b'GET /who HTTP/1.0\r\nX: canary-of-lark\r\n', 0x20000000, (s4, 8080)); ask(s, 'fast open', c4, b'\r\n')
 s = tcp(proto=262); s.connect((s4, 8080)); ask(s, 'mptcp', c4)
 u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); u.connect((s4, 53)); assert u.getpeername() == (s4, 53); print('ok udp untouched')
 "#;

@@ -6,4 +6,6 @@ mod capture;
 mod failure;
 mod house;
 mod identity;
+mod many;
 mod programs;
+mod sockets;

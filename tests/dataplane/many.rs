@@ -1,0 +1,182 @@
+//! Many connections: at once, one after another, and cut off in the middle.
+
+use std::time::Duration;
+
+use lark_testbed::{Agent, Nginx, eventually};
+use serde_json::Value;
+
+use crate::house::House;
+
+/// What an agent holds; equal before and after.
+fn held(agent: &Agent) -> (usize, u64, u64, u64) {
+    let descriptors = std::fs::read_dir(format!("/proc/{}/fd", agent.process.pid())).unwrap().count();
+    let bpf = agent.json("bpf").unwrap();
+    let map = |name: &str| {
+        let maps = bpf["maps"].as_array().unwrap();
+        maps.iter().find(|m| m["name"] == name).unwrap()["entries"].as_u64().unwrap()
+    };
+    let open = agent.json("status").unwrap()["connections_open"].as_u64().unwrap();
+    (descriptors, map("FLOWS"), map("DELIVERIES"), open)
+}
+
+/// Resident memory in KiB.
+fn memory(agent: &Agent) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", agent.process.pid())).unwrap();
+    let line = status.lines().find(|l| l.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+#[test]
+fn two_hundred_thousand_short_connections_leave_nothing_behind() {
+    lark_testbed::need("redis-benchmark", "redis-tools").unwrap();
+    let house = House::captured();
+    let host = house.server.ip.to_string();
+    let mut redis = house.server.place.command("redis-server");
+    redis.args(["--bind", "0.0.0.0", "--protected-mode", "no", "--save", ""]);
+    let _redis = house.server.place.start(redis, &house.bed.directory().join("redis.log")).unwrap();
+    // Without keep-alive: a connection for each request, closed by the client, all to one port.
+    let run = |count: &str| {
+        let arguments = ["-h", &host, "-k", "0", "-n", count, "-c", "50", "-t", "ping_mbulk", "-q"];
+        house
+            .client
+            .place
+            .run("redis-benchmark", &arguments)
+            .unwrap_or_else(|e| panic!("{e:#}\n{}", house.logs()))
+    };
+    eventually(Duration::from_secs(20), "redis answers", || {
+        Ok(house.client.place.output("redis-cli", &["-h", &host, "ping"])?.stdout == b"PONG\n")
+    })
+    .unwrap();
+    run("2000");
+    let settled = |agent: &Agent| {
+        eventually(Duration::from_secs(20), "connections end", || Ok(held(agent).3 == 0)).unwrap();
+    };
+    [&house.one, &house.two].into_iter().for_each(settled);
+    let before = [&house.one, &house.two].map(|agent| (held(agent), memory(agent)));
+    let said = run("200000");
+    assert!(said.contains("requests per second"), "{said}");
+    [&house.one, &house.two].into_iter().for_each(settled);
+    for (agent, (held_before, memory_before)) in [&house.one, &house.two].into_iter().zip(before) {
+        let held_after = held(agent);
+        assert_eq!((held_before.1, held_before.2), (held_after.1, held_after.2), "map entries are left over");
+        // Workers open their second tunnel whenever it is first needed; connections leave no descriptor.
+        assert!(held_after.0 <= held_before.0 + 8, "descriptors: {} then {}", held_before.0, held_after.0);
+        let memory_after = memory(agent);
+        assert!(memory_after < memory_before + 16 * 1024, "memory: {memory_before} then {memory_after} KiB");
+    }
+    let edges = house.one.json("edges").unwrap();
+    let denied: Vec<&Value> = edges.as_array().unwrap().iter().filter(|e| e["secured"] == "denied").collect();
+    assert!(denied.is_empty(), "{denied:?}");
+}
+
+const THOUSAND: &str = r"
+import socket, sys, resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))
+open_ones = []
+for i in range(1000):
+    s = socket.create_connection((sys.argv[1], 8080), 20)
+    open_ones.append(s)
+for s in open_ones:
+    s.sendall(b'GET /who HTTP/1.1\r\nHost: x\r\n\r\n')
+for s in open_ones:
+    s.settimeout(20)
+    assert s.recv(4096).startswith(b'HTTP/1.1 200')
+print('all answered', flush=True)
+sys.stdin.read()
+";
+
+#[test]
+fn a_thousand_connections_are_open_at_once() {
+    let house = House::captured();
+    let _nginx = Nginx::start(&house.bed, &house.server).unwrap();
+    let mut many = house.client.place.command("python3");
+    many.args(["-c", &format!("{THOUSAND}\nimport time; time.sleep(600)"), &house.server.ip.to_string()]);
+    let many = house.client.place.start(many, &house.bed.directory().join("many.log")).unwrap();
+    eventually(Duration::from_secs(60), "all are answered", || Ok(many.log().contains("all answered")))
+        .unwrap_or_else(|e| panic!("{e:#} {}\n{}", many.log(), house.logs()));
+    for agent in [&house.one, &house.two] {
+        assert_eq!(held(agent).3, 1000);
+        let connections = agent.json("connections").unwrap();
+        let secured = connections.as_array().unwrap().iter().filter(|c| c["secured"] == "mtls").count();
+        assert_eq!(secured, 1000);
+    }
+    drop(many);
+    for agent in [&house.one, &house.two] {
+        eventually(Duration::from_secs(20), "all end with their process", || Ok(held(agent).3 == 0)).unwrap();
+    }
+}
+
+/// Two ports that say who they are and whom they see, before the client says anything.
+const TELLERS: &str = r"
+import asyncio, sys
+def teller(letter):
+    async def tell(reader, writer):
+        host, port = writer.get_extra_info('peername')[:2]
+        try:
+            writer.write(f'{letter} {host} {port}\n'.encode())
+            await writer.drain()
+            await reader.read()
+        except OSError:
+            pass
+        writer.close()
+    return tell
+async def main():
+    for letter, port in ('A', 7001), ('B', 7002):
+        await asyncio.start_server(teller(letter), '0.0.0.0', port, backlog=4096)
+    print('ready', flush=True)
+    await asyncio.Event().wait()
+asyncio.run(main())
+";
+
+/// A connect to A with bytes, cut off at once; then from the same port to B, which must be B and must
+/// see this very port.
+const CUT_OFF: &str = r"
+import socket, struct, sys
+host, own, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
+def dial(port, source):
+    s = socket.socket()
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    s.bind((own, source))
+    s.setblocking(False)
+    try: s.connect((host, port))
+    except BlockingIOError: pass
+    return s
+wrong = lost = 0
+for i in range(count):
+    source = 20000 + i % 5000
+    s = dial(7001, source)
+    try: s.send(b'for A only')
+    except OSError: pass
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
+    s.close()
+    s = dial(7002, source)
+    s.setblocking(True); s.settimeout(20)
+    try: said = s.recv(100).decode()
+    except OSError: said = ''
+    if said == '': lost += 1
+    elif said != f'B {own} {source}\n': wrong += 1; print('wrong', repr(said), source)
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
+    s.close()
+print('done', wrong, lost)
+";
+
+#[test]
+fn a_port_used_again_at_once_never_leads_to_the_wrong_place_or_client() {
+    let house = House::captured();
+    let mut tellers = house.server.place.command("python3");
+    tellers.args(["-c", TELLERS]);
+    let tellers = house.server.place.start(tellers, &house.bed.directory().join("tellers.log")).unwrap();
+    eventually(Duration::from_secs(20), "both ports answer", || Ok(tellers.log().contains("ready"))).unwrap();
+    let (host, own) = (house.server.ip.to_string(), house.client.ip.to_string());
+    let said = house
+        .client
+        .place
+        .run("python3", &["-c", CUT_OFF, &host, &own, "10000"])
+        .unwrap_or_else(|e| panic!("{e:#}\n{}", house.logs()));
+    assert_eq!(
+        said.trim(),
+        "done 0 0",
+        "{}",
+        house.logs().lines().rev().take(20).collect::<Vec<_>>().join("\n")
+    );
+}
