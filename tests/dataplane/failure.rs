@@ -115,3 +115,44 @@ fn what_is_wrong_at_the_start_is_one_sentence_and_nothing_stays_attached() {
     let said = start(&["--ca-root", "/nonexistent.pem"]);
     assert!(said.contains("the root certificates /nonexistent.pem cannot be read"), "{said}");
 }
+
+#[test]
+fn what_the_machine_lacks_is_said_and_named() {
+    let mut house = House::new();
+    // Without one of its capabilities.
+    for (capability, name) in [("bpf", "CAP_BPF"), ("sys_admin", "CAP_SYS_ADMIN")] {
+        let bare = Agent::command(&house.bed, &house.nodes.0, &house.controller, &house.mesh).unwrap();
+        let output = std::process::Command::new("setpriv")
+            .args([&format!("--bounding-set=-{capability}"), &format!("--inh-caps=-{capability}")])
+            .arg(lark_testbed::lark_binary().unwrap())
+            // The arguments after the place's own: shell, script, cgroup, namespace, program.
+            .args(bare.get_args().skip(5))
+            .args(["--admin-socket", house.bed.directory().join("bare.sock").to_str().unwrap()])
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(
+            said.lines().last().unwrap().contains(&format!("capabilities are missing: {name}")),
+            "{said}"
+        );
+    }
+    // A file that is no mesh, at the start.
+    let bad = house.bed.directory().join("bad.yaml");
+    std::fs::write(&bad, "mesh: {}\nnodes:\n  - name: one\n    adresses: []\n").unwrap();
+    let mut command = Agent::command(&house.bed, &house.nodes.0, &house.controller, &house.mesh).unwrap();
+    let output = command.arg(format!("--discovery=file:{}", bad.display())).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("bad.yaml:4:5: ") && said.contains("adresses"), "{said}");
+    // A workload whose cgroup is not there.
+    house.mesh.change(|document| document["workloads"][1]["cgroup"] = "lark-no-such-cgroup".into()).unwrap();
+    house.mesh.capture(true).unwrap();
+    house.one.wait_captured(1).unwrap();
+    let check = house.one.lark(&["check"]).unwrap();
+    assert!(!check.status.success());
+    let said = String::from_utf8_lossy(&check.stdout).into_owned();
+    assert!(
+        said.contains("shop/neighbour") && said.contains("lark-no-such-cgroup cannot be opened"),
+        "{said}"
+    );
+}

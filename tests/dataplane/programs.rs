@@ -182,3 +182,94 @@ fn a_service_leads_to_its_endpoints_and_to_oneself() {
     let trace = house.one.table(&["trace", "--from", "shop/client", "--to", "10.96.0.10:80"]).unwrap();
     assert!(trace.contains("tunnel to its agent at 192.168.77.2:15008"), "{trace}");
 }
+
+#[test]
+fn http2_with_many_streams_goes_through() {
+    lark_testbed::need("nghttpd", "nghttp2-server").unwrap();
+    lark_testbed::need("h2load", "nghttp2-client").unwrap();
+    let house = House::captured();
+    let files = house.bed.directory().join("h2");
+    std::fs::create_dir_all(&files).unwrap();
+    std::fs::write(files.join("index.html"), vec![b'x'; 100_000]).unwrap();
+    let mut nghttpd = house.server.place.command("nghttpd");
+    nghttpd.arg("-d").arg(&files).args(["--no-tls", "8443"]);
+    let _nghttpd = house.server.place.start(nghttpd, &house.bed.directory().join("nghttpd.log")).unwrap();
+    let url = format!("http://{}:8443/index.html", house.server.ip);
+    let load = ["-n", "2000", "-c", "4", "-m", "50", url.as_str()];
+    lark_testbed::eventually(std::time::Duration::from_secs(20), "nghttpd answers", || {
+        Ok(house.client.place.output("h2load", &["-n", "1", &url])?.status.success())
+    })
+    .unwrap();
+    let said = house.client.place.run("h2load", &load).unwrap_or_else(|e| panic!("{e:#}\n{}", house.logs()));
+    assert!(said.contains("2000 succeeded, 0 failed, 0 errored"), "{said}");
+}
+
+/// Asks, is silent for more than two minutes, and asks again over the same connection.
+const IDLE: &str = r"
+import http.client, sys, time
+c = http.client.HTTPConnection(sys.argv[1], 8080, timeout=20)
+for wait in 0, 130:
+    time.sleep(wait)
+    c.request('GET', '/')
+    assert c.getresponse().read() == b'canary-of-lark\n'
+    print(c.sock.getsockname()[1])
+";
+
+#[test]
+fn an_idle_connection_lives_on_for_minutes() {
+    let house = House::captured();
+    let _nginx = Nginx::start(&house.bed, &house.server).unwrap();
+    let said = house
+        .client
+        .place
+        .run("python3", &["-c", IDLE, &house.server.ip.to_string()])
+        .unwrap_or_else(|e| panic!("{e:#}\n{}", house.logs()));
+    let ports: Vec<&str> = said.split_whitespace().collect();
+    assert!(ports.len() == 2 && ports[0] == ports[1], "the client had to connect again: {said}");
+}
+
+#[test]
+fn metrics_move_while_a_connection_is_open() {
+    let house = House::captured();
+    let _nginx = Nginx::start(&house.bed, &house.server).unwrap();
+    let scrape = |node: &lark_testbed::Node| {
+        node.place.run("curl", &["-sSf", &format!("http://{}:15020/metrics", node.ip)]).unwrap()
+    };
+    let ready = house
+        .nodes
+        .0
+        .place
+        .run("curl", &["-sSf", &format!("http://{}:15020/readyz", house.nodes.0.ip)])
+        .unwrap();
+    assert_eq!(ready, "ok\n");
+    let mut held = house.client.place.command("python3");
+    let open = "import http.client,sys,time; c=http.client.HTTPConnection(sys.argv[1],8080); c.request('GET','/'); c.getresponse().read(); print('open',flush=True); time.sleep(600)";
+    held.args(["-c", open, &house.server.ip.to_string()]);
+    let held = house.client.place.start(held, &house.bed.directory().join("held.log")).unwrap();
+    lark_testbed::eventually(std::time::Duration::from_secs(20), "it is open", || {
+        Ok(held.log().contains("open"))
+    })
+    .unwrap();
+    let labels = |direction: &str| {
+        format!(
+            "{{destination_namespace=\"shop\",destination_workload=\"Deployment/server\",direction=\"{direction}\",secured=\"mtls\",source_namespace=\"shop\",source_workload=\"Deployment/client\"}}"
+        )
+    };
+    for (node, direction) in [(&house.nodes.0, "outbound"), (&house.nodes.1, "inbound")] {
+        let text = scrape(node);
+        let value = |name: &str| -> f64 {
+            let line = format!("{name}{} ", labels(direction));
+            let found = text.lines().find_map(|l| l.strip_prefix(&line));
+            found.unwrap_or_else(|| panic!("no {line} in\n{text}")).parse().unwrap()
+        };
+        assert!(value("lark_proxy_received_bytes_total") > 100.0);
+        assert!(value("lark_proxy_sent_bytes_total") > 30.0);
+        assert!((value("lark_proxy_connections_open") - 1.0).abs() < f64::EPSILON);
+        assert!(text.contains(
+            "lark_identity_svid_expiration_timestamp_seconds{identity=\"spiffe://cluster.local/ns/shop/sa/"
+        ));
+        assert!(text.contains("lark_discovery_valid 1"));
+        assert!(text.contains("# TYPE lark_kernel_events_total counter"));
+        assert!(text.contains("lark_tunnel_handshakes_total"));
+    }
+}
