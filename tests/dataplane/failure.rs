@@ -156,3 +156,49 @@ fn what_the_machine_lacks_is_said_and_named() {
         "{said}"
     );
 }
+
+#[test]
+fn a_node_that_vanishes_is_found_by_keepalive_and_its_connections_are_reset() {
+    let house = House::captured();
+    let _nginx = Nginx::start(&house.bed, &house.server).unwrap();
+    let mut held = house.client.place.command("python3");
+    held.args(["-c", HELD, &house.server.ip.to_string()]);
+    let held = house.client.place.start(held, &house.bed.directory().join("held.log")).unwrap();
+    eventually(Duration::from_secs(20), "it is open", || Ok(held.log().contains("open"))).unwrap();
+    let cut = lark_testbed::Fault::cut_off(&house.bed, &house.nodes.1).unwrap();
+    eventually(Duration::from_secs(40), "the client is told", || Ok(held.log().contains("reset"))).unwrap();
+    drop(cut);
+    eventually(Duration::from_secs(40), "it works again", || {
+        let url = format!("http://{}:8080/", house.server.ip);
+        Ok(house.client.place.output("curl", &["-sf", "--max-time", "5", &url])?.status.success())
+    })
+    .unwrap();
+}
+
+/// Asks once and waits for the end, whatever it is.
+const HELD: &str = r"
+import socket, sys
+s = socket.create_connection((sys.argv[1], 8080), 20)
+s.sendall(b'GET / HTTP/1.1\r\nHost: x\r\n\r\n')
+s.recv(4096)
+print('open', flush=True)
+s.settimeout(None)
+try: print('end', s.recv(4096), flush=True)
+except ConnectionResetError: print('reset', flush=True)
+";
+
+#[test]
+fn loss_and_a_slow_wire_lose_no_byte() {
+    let house = House::captured();
+    let nginx = Nginx::start(&house.bed, &house.server).unwrap();
+    let body: String = (0..400_000).map(|i| format!("{i} ")).collect();
+    std::fs::write(nginx.files.join("body"), &body).unwrap();
+    let _loss = lark_testbed::Fault::loss(&house.nodes.0, 3).unwrap();
+    let _rate = lark_testbed::Fault::rate(&house.nodes.1, 200).unwrap();
+    let got = house
+        .client
+        .place
+        .run("curl", &["-sSf", "--max-time", "100", &format!("http://{}:8080/body", house.server.ip)])
+        .unwrap_or_else(|e| panic!("{e:#}\n{}", house.logs()));
+    assert!(got == body, "{} of {} bytes, or others", got.len(), body.len());
+}

@@ -231,3 +231,34 @@ fn a_socket_bound_to_a_device_puts_nothing_on_the_wire() {
     };
     assert_eq!(packets(&before), packets(&wire()));
 }
+
+#[test]
+fn io_uring_connects_are_captured_also_from_a_kernel_thread() {
+    let mut room = Room::new();
+    room.mesh(&[(FAR, 80)]);
+    let listeners = room.capture();
+    for polled in [false, true] {
+        let socket = room.as_pod(|| Socket::new(Domain::IPV4, Type::STREAM, None).unwrap());
+        let destination = SockAddr::from(address(FAR, 80));
+        let mut builder: io_uring::Builder = io_uring::IoUring::builder();
+        if polled {
+            builder.setup_sqpoll(1000);
+        }
+        let mut ring = room.as_pod(|| builder.build(8)).expect("this test needs a kernel with io_uring");
+        let connect = io_uring::opcode::Connect::new(
+            io_uring::types::Fd(std::os::fd::AsRawFd::as_raw_fd(&socket)),
+            destination.as_ptr().cast(),
+            destination.len(),
+        )
+        .build();
+        // SAFETY: the address and the socket outlive the wait for the completion below.
+        #[expect(unsafe_code, reason = "io_uring leaves it to its user that arguments live long enough")]
+        unsafe { ring.submission().push(&connect) }.unwrap();
+        ring.submit_and_wait(1).unwrap();
+        let result = ring.completion().next().unwrap().result();
+        assert_eq!(result, 0, "polled: {polled}");
+        let (server, _) = listeners.v4.accept().unwrap();
+        let flow = room.kernel.accepted().unwrap().flow(&server).unwrap().unwrap();
+        assert_eq!(socket_address(flow.address, flow.port), address(FAR, 80), "polled: {polled}");
+    }
+}

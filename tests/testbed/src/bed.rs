@@ -90,6 +90,13 @@ fn batch(netns: &str, commands: &str) -> Result<()> {
     Ok(())
 }
 
+impl Node {
+    /// Its port on the wire's bridge.
+    pub(crate) fn port(&self) -> String {
+        format!("n{}", self.number)
+    }
+}
+
 impl Testbed {
     /// An empty bed with its wire.
     ///

@@ -9,6 +9,7 @@
 
 mod agents;
 mod bed;
+mod faults;
 mod mesh;
 mod place;
 mod reaper;
@@ -17,6 +18,7 @@ mod wire;
 
 pub use agents::{Agent, Controller, lark_binary};
 pub use bed::{Node, Pod, Testbed};
+pub use faults::Fault;
 pub use mesh::Mesh;
 pub use place::{Place, Running, eventually};
 pub use servers::{Nginx, Postgres, need};
