@@ -1,5 +1,7 @@
 //! Tasks of this repository, a file each: `cargo xtask TASK`.
 
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 
 /// The story on this machine.
@@ -38,12 +40,19 @@ enum Task {
     Tidy,
 }
 
-fn main() -> anyhow::Result<()> {
-    match Cli::parse().task {
+fn main() -> ExitCode {
+    let result = match Cli::parse().task {
         Task::Demo(args) => demo::run(&args),
         Task::Ebpf { check } => ebpf::run(check),
         Task::Test(args) => test::run(&args),
         Task::Tidy => tidy::run(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            install::say(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
     }
 }
 
