@@ -49,8 +49,8 @@ pub(crate) fn able() -> anyhow::Result<()> {
     let missing = capability::missing().context("what this process may do cannot be read from /proc")?;
     ensure!(
         missing.is_empty(),
-        "programs are loaded into the kernel and network namespaces made, for which {} {} missing: run as root, \
-         in a container with these capabilities",
+        "programs are loaded into the kernel and network namespaces made, for which {} {} missing: run as root; \
+         a container needs them too",
         missing.iter().map(|c| c.name).collect::<Vec<_>>().join(", "),
         if missing.len() == 1 { "is" } else { "are" },
     );
