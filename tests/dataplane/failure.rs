@@ -202,3 +202,23 @@ fn loss_and_a_slow_wire_lose_no_byte() {
         .unwrap_or_else(|e| panic!("{e:#}\n{}", house.logs()));
     assert!(got == body, "{} of {} bytes, or others", got.len(), body.len());
 }
+
+#[test]
+fn what_a_killed_agent_carried_is_reset_and_never_a_clean_end() {
+    for first in [true, false] {
+        let mut house = House::captured();
+        let _nginx = Nginx::start(&house.bed, &house.server).unwrap();
+        let mut held = house.client.place.command("python3");
+        held.args(["-c", HELD, &house.server.ip.to_string()]);
+        let held = house.client.place.start(held, &house.bed.directory().join("held.log")).unwrap();
+        eventually(Duration::from_secs(20), "it is open", || Ok(held.log().contains("open"))).unwrap();
+        if first {
+            house.one.process.kill()
+        } else {
+            house.two.process.kill()
+        }
+        eventually(Duration::from_secs(20), "the client is told", || Ok(held.log().lines().count() > 1))
+            .unwrap();
+        assert!(held.log().contains("reset"), "{}", held.log());
+    }
+}

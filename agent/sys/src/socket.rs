@@ -85,6 +85,12 @@ pub fn reset_on_close(socket: &impl AsFd) {
     let _ = SockRef::from(socket).set_linger(Some(std::time::Duration::ZERO));
 }
 
+/// Makes the close of this socket an end again.
+pub fn end_on_close(socket: &impl AsFd) {
+    // Fails only on what is no socket, and then there is nothing to end.
+    let _ = SockRef::from(socket).set_linger(None);
+}
+
 /// Sets the congestion control by name, if the kernel has it. On loopback legs this is worth
 /// having (BBR paces there), never worth failing for.
 pub fn set_congestion(socket: &impl AsFd, name: &str) {

@@ -6,7 +6,7 @@ use std::net::Shutdown;
 use std::sync::Arc;
 
 use lark_core::observe::ByteCounters;
-use lark_sys::socket::{reset_on_close, set_congestion, set_nodelay};
+use lark_sys::socket::{end_on_close, reset_on_close, set_congestion, set_nodelay};
 use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
@@ -23,16 +23,16 @@ thread_local! {
 /// Moves bytes between `source` and `destination` until both directions have ended, or one socket has
 /// failed: then both are reset.
 ///
-/// Dropping the future resets both sockets.
+/// Dropping the future resets both sockets, and so does the kernel when the agent is killed.
 pub async fn join(source: TcpStream, destination: TcpStream, counters: Arc<ByteCounters>) -> Ended {
     for socket in [&source, &destination] {
         set_nodelay(socket);
+        reset_on_close(socket);
         // A passthrough's other end may be far away; what is on loopback is not, and must not pace.
         if socket.local_addr().is_ok_and(|address| address.ip().to_canonical().is_loopback()) {
             set_congestion(socket, "reno");
         }
     }
-    let mut reset = Reset { sockets: [&source, &destination], armed: true };
     let bytes = async {
         let there = one_way(&source, &destination, |n| counters.add_sent(n));
         let back = one_way(&destination, &source, |n| counters.add_received(n));
@@ -48,22 +48,11 @@ pub async fn join(source: TcpStream, destination: TcpStream, counters: Arc<ByteC
         () = failed(&source) => Err(End::ResetBySource),
         () = failed(&destination) => Err(End::ResetByDestination),
     };
-    reset.armed = result.is_err();
-    Ended::by_pod(true, result.err().unwrap_or(End::Clean))
-}
-
-/// Makes the close of both sockets a reset, on whatever way that comes about.
-struct Reset<'a> {
-    sockets: [&'a TcpStream; 2],
-    armed: bool,
-}
-
-impl Drop for Reset<'_> {
-    fn drop(&mut self) {
-        if self.armed {
-            self.sockets.iter().for_each(reset_on_close);
-        }
+    if result.is_ok() {
+        end_on_close(&source);
+        end_on_close(&destination);
     }
+    Ended::by_pod(true, result.err().unwrap_or(End::Clean))
 }
 
 async fn failed(socket: &TcpStream) {

@@ -5,7 +5,7 @@ use std::net::Shutdown;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use lark_sys::socket::{reset_on_close, set_congestion, set_nodelay};
+use lark_sys::socket::{end_on_close, reset_on_close, set_congestion, set_nodelay};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, Interest, ReadBuf};
 use tokio::net::TcpStream;
@@ -14,14 +14,14 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 /// Pod legs never leave the machine; a congestion control that paces, as BBR does, halves them.
 const CONGESTION: &str = "reno";
 
-/// A pod's socket. Dropping it is a reset, on whatever way that comes about: the pod must not take an
-/// error for an end. Only [`Pod::close`] closes it in order.
+/// A pod's socket. Its close is a reset, on whatever way that comes about: the pod must not take an error
+/// for an end, not even when the kernel closes what a killed agent had open. Only [`Pod::close`] closes it
+/// in order.
 pub(crate) struct Pod {
     /// One of two owners of the socket: reads, and everything that needs no more than a reference.
     socket: OwnedReadHalf,
     /// The other, so that a watch can live beside it.
     watch: Watch,
-    in_order: bool,
 }
 
 enum Watch {
@@ -46,8 +46,9 @@ impl Pod {
     pub(crate) fn new(socket: TcpStream) -> Self {
         set_nodelay(&socket);
         set_congestion(&socket, CONGESTION);
+        reset_on_close(&socket);
         let (socket, other) = socket.into_split();
-        Self { socket, watch: Watch::Idle(Silent(Some(other))), in_order: false }
+        Self { socket, watch: Watch::Idle(Silent(Some(other))) }
     }
 
     fn stream(&self) -> &TcpStream {
@@ -113,15 +114,7 @@ impl Pod {
     }
 
     /// Closes the socket after both directions have ended.
-    pub(crate) fn close(mut self) {
-        self.in_order = true;
-    }
-}
-
-impl Drop for Pod {
-    fn drop(&mut self) {
-        if !self.in_order {
-            reset_on_close(self.stream());
-        }
+    pub(crate) fn close(self) {
+        end_on_close(self.stream());
     }
 }

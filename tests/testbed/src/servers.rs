@@ -48,7 +48,7 @@ impl Nginx {
         let configuration = format!(
             "worker_processes 1;\nerror_log {h}/error.log;\npid {h}/pid;\nuser root;\n\
              events {{ worker_connections 4096; }}\n\
-             http {{\n  access_log {h}/access.log;\n  default_type text/plain;\n  keepalive_requests 100000;\n\
+             http {{\n  access_log {h}/access.log;\n  default_type text/plain;\n  keepalive_requests 100000;\n  keepalive_timeout 600;\n\
              client_body_temp_path {h}/tmp; proxy_temp_path {h}/tmp; fastcgi_temp_path {h}/tmp; uwsgi_temp_path {h}/tmp; scgi_temp_path {h}/tmp;\n\
              server {{\n    listen 8080;\n    listen [::]:8080;\n    root {h}/files;\n\
              location /who {{ return 200 \"$remote_addr $server_addr\\n\"; }}\n  }}\n}}\n",
