@@ -188,6 +188,19 @@ except ConnectionResetError: print('reset', flush=True)
 ";
 
 #[test]
+fn delay_and_reordering_lose_no_byte() {
+    let house = House::captured();
+    let nginx = Nginx::start(&house.bed, &house.server).unwrap();
+    let body: String = (0..400_000).map(|i| format!("{i} ")).collect();
+    std::fs::write(nginx.files.join("body"), &body).unwrap();
+    let (delay, jitter) = (Duration::from_millis(15), Duration::from_millis(5));
+    let _late = lark_testbed::Fault::delay(&house.bed, &house.nodes.1, delay, jitter).unwrap();
+    let url = format!("http://{}:8080/body", house.server.ip);
+    assert_eq!(house.curl(&url).len(), body.len());
+    assert!(house.curl(&url) == body);
+}
+
+#[test]
 fn loss_and_a_slow_wire_lose_no_byte() {
     let house = House::captured();
     let nginx = Nginx::start(&house.bed, &house.server).unwrap();

@@ -43,7 +43,13 @@ fn nginx_and_curl_talk_over_mtls_and_nginx_sees_the_client() {
 }
 
 #[test]
-fn a_hundred_megabytes_arrive_whole_and_in_ranges() {
+fn on_pure_cgroup_v2_it_is_the_same() {
+    let test = "programs::nginx_and_curl_talk_over_mtls_and_nginx_sees_the_client";
+    lark_testbed::on_pure_cgroup_v2(test).unwrap();
+}
+
+#[test]
+fn a_hundred_megabytes_arrive_whole_and_in_ranges_and_go_back() {
     let house = House::captured();
     let nginx = Nginx::start(&house.bed, &house.server).unwrap();
     let big = nginx.files.join("big");
@@ -86,6 +92,11 @@ fn a_hundred_megabytes_arrive_whole_and_in_ranges() {
         assert!(status.success());
     }
     assert_eq!(sum(&got), sum(&big));
+    // And back.
+    let put = format!("http://{}:8080/put/back", house.server.ip);
+    let sent = ["-sSf", "--max-time", "120", "-T", got_text, "-H", "Expect:", &put];
+    house.client.place.run("curl", &sent).unwrap_or_else(|e| panic!("{e:#}\n{}", house.logs()));
+    assert_eq!(sum(&nginx.files.join("put/back")), sum(&big));
 }
 
 #[test]

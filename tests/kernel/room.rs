@@ -18,7 +18,7 @@ pub(crate) struct Room {
     pub(crate) agent: Cgroup,
     pub(crate) pins: PathBuf,
     home: PathBuf,
-    base: PathBuf,
+    _reaper: lark_testbed::Reaper,
 }
 
 pub(crate) const POD_IP: &str = "10.77.0.1";
@@ -58,17 +58,20 @@ impl Room {
         let name = format!("lark-kernel-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let home = lark_sys::cgroup::own().unwrap().path().to_owned();
         let base = lark_sys::cgroup::mount().unwrap().join(&name);
+        let pins = Path::new("/sys/fs/bpf").join(&name);
+        let files = std::env::temp_dir().join(&name);
+        let reaper = lark_testbed::Reaper::start(&name, &base, &pins, &files).unwrap();
         let make = |end: &str| {
             std::fs::create_dir_all(base.join(end)).unwrap();
             Cgroup::open(&base.join(end)).unwrap()
         };
         let (pod, agent) = (make("pod"), make("agent"));
-        let pins = PathBuf::from("/sys/fs/bpf").join(&name).join("v1");
+        let pins = pins.join("v1");
         let mut kernel = Kernel::open(&config(&pins)).unwrap();
         kernel.set_config(Config { layout: 1, flags: 0, heartbeat_stale_ns: 2_000_000_000 }).unwrap();
         kernel.heartbeat().unwrap().beat().unwrap();
         kernel.attach_agent(std::os::fd::AsFd::as_fd(&agent), agent.id()).unwrap();
-        Self { kernel, pod, agent, pins, home, base }
+        Self { kernel, pod, agent, pins, home, _reaper: reaper }
     }
 
     pub(crate) fn as_agent<T>(&self, work: impl FnOnce() -> T) -> T {
@@ -122,10 +125,6 @@ pub(crate) fn config(pins: &Path) -> KernelConfig {
 impl Drop for Room {
     fn drop(&mut self) {
         enter(&self.home);
-        let _ = lark_bpf::uninstall(self.pins.parent().unwrap());
-        for end in ["pod/child", "pod", "agent", ""] {
-            let _ = std::fs::remove_dir(self.base.join(end));
-        }
     }
 }
 

@@ -23,14 +23,20 @@ done
 rm -rf "$2" "$3"
 "#;
 
+/// Waits in a process of its own; takes everything down when dropped or when its owner dies.
 #[derive(Debug)]
-pub(crate) struct Reaper {
+pub struct Reaper {
     child: Child,
     pipe: Option<ChildStdin>,
 }
 
 impl Reaper {
-    pub(crate) fn start(name: &str, cgroup: &Path, pins: &Path, directory: &Path) -> Result<Self> {
+    /// Starts one: for namespaces whose names begin with `name-`, a cgroup with everything in it (processes
+    /// are killed), a directory of pins and one of files.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start(name: &str, cgroup: &Path, pins: &Path, directory: &Path) -> Result<Self> {
         let mut child = Command::new("setsid")
             .args(["/bin/sh", "-c", SCRIPT, name])
             .args([cgroup, pins, directory])

@@ -25,7 +25,8 @@ pub fn need(program: &str, package: &str) -> Result<()> {
     Ok(())
 }
 
-/// nginx in a pod, on port 8080 of both families, with `files` as its root.
+/// nginx in a pod, on port 8080 of both families, with `files` as its root; takes files by PUT
+/// below /put/.
 #[derive(Debug)]
 pub struct Nginx {
     /// Where files are served from.
@@ -50,7 +51,9 @@ impl Nginx {
              events {{ worker_connections 4096; }}\n\
              http {{\n  access_log {h}/access.log;\n  default_type text/plain;\n  keepalive_requests 100000;\n  keepalive_timeout 600;\n\
              client_body_temp_path {h}/tmp; proxy_temp_path {h}/tmp; fastcgi_temp_path {h}/tmp; uwsgi_temp_path {h}/tmp; scgi_temp_path {h}/tmp;\n\
+             client_max_body_size 0;\n\
              server {{\n    listen 8080;\n    listen [::]:8080;\n    root {h}/files;\n\
+             location /put/ {{ dav_methods PUT; create_full_put_path on; }}\n\
              location /who {{ return 200 \"$remote_addr $server_addr\\n\"; }}\n  }}\n}}\n",
             h = home.display()
         );

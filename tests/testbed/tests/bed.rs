@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Result;
-use lark_testbed::{Nginx, Testbed, Wire, eventually};
+use lark_testbed::{Fault, Nginx, Testbed, Wire, eventually, on_pure_cgroup_v2};
 
 /// Everything on this machine that bears a bed's name.
 fn left_of(bed: &str) -> BTreeSet<String> {
@@ -78,4 +78,30 @@ fn a_killed_owner_leaves_nothing() -> Result<()> {
     owner.kill()?;
     owner.wait()?;
     eventually(Duration::from_secs(30), "nothing is left", || Ok(left_of(&name).is_empty()))
+}
+
+#[test]
+fn a_bed_stands_on_pure_cgroup_v2_too() -> Result<()> {
+    on_pure_cgroup_v2("pods_of_two_nodes_meet_over_a_wire_that_shows_everything")
+}
+
+#[test]
+fn a_delayed_wire_is_late_and_out_of_order_and_loses_nothing() -> Result<()> {
+    let mut bed = Testbed::new()?;
+    let (one, two) = (bed.node("one")?, bed.node("two")?);
+    let (client, server) = (bed.pod(&one, "client")?, bed.pod(&two, "server")?);
+    let nginx = Nginx::start(&bed, &server)?;
+    let body: String = (0..200_000).map(|i| format!("{i} ")).collect();
+    std::fs::write(nginx.files.join("body"), &body)?;
+    let fault = Fault::delay(&bed, &two, Duration::from_millis(20), Duration::from_millis(5))?;
+    let url = format!("http://{}:8080/body", server.ip);
+    let format = ["-sSf", "--max-time", "60", "-o", "/dev/null", "-w", "%{time_connect}", &url];
+    let connect: f64 = client.place.run("curl", &format)?.parse()?;
+    assert!(connect >= 0.04, "a round trip took {connect} s");
+    let got = client.place.run("curl", &["-sSf", "--max-time", "60", &url])?;
+    assert!(got == body, "{} of {} bytes, or others", got.len(), body.len());
+    drop(fault);
+    let got = client.place.run("curl", &["-sSf", "--max-time", "60", &url])?;
+    assert_eq!(got.len(), body.len());
+    Ok(())
 }
