@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use lark_abi::{Flow, Tuple};
 use lark_testbed::{Agent, Nginx, eventually};
 
 use crate::house::House;
@@ -234,4 +235,124 @@ fn what_a_killed_agent_carried_is_reset_and_never_a_clean_end() {
             .unwrap();
         assert!(held.log().contains("reset"), "{}", held.log());
     }
+}
+
+#[test]
+fn a_clock_that_is_off_is_named_as_the_cause() {
+    lark_testbed::need("faketime", "faketime").unwrap();
+    let mut house = House::new();
+    for (off, sentence) in [("+30h", "expired since 6 hours"), ("-2h", "valid only in 117 minutes")] {
+        house.one.process.kill();
+        let mut command = Agent::command(&house.bed, &house.nodes.0, &house.controller, &house.mesh).unwrap();
+        // The loader puts the machine's library directory for $LIB.
+        command.env("LD_PRELOAD", "/usr/$LIB/faketime/libfaketime.so.1");
+        command.env("FAKETIME", off).env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        house.one.process =
+            house.nodes.0.place.start(command, &house.bed.directory().join("off.log")).unwrap();
+        house.mesh.capture(true).unwrap();
+        eventually(Duration::from_secs(20), "check names the clock", || {
+            let check = house.one.lark(&["check"])?;
+            let said = String::from_utf8_lossy(&check.stdout).into_owned();
+            anyhow::ensure!(
+                !check.status.success() && said.contains(sentence),
+                "{said}\n{}",
+                house.one.process.log()
+            );
+            Ok(true)
+        })
+        .unwrap();
+    }
+}
+
+/// Becomes the program in its arguments with one system call, or one of its commands, taken away, as on a
+/// kernel that was built without it. Arguments: number of bpf()'s command or -1 for all, error, program.
+const WITHOUT: &str = r"
+import ctypes, os, platform, struct, sys
+command, error = int(sys.argv[1]), int(sys.argv[2])
+number = {'x86_64': 321, 'aarch64': 280}[platform.machine()]
+rule = lambda code, yes, no, k: struct.pack('HBBI', code, yes, no, k)
+rules = [rule(0x20, 0, 0, 0), rule(0x15, 0, 3 if command >= 0 else 1, number)]
+if command >= 0: rules += [rule(0x20, 0, 0, 16), rule(0x15, 0, 1, command)]
+rules += [rule(0x06, 0, 0, 0x50000 | error), rule(0x06, 0, 0, 0x7fff0000)]
+code = ctypes.create_string_buffer(b''.join(rules))
+program = ctypes.create_string_buffer(struct.pack('HxxxxxxQ', len(rules), ctypes.addressof(code)))
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.prctl(22, 2, ctypes.c_ulong(ctypes.addressof(program)), 0, 0) == 0, ctypes.get_errno()
+os.execvp(sys.argv[3], sys.argv[3:])
+";
+
+#[test]
+fn a_kernel_that_lacks_a_feature_is_told_and_nothing_stays_attached() {
+    let mut house = House::new();
+    house.one.process.stop().unwrap();
+    let pins = house.bed.pins(&house.nodes.0);
+    std::fs::remove_dir_all(&pins).unwrap();
+    let start = |by: &[&str]| {
+        let right = Agent::command(&house.bed, &house.nodes.0, &house.controller, &house.mesh).unwrap();
+        let output =
+            house.nodes.0.place.command(by[0]).args(&by[1..]).args(right.get_args().skip(4)).output();
+        let output = output.unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        let links = std::process::Command::new("find").arg(&pins).args(["-name", "*sock*"]).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&links.stdout), "", "left pinned");
+        let last = said.lines().last().unwrap_or_default().to_owned();
+        assert!(last.starts_with("lark: "), "{said}");
+        last
+    };
+    let no_btf = "mount -t tmpfs none /sys/kernel/btf && exec \"$@\"";
+    let said = start(&["unshare", "--mount", "--propagation", "private", "sh", "-c", no_btf, "sh"]);
+    assert!(said.contains("no BTF") && said.contains("CONFIG_DEBUG_INFO_BTF"), "{said}");
+    // ENOSYS for all of bpf(), as without CONFIG_BPF_SYSCALL.
+    let said = start(&["python3", "-c", WITHOUT, "-1", "38"]);
+    assert!(said.contains("CONFIG_BPF_SYSCALL"), "{said}");
+    // EINVAL for BPF_LINK_CREATE, as before Linux 5.7.
+    let said = start(&["python3", "-c", WITHOUT, "28", "22"]);
+    assert!(said.contains("Linux 5.18"), "{said}");
+}
+
+/// Fills a pinned map of connections under way.
+fn fill(
+    house: &House,
+    node: &lark_testbed::Node,
+    map: &str,
+) -> aya::maps::HashMap<aya::maps::MapData, Tuple, Flow> {
+    let pin = house.bed.pins(node).join("maps").join(map);
+    let data = aya::maps::MapData::from_pin(pin).unwrap();
+    let mut filled = aya::maps::HashMap::try_from(aya::maps::Map::HashMap(data)).unwrap();
+    for netns in 1.. {
+        if filled.insert(Tuple { netns, ..Tuple::default() }, Flow::default(), 0).is_err() {
+            break;
+        }
+    }
+    filled
+}
+
+#[test]
+fn a_full_map_is_a_reset_counted_and_said_and_never_a_wrong_address() {
+    let house = House::captured();
+    let nginx = Nginx::start(&house.bed, &house.server).unwrap();
+    let url = format!("http://{}:8080/who", house.server.ip);
+    house.curl(&url);
+    let said = "a map of connections under way is full";
+    for (agent, map, counter) in
+        [(&house.one, "FLOWS", "flows_full"), (&house.two, "DELIVERIES", "deliveries_full")]
+    {
+        let mut filled = fill(&house, &agent.node, map);
+        for _ in 0..3 {
+            let output = house.client.place.output("curl", &["-sS", "--max-time", "15", &url]).unwrap();
+            assert!(!output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        }
+        assert_eq!(agent.kernel_counter(counter).unwrap(), 3);
+        eventually(Duration::from_secs(10), "the programs' message is in the log", || {
+            Ok(agent.process.log().contains(said))
+        })
+        .unwrap_or_else(|e| panic!("{e:#}\n{}", agent.process.log()));
+        let keys: Vec<Tuple> = filled.keys().map(Result::unwrap).collect();
+        keys.iter().for_each(|key| filled.remove(key).unwrap());
+        house.curl(&url);
+    }
+    let log = nginx.access_log();
+    let client = house.client.ip.to_string();
+    assert!(log.lines().filter(|l| l.contains("/who")).all(|l| l.starts_with(&client)), "{log}");
 }

@@ -38,7 +38,8 @@ pub(crate) const DEMO: [Tool; 8] = [
 ];
 
 /// For the tests, beyond the demo's.
-pub(crate) const TESTS: [Tool; 7] = [
+pub(crate) const TESTS: [Tool; 8] = [
+    tool("faketime", "faketime"),
     tool("h2load", "nghttp2-client"),
     tool("nghttpd", "nghttp2-server"),
     tool("iperf3", "iperf3"),

@@ -56,6 +56,9 @@ pub struct LinkState {
 
 const EPERM_HINT: &str = "; an ancestor cgroup has a program that was attached without BPF_F_ALLOW_MULTI and forbids others (see `bpftool cgroup tree`), or CAP_NET_ADMIN is missing";
 
+const OLD_HINT: &str =
+    "; this kernel does not offer such links: Lark needs Linux 5.18 or later with CONFIG_CGROUP_BPF";
+
 /// Attaches `program` to `cgroup` and pins the link, or replaces the program of the link that is
 /// pinned there already and attached to the same cgroup.
 pub(crate) fn attach(
@@ -78,7 +81,11 @@ pub(crate) fn attach(
 }
 
 fn refused(program: &'static str, source: io::Error) -> AttachError {
-    let hint = if source.raw_os_error() == Some(libc::EPERM) { EPERM_HINT } else { "" };
+    let hint = match source.raw_os_error() {
+        Some(libc::EPERM) => EPERM_HINT,
+        Some(libc::EINVAL | libc::ENOSYS | libc::EOPNOTSUPP) => OLD_HINT,
+        _ => "",
+    };
     AttachError::Refused { program, source, hint }
 }
 

@@ -31,6 +31,9 @@ pub enum OpenError {
     /// The kernel lacks something.
     #[error(transparent)]
     Kernel(#[from] lark_sys::kernel::KernelError),
+    /// No bpf().
+    #[error("the kernel has no bpf() system call; it must be built with CONFIG_BPF_SYSCALL")]
+    NoBpf,
     /// A directory for pins cannot be made.
     #[error("directory {path} cannot be made: {source}")]
     Directory {
@@ -86,6 +89,9 @@ impl MapError {
 
 /// Loads all programs over the maps pinned under `maps`, making those that are missing.
 pub(crate) fn load(maps: &Path, destinations_max: u32) -> Result<Ebpf, OpenError> {
+    if crate::syscall::open_pin(maps).is_err_and(|e| e.raw_os_error() == Some(libc::ENOSYS)) {
+        return Err(OpenError::NoBpf);
+    }
     let mut loader = EbpfLoader::new();
     for name in MAPS {
         loader.map_pin_path(name, maps.join(name));

@@ -53,6 +53,15 @@ impl Claims {
         let flow = Flow { address: source.ip().into(), port: source.port(), ..Flow::default() };
         self.0.insert(socket, flow, 0).map_err(MapError::of("SK_CLAIM"))
     }
+
+    /// Whether the agent's hook published the claim when this socket connected. If not (its map was full, or
+    /// somebody removed the hook), the application was not told who calls.
+    ///
+    /// # Errors
+    /// When the kernel refuses the look-up; treat it as not published.
+    pub fn is_published(&self, socket: &impl AsRawFd) -> Result<bool, MapError> {
+        self.0.get(socket, 0).map(|claim| claim.cookie != 0).map_err(MapError::of("SK_CLAIM"))
+    }
 }
 
 /// Writes the agent's sign of life.

@@ -25,7 +25,7 @@ macro_rules! reasons {
 
 reasons! {
     /// A connection reached an in-pod listener without an entry from the connect hook.
-    NoOriginalDestination = "no_original_destination", "Nothing dials Lark's listeners directly; if an application scans its loopback, ignore it. Otherwise look at `lark bpf` for map_full.";
+    NoOriginalDestination = "no_original_destination", "Nothing dials Lark's listeners directly; if an application scans its loopback, ignore it. Otherwise look at `lark bpf` for flows_full.";
     /// The destination is in no snapshot this agent has.
     DestinationUnknown = "destination_unknown", "Compare `lark workloads` and `lark services` with what should exist; discovery may lag.";
     /// The Service has no ready endpoint.
@@ -54,8 +54,8 @@ reasons! {
     SourceUnknown = "source_unknown", "The claimed source address is not of a workload with the proved identity on the node that the tunnel came from.";
     /// Policy does not allow the connection.
     PolicyDenied = "policy_denied", "`lark policy explain` names the rule.";
-    /// The destination pod's hooks are not attached, so its application could not be told who calls.
-    HooksNotLive = "hooks_not_live", "`lark check` names the pod and what is missing in the kernel.";
+    /// The hooks did not hand the source address over, so the application could not be told who calls.
+    HooksNotLive = "hooks_not_live", "`lark check` names what is missing in the kernel, `lark bpf` counts deliveries_full.";
     /// The application did not accept the connection.
     DialRefused = "dial_refused", "Nothing listens on that port in the destination pod.";
     /// The application did not answer the connect in time.

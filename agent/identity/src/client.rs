@@ -66,7 +66,7 @@ pub enum RequestError {
     ClockSkew {
         /// The CA.
         url: String,
-        /// `not valid before ...` or `expired since ...`.
+        /// `valid only in ...` or `expired since ...`.
         what: String,
     },
     /// The token cannot be sent.
@@ -204,11 +204,11 @@ impl CaClient {
                 CertificateError::Expired => RequestError::ClockSkew { url, what: "expired".to_owned() },
                 CertificateError::NotValidYetContext { time, not_before } => {
                     let early = not_before.as_secs().saturating_sub(time.as_secs());
-                    RequestError::ClockSkew { url, what: format!("valid only in {early} s") }
+                    RequestError::ClockSkew { url, what: format!("valid only in {}", roughly(early)) }
                 }
                 CertificateError::ExpiredContext { time, not_after } => {
                     let late = time.as_secs().saturating_sub(not_after.as_secs());
-                    RequestError::ClockSkew { url, what: format!("expired since {late} s") }
+                    RequestError::ClockSkew { url, what: format!("expired since {}", roughly(late)) }
                 }
                 other => RequestError::NotTrusted { url, root: self.root.clone(), what: other.to_string() },
             },
@@ -253,4 +253,13 @@ fn innermost(error: &dyn std::error::Error) -> String {
         cause = next;
     }
     cause.to_string()
+}
+
+/// A time for people; coarse, so that the sentence does not change with each second.
+fn roughly(seconds: u64) -> String {
+    match seconds {
+        0..120 => "less than two minutes".to_owned(),
+        120..7200 => format!("{} minutes", seconds / 60),
+        _ => format!("{} hours", seconds / 3600),
+    }
 }

@@ -29,6 +29,11 @@ pub enum DialError {
     /// The claimed source could not be recorded.
     #[error("the source address could not be recorded: {0}")]
     Claim(#[from] lark_bpf::MapError),
+    /// The claim was not published when the socket connected.
+    #[error(
+        "the source address was not handed over in the kernel: the map of deliveries is full or the agent's own hook was removed; see `lark bpf`"
+    )]
+    NotPublished,
     /// It did not answer.
     #[error("{address} did not accept a connection within {limit:?}")]
     TimedOut {
@@ -57,7 +62,7 @@ impl DialError {
     /// The reason of the closed set.
     pub const fn reason(&self) -> Reason {
         match self {
-            Self::HooksNotLive { .. } => Reason::HooksNotLive,
+            Self::HooksNotLive { .. } | Self::NotPublished => Reason::HooksNotLive,
             Self::TimedOut { .. } => Reason::DialTimeout,
             Self::Refused { .. } => Reason::DialRefused,
             Self::Namespace(_) | Self::Claim(_) | Self::Failed { .. } => Reason::DialFailed,
@@ -102,7 +107,8 @@ impl Dial {
             .within(|| delivery_socket(address.ip(), spread))?
             .map_err(|source| DialError::Failed { address, source })?;
         self.claims.borrow_mut().claim(&socket, source)?;
-        connect(socket, address).await
+        let stream = connect(socket, address).await?;
+        if self.claims.borrow().is_published(&stream)? { Ok(stream) } else { Err(DialError::NotPublished) }
     }
 
     /// Connects to an address outside the mesh from inside `pod`'s namespace, as the pod would.

@@ -52,7 +52,7 @@ counters! {
     FlowAbandoned = 13, "flow_abandoned";
     /// The accepted socket's storage could not be made; user space resets the connection.
     FlowLost = 14, "flow_lost";
-    /// The map of deliveries is full, so the application would see a loopback peer.
+    /// The map of deliveries is full, so the agent resets the delivery.
     DeliveriesFull = 15, "deliveries_full";
     /// A delivery's source address was handed to the application's accepted socket.
     DeliveryTaken = 16, "delivery_taken";

@@ -46,7 +46,10 @@ fn connecting(ctx: &SockOpsContext) {
     let Some(claim) = tuple::storage::<Flow>(&SK_CLAIM, sk) else { return };
     claim.cookie = tuple::cookie(ctx);
     let flow = *claim;
-    tuple::publish(ctx, &DELIVERIES, &flow, Counter::DeliveriesFull);
+    if !tuple::publish(ctx, &DELIVERIES, &flow, Counter::DeliveriesFull) {
+        // User space asks after its connect and resets what the application could not be told of.
+        claim.cookie = 0;
+    }
 }
 
 #[inline(always)]

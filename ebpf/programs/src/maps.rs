@@ -33,7 +33,7 @@ pub static DESTINATIONS: HashMap<DestinationKey, DestinationValue, 262_144, NO_P
 pub static FLOWS: HashMap<Tuple, Flow, 65_536, NO_PREALLOC> = HashMap::new();
 
 /// Deliveries that the application's kernel side has not established yet, by tuple. Same life and
-/// size; when full, the delivery's connect is refused by user space's check of the counter.
+/// size; when full, the claim stays without a cookie, and user space resets the delivery.
 #[btf_map]
 pub static DELIVERIES: HashMap<Tuple, Flow, 65_536, NO_PREALLOC> = HashMap::new();
 

@@ -45,7 +45,8 @@ fn connecting(ctx: &SockOpsContext) {
         source_port: key.source_port,
         pod_id: peer.pod_id,
     };
-    tuple::publish(ctx, &FLOWS, &flow, Counter::FlowsFull);
+    // If not, the agent finds no flow at its accepted socket and resets it.
+    let _ = tuple::publish(ctx, &FLOWS, &flow, Counter::FlowsFull);
 }
 
 #[inline(always)]

@@ -154,18 +154,20 @@ pub fn store<T>(map: &SkStorage<T>, sk: *mut bpf_sock, value: &mut T) -> bool {
     !stored.is_null()
 }
 
-/// Publishes what the accepting end is to know, and asks for the callback that takes it back.
+/// Publishes what the accepting end is to know, and asks for the callback that takes it back; false if the
+/// map is full.
 #[inline(always)]
-pub fn publish(ctx: &SockOpsContext, entries: &Entries, flow: &Flow, full: Counter) {
+pub fn publish(ctx: &SockOpsContext, entries: &Entries, flow: &Flow, full: Counter) -> bool {
     if entries.insert(dialled(ctx), flow, 0).is_err() {
         count(full);
         // Rare: the map holds thousands of entries that live for microseconds each.
         warn!(ctx, "a map of connections under way is full: port {} is not told to its other end", flow.port);
-        return;
+        return false;
     }
     // A refusal would only leave an entry behind when the peer never establishes; it cannot happen
     // on a full socket.
     let _ = ctx.set_cb_flags(BPF_SOCK_OPS_STATE_CB_FLAG as i32);
+    true
 }
 
 /// Takes back what was published if nobody has taken it.
