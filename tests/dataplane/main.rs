@@ -9,3 +9,4 @@ mod identity;
 mod many;
 mod programs;
 mod sockets;
+mod start;

@@ -6,6 +6,8 @@
 
 /// Which workloads of this node are to be captured, and why the others are not.
 pub mod capture;
+/// What is wanted against what the kernel has, pod by pod.
+pub mod check;
 /// Names, ports and limits that every part agrees on.
 pub mod constants;
 /// The checks before a stream is delivered to its pod.
@@ -24,5 +26,7 @@ pub mod reason;
 pub mod route;
 /// What discovery knows: workloads, Services, nodes, mesh settings.
 pub mod snapshot;
+/// What would happen to a connect, step by step.
+pub mod trace;
 /// Types of the admin API, of `-o json` and of the page.
 pub mod view;

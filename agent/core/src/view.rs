@@ -1,10 +1,13 @@
 //! Types of the admin API, of `-o json` and of the page: what a person or program may know of an
 //! agent. Field names are stable. Times are seconds since the epoch, durations seconds.
 
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 
 use crate::observe::Secured;
 use crate::route::Step;
+use crate::snapshot::Workload;
 
 /// How an agent is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -93,6 +96,32 @@ pub struct Party {
     pub owner: String,
     /// Identity that was proved or is known by cgroup; empty if none.
     pub identity: String,
+}
+
+impl Party {
+    /// A workload, with its identity.
+    pub fn of(workload: &Workload) -> Self {
+        Self {
+            namespace: workload.namespace.to_string(),
+            name: workload.name.to_string(),
+            owner: workload
+                .owner
+                .as_ref()
+                .map_or_else(|| workload.name.to_string(), |o| format!("{}/{}", o.kind, o.name)),
+            identity: workload.identity.to_string(),
+        }
+    }
+
+    /// Somebody outside the mesh. All of them are one in edges and metrics, or addresses would be labels.
+    pub fn outside(address: IpAddr) -> Self {
+        Self { name: address.to_string(), owner: "outside".to_owned(), ..Self::default() }
+    }
+
+    /// The same without an identity, where nothing proved one.
+    #[must_use]
+    pub fn unproved(self) -> Self {
+        Self { identity: String::new(), ..self }
+    }
 }
 
 /// A live connection.

@@ -3,7 +3,6 @@
 //! Threads: one control runtime (discovery, certificates, capture, admin, metrics), the workers, and the
 //! heartbeat. Configuration goes to workers by message; they share nothing on the way of a byte.
 
-mod check;
 mod gauges;
 mod heartbeat;
 mod preflight;

@@ -1,32 +1,28 @@
 //! What the admin API tells, gathered from where it is kept.
 
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, UNIX_EPOCH};
 
-use lark_bpf::{Counters, Heartbeat, Kernel};
+use lark_abi::PodEntry;
+use lark_bpf::{Counters, Heartbeat, Kernel, file_name};
 use lark_core::capture::PodState;
+use lark_core::check::{self, Facts, PodFacts};
 use lark_core::observe::Secured;
-use lark_core::route::{decide, mesh_destinations};
+use lark_core::route::mesh_destinations;
 use lark_core::snapshot::Snapshot;
+use lark_core::trace;
 use lark_core::view::{
     BpfView, CertView, CheckView, ConnectionView, CounterView, EdgeView, LinkView, MapView, Party,
     ProgramView, ServiceView, StateCount, Status, TraceView, WorkloadView,
 };
 use lark_discovery::Discovery;
 use lark_identity::{SvidState, SvidStore};
-use lark_sys::cgroup::Cgroup;
-use lark_sys::netns::NetNs;
 
-use super::check::{self, Facts};
 use crate::admin::Source;
-use crate::capture::PodReport;
+use crate::capture::{PodReport, plaintext};
 use crate::cli::AgentArgs;
 use crate::observe::Observer;
-
-/// Established connections listed of one pod.
-const CONNECTIONS_A_POD: usize = 10_000;
 
 pub(super) struct AgentSource {
     node: Arc<str>,
@@ -97,68 +93,14 @@ impl AgentSource {
         counts.into_iter().map(|(state, count)| StateCount { state: state.to_owned(), count }).collect()
     }
 
-    /// Connections of captured pods that Lark does not carry: from before the capture, or to peers
-    /// outside the mesh. Seen in the pods' namespaces, so nothing is believed.
-    fn plaintext(&self, snapshot: &Snapshot) -> Vec<ConnectionView> {
-        let mut all = Vec::new();
-        for report in
-            self.reports().iter().filter(|r| matches!(r.state, PodState::Captured | PodState::Releasing))
-        {
-            let Some(workload) = snapshot.workload(&report.uid) else { continue };
-            let Some(place) = &workload.place else { continue };
-            let (Ok(netns), Ok(cgroup)) = (NetNs::open(&place.netns), Cgroup::open(&place.cgroup)) else {
-                continue;
-            };
-            let below = cgroup.ids_below();
-            let Ok(Ok(found)) = netns.within(|| lark_sys::connections::established(CONNECTIONS_A_POD)) else {
-                continue;
-            };
-            let me = party(workload);
-            for connection in found {
-                // Redirected and delivered ones have a loopback end.
-                let local = connection.local.ip().is_loopback() || connection.remote.ip().is_loopback();
-                let own = connection.local.ip() == connection.remote.ip();
-                if local || own || connection.cgroup.is_none_or(|id| !below.contains(&id)) {
-                    continue;
-                }
-                let peer = snapshot.workload_by_address(connection.remote.ip()).map_or_else(
-                    || Party {
-                        name: connection.remote.ip().to_string(),
-                        owner: "outside".to_owned(),
-                        ..Party::default()
-                    },
-                    |w| party(w),
-                );
-                all.push(ConnectionView {
-                    direction: "outbound".to_owned(),
-                    source: me.clone(),
-                    destination: peer,
-                    source_address: connection.local.to_string(),
-                    destination_address: connection.remote.to_string(),
-                    service: None,
-                    secured: Some(Secured::Plaintext),
-                    sent_bytes: 0,
-                    received_bytes: 0,
-                    age_seconds: None,
-                    note: "not carried by Lark: older than the capture, or with a peer outside the mesh; either end may have dialled".to_owned(),
-                });
-            }
-        }
-        all
+    fn plaintext(&self) -> Vec<ConnectionView> {
+        plaintext::connections(&self.reports(), &self.snapshot())
     }
 }
 
-/// A workload as views show it.
-pub(super) fn party(workload: &lark_core::snapshot::Workload) -> Party {
-    Party {
-        namespace: workload.namespace.to_string(),
-        name: workload.name.to_string(),
-        owner: workload
-            .owner
-            .as_ref()
-            .map_or_else(|| workload.name.to_string(), |o| format!("{}/{}", o.kind, o.name)),
-        identity: String::new(),
-    }
+fn maps(kernel: &Kernel) -> Vec<MapView> {
+    let usage = kernel.usage().unwrap_or_default().into_iter();
+    usage.map(|u| MapView { name: u.map.to_owned(), entries: u.entries, max: u.max }).collect()
 }
 
 impl Source for AgentSource {
@@ -225,14 +167,14 @@ impl Source for AgentSource {
 
     fn connections(&self) -> Vec<ConnectionView> {
         let mut all = self.observer.connections();
-        all.extend(self.plaintext(&self.snapshot()));
+        all.extend(self.plaintext());
         all
     }
 
     fn edges(&self) -> Vec<EdgeView> {
         let mut edges = self.observer.edges();
         let mut plain: std::collections::BTreeMap<(Party, Party), u64> = std::collections::BTreeMap::new();
-        for connection in self.plaintext(&self.snapshot()) {
+        for connection in self.plaintext() {
             let by_owner = |party: Party| Party { name: party.owner.clone(), ..party };
             *plain.entry((by_owner(connection.source), by_owner(connection.destination))).or_insert(0) += 1;
         }
@@ -271,23 +213,33 @@ impl Source for AgentSource {
     }
 
     fn check(&self) -> Vec<CheckView> {
-        let (pinned, usage, entries) = {
-            let kernel = locked(&self.kernel);
-            let reports = self.reports();
-            let entries = reports
-                .iter()
-                .filter_map(|r| Some((r.uid.clone(), kernel.entry(r.cgroup_id?).ok()?)))
-                .collect();
-            (kernel.pinned(), kernel.usage().unwrap_or_default(), entries)
+        let reports = self.reports();
+        let kernel = locked(&self.kernel);
+        let pinned = kernel.pinned();
+        let is_attached = |report: &PodReport| {
+            let pins = pinned.iter().find(|p| p.name == file_name(&report.uid));
+            pins.zip(report.cgroup_id).is_some_and(|(pins, id)| pins.is_attached_to(id))
         };
+        let is_active = |report: &PodReport| {
+            let entry = report.cgroup_id.and_then(|id| kernel.entry(id).ok());
+            entry.is_some_and(|e| e.flags & PodEntry::ACTIVE != 0)
+        };
+        let strays = pinned.iter().filter(|p| !reports.iter().any(|r| file_name(&r.uid) == p.name));
         check::run(&Facts {
-            reports: self.reports(),
-            pinned,
-            usage,
-            entries,
-            certs: self.certs(),
-            discovery: self.discovery.health.borrow().clone(),
+            discovery_error: self.discovery.health.borrow().error.clone(),
             heartbeat_age_ns: self.heartbeat.age_ns().ok().flatten(),
+            certs: self.certs(),
+            maps: maps(&kernel),
+            strays: strays.map(|p| p.name.clone()).collect(),
+            pods: reports
+                .iter()
+                .map(|report| PodFacts {
+                    name: report.name.clone(),
+                    state: report.state.clone(),
+                    attached: is_attached(report),
+                    active: is_active(report),
+                })
+                .collect(),
         })
     }
 
@@ -309,12 +261,7 @@ impl Source for AgentSource {
                     })
                 })
                 .collect(),
-            maps: kernel
-                .usage()
-                .unwrap_or_default()
-                .into_iter()
-                .map(|u| MapView { name: u.map.to_owned(), entries: u.entries, max: u.max })
-                .collect(),
+            maps: maps(&kernel),
             counters: self
                 .counters
                 .read()
@@ -330,47 +277,9 @@ impl Source for AgentSource {
     }
 
     fn trace(&self, from: &str, to: &str) -> Result<TraceView, String> {
-        let snapshot = self.snapshot();
-        let (namespace, name) =
-            from.split_once('/').ok_or_else(|| format!("--from {from} must be NAMESPACE/NAME"))?;
-        let source = snapshot
-            .workload_named(namespace, name)
-            .ok_or_else(|| format!("no workload {from} is known; see `lark workloads`"))?;
-        let asked: SocketAddr = to.parse().map_err(|_| format!("--to {to} must be IP:PORT"))?;
-        if *source.node != *self.node {
-            return Err(format!("{from} runs on node {}; ask the agent there", source.node));
-        }
-        let ip = asked.ip().to_canonical();
-        let untouched = |why: String| TraceView {
-            from: from.to_owned(),
-            to: to.to_owned(),
-            way: "untouched".to_owned(),
-            steps: vec![lark_core::route::Step { stage: "capture".to_owned(), found: why }],
-        };
-        let report = self.reports().into_iter().find(|r| r.uid == source.uid);
-        let state = report.map_or(PodState::Pending { why: String::new() }, |r| r.state);
-        if state != PodState::Captured {
-            return Ok(untouched(format!("{from} is {}: {}", state.label(), state.why())));
-        }
-        if source.addresses.iter().any(|a| a.to_canonical() == ip) {
-            return Ok(untouched(
-                "the destination is the pod itself; it never leaves its namespace".to_owned(),
-            ));
-        }
-        let taken = mesh_destinations(&snapshot)
-            .into_iter()
-            .find(|d| d.address == ip && d.port.is_none_or(|p| p == asked.port()));
-        if taken.is_none() {
-            return Ok(untouched(format!(
-                "{asked} is no mesh destination; the kernel leaves the connect alone"
-            )));
-        }
-        let decision = decide(&snapshot, &self.node, asked, |_| 0, 0);
-        Ok(TraceView {
-            from: from.to_owned(),
-            to: to.to_owned(),
-            way: decision.way().to_owned(),
-            steps: decision.steps(asked),
+        trace::explain(&self.snapshot(), &self.node, from, to, |workload| {
+            let report = self.reports().into_iter().find(|r| r.uid == workload.uid);
+            report.map_or(PodState::Pending { why: "not looked at yet".to_owned() }, |r| r.state)
         })
     }
 

@@ -1,7 +1,7 @@
 //! Workers: a thread each with a runtime of its own, its own tunnels and its own listeners in every pod.
 
 use std::collections::HashMap;
-use std::net::TcpListener as StdListener;
+use std::net::{SocketAddr, TcpListener as StdListener};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -14,8 +14,8 @@ use lark_core::reason::Reason;
 use lark_core::snapshot::Snapshot;
 use lark_identity::SvidStore;
 use lark_tunnel::{Acceptor, Dialer, Side, TunnelSettings};
-use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, LocalSet};
 
 use super::heartbeat::Pulse;
@@ -23,9 +23,6 @@ use crate::capture::{Pod, PodListener, Pods, ToWorker};
 use crate::deliver::Dial;
 use crate::observe::Observer;
 use crate::proxy::{Identities, Inbound, Outbound};
-
-/// Tunnels and handshakes that a worker serves at once.
-const TUNNELS_MAX: usize = 4096;
 
 /// What workers are made from.
 #[derive(Clone)]
@@ -191,39 +188,32 @@ async fn run(parts: Parts) -> anyhow::Result<()> {
 }
 
 async fn accept_pod(listener: TcpListener, pod: Arc<Pod>, outbound: Rc<Outbound>) {
-    loop {
-        match listener.accept().await {
-            Ok((socket, from)) => {
-                let (outbound, pod) = (outbound.clone(), pod.clone());
-                tokio::task::spawn_local(async move { outbound.serve(pod, socket, from).await });
-            }
-            Err(error) => {
-                tracing::warn!(pod = pod.name, %error, "accept failed");
-                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-            }
-        }
-    }
+    accept(listener, &pod.name, |socket, from| {
+        let (outbound, pod) = (outbound.clone(), pod.clone());
+        tokio::task::spawn_local(async move { outbound.serve(pod, socket, from).await });
+    })
+    .await;
 }
 
 async fn accept_tunnels(listener: TcpListener, acceptor: Acceptor, inbound: Rc<dyn lark_tunnel::Deliver>) {
-    let room = Arc::new(Semaphore::new(TUNNELS_MAX));
+    accept(listener, "tunnels", |socket, peer| {
+        let (acceptor, inbound) = (acceptor.clone(), inbound.clone());
+        tokio::task::spawn_local(async move {
+            if let Err(error) = acceptor.serve(socket, peer, inbound).await {
+                tracing::warn!(%error, "no tunnel");
+            }
+        });
+    })
+    .await;
+}
+
+/// Accepts for ever; an error (descriptors exhausted, most of all) is waited out.
+async fn accept(listener: TcpListener, of: &str, mut serve: impl FnMut(TcpStream, SocketAddr)) {
     loop {
         match listener.accept().await {
-            Ok((socket, peer)) => {
-                let Ok(permit) = room.clone().try_acquire_owned() else {
-                    tracing::warn!(%peer, limit = TUNNELS_MAX, "too many tunnels at once; this one is closed");
-                    continue;
-                };
-                let (acceptor, inbound) = (acceptor.clone(), inbound.clone());
-                tokio::task::spawn_local(async move {
-                    if let Err(error) = acceptor.serve(socket, peer, inbound).await {
-                        tracing::warn!(%error, "no tunnel");
-                    }
-                    drop(permit);
-                });
-            }
+            Ok((socket, peer)) => serve(socket, peer),
             Err(error) => {
-                tracing::warn!(%error, "accept of a tunnel failed");
+                tracing::warn!(of, %error, "accept failed");
                 tokio::time::sleep(std::time::Duration::from_millis(50)).await;
             }
         }

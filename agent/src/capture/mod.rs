@@ -3,6 +3,7 @@
 
 mod destinations;
 mod listeners;
+pub mod plaintext;
 mod pod;
 mod reconcile;
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use lark_bpf::Claims;
 use lark_core::constants::DELIVER_TIMEOUT;
 use lark_core::reason::Reason;
-use lark_sys::socket::{delivery_socket, plain_socket, set_congestion};
+use lark_sys::socket::{delivery_socket, plain_socket};
 use tokio::net::{TcpSocket, TcpStream};
 
 use crate::capture::Pod;
@@ -125,8 +125,6 @@ impl Dial {
 }
 
 async fn connect(socket: std::net::TcpStream, address: SocketAddr) -> Result<TcpStream, DialError> {
-    // BBR, where it is the default, paces on loopback and halves what goes through.
-    set_congestion(&socket, "reno");
     let connecting = TcpSocket::from_std_stream(socket).connect(address);
     match tokio::time::timeout(DELIVER_TIMEOUT, connecting).await {
         Err(_) => Err(DialError::TimedOut { address, limit: DELIVER_TIMEOUT }),

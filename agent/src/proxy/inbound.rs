@@ -18,7 +18,6 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::outbound::finish;
-use super::party;
 use crate::capture::Pods;
 use crate::deliver::Dial;
 use crate::observe::{Direction, Observer, Opening};
@@ -91,7 +90,7 @@ impl Inner {
                 let connection = self.observer.open(Opening {
                     direction: Direction::Inbound,
                     source: unknown,
-                    destination: party::outside(request.authority),
+                    destination: Party::outside(request.authority.ip()),
                     service: request.host.clone(),
                     source_address: request.source,
                     destination_address: request.authority,
@@ -104,8 +103,8 @@ impl Inner {
         };
         let connection = self.observer.open(Opening {
             direction: Direction::Inbound,
-            source: party::of(&source),
-            destination: party::of(&destination),
+            source: Party::of(&source),
+            destination: Party::of(&destination),
             service: request.host.clone(),
             source_address: request.source,
             destination_address: request.authority,

@@ -3,7 +3,6 @@
 
 mod inbound;
 mod outbound;
-mod party;
 
 pub use inbound::{Identities, Inbound};
 pub use outbound::Outbound;

@@ -13,12 +13,12 @@ use lark_core::observe::Secured;
 use lark_core::reason::Reason;
 use lark_core::route::{Decision, Route, decide};
 use lark_core::snapshot::{Snapshot, Workload};
-use lark_sys::socket::{reset_on_close, set_congestion};
+use lark_core::view::Party;
+use lark_sys::socket::reset_on_close;
 use lark_tunnel::{Dialer, End, Ended, PoolKey, Refusal, join};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
-use super::party;
 use crate::capture::{Pod, Pods};
 use crate::deliver::Dial;
 use crate::observe::{Connection, Direction, Observer, Opening};
@@ -85,7 +85,6 @@ impl Outbound {
                 return;
             }
         };
-        set_congestion(&socket, "reno");
         let destination = socket_address(flow.address, flow.port);
         let snapshot = self.snapshot.borrow().clone();
         let Some(source) = snapshot.workload(&pod.uid).cloned() else {
@@ -192,14 +191,14 @@ fn own_address(source: &Workload, destination: IpAddr) -> IpAddr {
 
 fn opening(source: &Workload, source_address: SocketAddr, asked: SocketAddr, decision: &Decision) -> Opening {
     let (direction, destination, peer) = match &decision.route {
-        Route::Tunnel { destination, node, .. } => (Direction::Outbound, party::of(destination), Some(*node)),
-        Route::Local { destination, .. } => (Direction::Local, party::of(destination), None),
-        Route::Passthrough { address } => (Direction::Outbound, party::outside(*address), None),
-        Route::Deny { .. } => (Direction::Outbound, party::outside(asked), None),
+        Route::Tunnel { destination, node, .. } => (Direction::Outbound, Party::of(destination), Some(*node)),
+        Route::Local { destination, .. } => (Direction::Local, Party::of(destination), None),
+        Route::Passthrough { address } => (Direction::Outbound, Party::outside(address.ip()), None),
+        Route::Deny { .. } => (Direction::Outbound, Party::outside(asked.ip()), None),
     };
     Opening {
         direction,
-        source: party::of(source),
+        source: Party::of(source),
         destination,
         service: decision.service.as_ref().map(|s| s.full_name()),
         source_address,

@@ -1,37 +1,48 @@
 //! `lark check`: what is wanted against what the kernel has, as a pure function over facts.
 
-use std::collections::HashMap;
-use std::sync::Arc;
-
-use lark_abi::PodEntry;
-use lark_bpf::{MapUsage, PinnedPod, file_name};
-use lark_core::capture::PodState;
-use lark_core::constants::HEARTBEAT_STALE;
-use lark_core::view::{CertView, CheckView, Verdict};
-use lark_discovery::Health;
-
-use crate::capture::PodReport;
+use crate::capture::PodState;
+use crate::constants::HEARTBEAT_STALE;
+use crate::view::{CertView, CheckView, MapView, Verdict};
 
 /// Everything that is compared.
-pub(super) struct Facts {
-    pub(super) reports: Vec<PodReport>,
-    pub(super) pinned: Vec<PinnedPod>,
-    pub(super) usage: Vec<MapUsage>,
-    pub(super) entries: HashMap<Arc<str>, PodEntry>,
-    pub(super) certs: Vec<CertView>,
-    pub(super) discovery: Health,
-    pub(super) heartbeat_age_ns: Option<u64>,
+#[derive(Debug, Default)]
+pub struct Facts {
+    /// Why discovery is not current, if it is not.
+    pub discovery_error: Option<String>,
+    /// Age of the agent's last sign of life, as the hooks see it.
+    pub heartbeat_age_ns: Option<u64>,
+    /// The certificates of this node.
+    pub certs: Vec<CertView>,
+    /// Maps whose fullness matters.
+    pub maps: Vec<MapView>,
+    /// The pods of this node.
+    pub pods: Vec<PodFacts>,
+    /// Names of pins whose pod is none of this node's.
+    pub strays: Vec<String>,
+}
+
+/// What is known of one pod.
+#[derive(Debug)]
+pub struct PodFacts {
+    /// `namespace/name`.
+    pub name: String,
+    /// What the agent believes.
+    pub state: PodState,
+    /// Whether the kernel has all hooks on the pod's cgroup.
+    pub attached: bool,
+    /// Whether the pod's entry tells the hooks to redirect.
+    pub active: bool,
 }
 
 /// One line for each pod of the node and for each part of the agent.
-pub(super) fn run(facts: &Facts) -> Vec<CheckView> {
-    let mut checks = vec![discovery(&facts.discovery), heartbeat(facts.heartbeat_age_ns)];
+pub fn run(facts: &Facts) -> Vec<CheckView> {
+    let mut checks = vec![discovery(facts.discovery_error.as_deref()), heartbeat(facts.heartbeat_age_ns)];
     checks.extend(facts.certs.iter().map(certificate));
-    checks.extend(facts.usage.iter().map(map));
-    checks.extend(facts.reports.iter().map(|report| pod(report, facts)));
-    checks.extend(facts.pinned.iter().filter(|p| is_stray(p, facts)).map(|p| {
+    checks.extend(facts.maps.iter().map(map));
+    checks.extend(facts.pods.iter().map(pod));
+    checks.extend(facts.strays.iter().map(|name| {
         line(
-            &p.name,
+            name,
             Verdict::Warn,
             "hooks are pinned for a pod that is not of this node any more",
             "the agent removes them; if this stays, see its log",
@@ -44,12 +55,10 @@ fn line(subject: &str, verdict: Verdict, found: impl Into<String>, advice: &str)
     CheckView { subject: subject.to_owned(), verdict, found: found.into(), advice: advice.to_owned() }
 }
 
-fn discovery(health: &Health) -> CheckView {
-    match &health.error {
+fn discovery(error: Option<&str>) -> CheckView {
+    match error {
         None => line("discovery", Verdict::Ok, "current", ""),
-        Some(error) => {
-            line("discovery", Verdict::Fail, error.clone(), "mend it; the last good state is in use")
-        }
+        Some(error) => line("discovery", Verdict::Fail, error, "mend it; the last good state is in use"),
     }
 }
 
@@ -98,8 +107,8 @@ fn certificate(cert: &CertView) -> CheckView {
     }
 }
 
-fn map(usage: &MapUsage) -> CheckView {
-    let subject = format!("map {}", usage.map);
+fn map(usage: &MapView) -> CheckView {
+    let subject = format!("map {}", usage.name);
     let max = usize::try_from(usage.max).unwrap_or(usize::MAX);
     let found = format!("{} of {max}", usage.entries);
     if usage.entries >= max {
@@ -111,18 +120,12 @@ fn map(usage: &MapUsage) -> CheckView {
     }
 }
 
-fn is_stray(pinned: &PinnedPod, facts: &Facts) -> bool {
-    !facts.reports.iter().any(|r| file_name(&r.uid) == pinned.name)
-}
-
-fn pod(report: &PodReport, facts: &Facts) -> CheckView {
-    let pinned = facts.pinned.iter().find(|p| p.name == file_name(&report.uid));
-    let attached = matches!((pinned, report.cgroup_id), (Some(p), Some(id)) if p.is_attached_to(id));
-    let active = facts.entries.get(&report.uid).is_some_and(|e| e.flags & PodEntry::ACTIVE != 0);
-    match &report.state {
-        PodState::Captured if attached && active => line(&report.name, Verdict::Ok, "captured", ""),
+fn pod(pod: &PodFacts) -> CheckView {
+    let (attached, active) = (pod.attached, pod.active);
+    match &pod.state {
+        PodState::Captured if attached && active => line(&pod.name, Verdict::Ok, "captured", ""),
         PodState::Captured => line(
-            &report.name,
+            &pod.name,
             Verdict::Fail,
             format!(
                 "the agent believes it captured, but the kernel has {} and the entry is {}",
@@ -131,22 +134,56 @@ fn pod(report: &PodReport, facts: &Facts) -> CheckView {
             ),
             "somebody removed pins or hooks; restart the agent",
         ),
-        PodState::Releasing => line(&report.name, Verdict::Ok, "released; older connections finish", ""),
+        PodState::Releasing => line(&pod.name, Verdict::Ok, "released; older connections finish", ""),
         PodState::NotCaptured { why } if attached && active => {
-            line(&report.name, Verdict::Fail, format!("captured although {why}"), "restart the agent")
+            line(&pod.name, Verdict::Fail, format!("captured although {why}"), "restart the agent")
         }
-        PodState::NotCaptured { why } => line(&report.name, Verdict::Ok, format!("not captured: {why}"), ""),
+        PodState::NotCaptured { why } => line(&pod.name, Verdict::Ok, format!("not captured: {why}"), ""),
         PodState::Pending { why } => line(
-            &report.name,
+            &pod.name,
             Verdict::Fail,
             format!("to be captured, pending: {why}"),
             "until then its connections are left alone",
         ),
         PodState::Failed { why } => line(
-            &report.name,
+            &pod.name,
             Verdict::Fail,
             format!("to be captured, failed: {why}"),
             "it is tried again; until then its connections are left alone",
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_believed_is_held_against_what_the_kernel_has() {
+        let why = || "a reason".to_owned();
+        for (state, attached, active, verdict) in [
+            (PodState::Captured, true, true, Verdict::Ok),
+            (PodState::Captured, false, true, Verdict::Fail),
+            (PodState::Captured, true, false, Verdict::Fail),
+            (PodState::Releasing, true, false, Verdict::Ok),
+            (PodState::NotCaptured { why: why() }, false, false, Verdict::Ok),
+            (PodState::NotCaptured { why: why() }, true, true, Verdict::Fail),
+            (PodState::Pending { why: why() }, false, false, Verdict::Fail),
+            (PodState::Failed { why: why() }, true, true, Verdict::Fail),
+        ] {
+            let told = format!("{state:?} {attached} {active}");
+            let facts = PodFacts { name: "shop/web".to_owned(), state, attached, active };
+            assert_eq!(pod(&facts).verdict, verdict, "{told}");
+        }
+    }
+
+    #[test]
+    fn maps_warn_before_they_are_full() {
+        for (entries, verdict) in
+            [(0, Verdict::Ok), (90, Verdict::Ok), (91, Verdict::Warn), (100, Verdict::Fail)]
+        {
+            let view = MapView { name: "FLOWS".to_owned(), entries, max: 100 };
+            assert_eq!(map(&view).verdict, verdict, "{entries}");
+        }
     }
 }

@@ -1,0 +1,65 @@
+//! Connections of captured pods that Lark does not carry: from before the capture, or with peers outside
+//! the mesh. Read from the kernel in the pods' namespaces, so nothing is believed.
+
+use lark_core::capture::PodState;
+use lark_core::observe::Secured;
+use lark_core::snapshot::{Snapshot, Workload};
+use lark_core::view::{ConnectionView, Party};
+use lark_sys::cgroup::Cgroup;
+use lark_sys::connections::{Established, established};
+use lark_sys::netns::NetNs;
+
+use super::PodReport;
+
+/// Established connections listed of one pod.
+const CONNECTIONS_A_POD: usize = 10_000;
+
+/// All of them on this node.
+pub fn connections(reports: &[PodReport], snapshot: &Snapshot) -> Vec<ConnectionView> {
+    reports
+        .iter()
+        .filter(|report| matches!(report.state, PodState::Captured | PodState::Releasing))
+        .filter_map(|report| snapshot.workload(&report.uid))
+        .flat_map(|workload| {
+            let me = Party::of(workload).unproved();
+            of_pod(workload).into_iter().map(move |found| view(me.clone(), &found, snapshot))
+        })
+        .collect()
+}
+
+/// Those of one pod; none if it has just ended.
+fn of_pod(workload: &Workload) -> Vec<Established> {
+    let Some(place) = &workload.place else { return Vec::new() };
+    let (Ok(netns), Ok(cgroup)) = (NetNs::open(&place.netns), Cgroup::open(&place.cgroup)) else {
+        return Vec::new();
+    };
+    let Ok(Ok(mut found)) = netns.within(|| established(CONNECTIONS_A_POD)) else { return Vec::new() };
+    let below = cgroup.ids_below();
+    found.retain(|c| {
+        // Redirected and delivered ones have a loopback end.
+        let loopback = c.local.ip().is_loopback() || c.remote.ip().is_loopback();
+        let own = c.local.ip() == c.remote.ip();
+        !loopback && !own && c.cgroup.is_some_and(|id| below.contains(&id))
+    });
+    found
+}
+
+fn view(me: Party, found: &Established, snapshot: &Snapshot) -> ConnectionView {
+    let remote = found.remote.ip();
+    let peer = snapshot
+        .workload_by_address(remote)
+        .map_or_else(|| Party::outside(remote), |workload| Party::of(workload).unproved());
+    ConnectionView {
+        direction: "outbound".to_owned(),
+        source: me,
+        destination: peer,
+        source_address: found.local.to_string(),
+        destination_address: found.remote.to_string(),
+        service: None,
+        secured: Some(Secured::Plaintext),
+        sent_bytes: 0,
+        received_bytes: 0,
+        age_seconds: None,
+        note: "not carried by Lark: older than the capture, or with a peer outside the mesh; either end may have dialled".to_owned(),
+    }
+}
