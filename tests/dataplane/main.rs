@@ -10,3 +10,4 @@ mod many;
 mod programs;
 mod sockets;
 mod start;
+mod upgrade;

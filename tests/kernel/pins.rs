@@ -72,3 +72,21 @@ fn a_failed_capture_leaves_nothing_attached() {
     assert!(error.to_string().contains("lark_pod_sock_ops"), "{error}");
     assert_eq!(room.kernel.pinned(), vec![]);
 }
+
+#[test]
+fn what_another_layout_has_pinned_is_refused_by_name() {
+    let mut room = Room::new();
+    let own = room.pins.clone();
+    room.kernel.set_config(lark_abi::Config { layout: 99, flags: 0, heartbeat_stale_ns: 0 }).unwrap();
+    let error = Kernel::open(&config(&own)).map(drop).unwrap_err().to_string();
+    assert!(
+        error.contains("map layout 99, this one has 1") && error.contains(own.to_str().unwrap()),
+        "{error}"
+    );
+    room.kernel.set_config(lark_abi::Config { layout: 1, flags: 0, heartbeat_stale_ns: 0 }).unwrap();
+    Kernel::open(&config(&own)).map(drop).unwrap();
+    // Beside it, as the next layout's own directory would be.
+    let other = own.with_file_name("v2");
+    let error = Kernel::open(&config(&other)).map(drop).unwrap_err().to_string();
+    assert!(error.contains("v1 was made by a version of Lark with map layout 1"), "{error}");
+}

@@ -81,6 +81,7 @@ impl Kernel {
             std::fs::create_dir_all(&path).map_err(|source| OpenError::Directory { path, source })?;
         }
         let maps = root.join("maps");
+        load::check_layout(&root)?;
         let ebpf = load::load(&maps, config.destinations_max)?;
         Ok(Self {
             pods: load::open(&maps, "POD", Map::CgroupStorage)?,
@@ -103,12 +104,13 @@ impl Kernel {
         fd.map(AsFd::as_fd).map_err(|_| AttachError::NoProgram(name))
     }
 
-    /// Attaches the agent's own program to the agent's cgroup.
+    /// Attaches the agent's own program to the agent's cgroup. One pin a cgroup: while an agent takes over
+    /// from another, both have theirs, for sockets run the program of the cgroup that they were made in.
     ///
     /// # Errors
     /// When the kernel refuses.
     pub fn attach_agent(&mut self, cgroup: BorrowedFd<'_>, cgroup_id: u64) -> Result<(), AttachError> {
-        let pin = self.root.join("agent").join("sock_ops");
+        let pin = self.agent_pin(cgroup_id);
         link::attach(
             self.program(AGENT_PROGRAM)?,
             AGENT_PROGRAM,
@@ -119,11 +121,25 @@ impl Kernel {
         )
     }
 
+    /// Detaches the own programs of agents before this one, whose cgroup is `cgroup_id`.
+    ///
+    /// # Errors
+    /// When a pin cannot be removed.
+    pub fn detach_other_agents(&mut self, cgroup_id: u64) -> Result<(), AttachError> {
+        let own = self.agent_pin(cgroup_id);
+        let pins = std::fs::read_dir(self.root.join("agent")).into_iter().flatten().flatten();
+        pins.map(|entry| entry.path()).filter(|pin| *pin != own).try_for_each(|pin| link::remove(&pin))
+    }
+
+    fn agent_pin(&self, cgroup_id: u64) -> PathBuf {
+        self.root.join("agent").join(format!("sock_ops-{cgroup_id}"))
+    }
+
     /// Attaches all hooks to a pod's cgroup, or takes over those that are pinned, and then writes
     /// the entry that makes them redirect.
     ///
     /// # Errors
-    /// When the kernel refuses; then nothing new stays attached.
+    /// When the kernel refuses; then nothing new stays attached, and what was attached before stays.
     pub fn capture(
         &mut self,
         name: &str,
@@ -134,6 +150,7 @@ impl Kernel {
         let directory = self.pod_directory(name);
         std::fs::create_dir_all(&directory)
             .map_err(|source| AttachError::Pin { path: directory.clone(), source })?;
+        let fresh = link::pinned(&directory).is_empty();
         let attached = Hook::ALL.iter().try_for_each(|hook| {
             link::attach(
                 self.program(hook.program())?,
@@ -148,7 +165,7 @@ impl Kernel {
             self.update(cgroup_id, entry)
                 .map_err(|source| AttachError::Entry { pod: name.to_owned(), source })
         });
-        if written.is_err() {
+        if written.is_err() && fresh {
             // The first error is the one to tell.
             let _ = self.release(name);
         }

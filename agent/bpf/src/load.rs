@@ -2,9 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use aya::maps::{Map, MapData};
+use aya::maps::{Array, Map, MapData};
 use aya::programs::{CgroupSockAddr, SockOps};
 use aya::{Ebpf, EbpfLoader};
+
+use lark_abi::Config;
 
 use crate::hook::{AGENT_PROGRAM, Hook};
 
@@ -41,6 +43,18 @@ pub enum OpenError {
         path: PathBuf,
         /// What the system said.
         source: std::io::Error,
+    },
+    /// Another version's maps or hooks are pinned.
+    #[error(
+        "{path} was made by a version of Lark with map layout {found}, this one has {own}: stop that agent and remove {path}, which detaches its hooks; pods are left alone until this agent has captured them"
+    )]
+    Layout {
+        /// What is to be removed.
+        path: PathBuf,
+        /// Its layout.
+        found: String,
+        /// Ours.
+        own: u32,
     },
     /// The object was refused.
     #[error(
@@ -129,4 +143,29 @@ where
     T: TryFrom<Map, Error = aya::maps::MapError>,
 {
     MapData::from_pin(maps.join(name)).and_then(|data| T::try_from(kind(data))).map_err(MapError::of(name))
+}
+
+/// Refuses to work beside or over what a version with another layout of the maps has pinned: its hooks and
+/// ours would redirect the same connects, or read each other's entries wrongly.
+pub(crate) fn check_layout(root: &Path) -> Result<(), OpenError> {
+    let own = lark_abi::LAYOUT_VERSION;
+    let maps = root.join("maps");
+    if maps.join("CONFIG").exists() {
+        let config: Array<MapData, Config> = open(&maps, "CONFIG", Map::Array)?;
+        let found = config.get(&0, 0).map_err(MapError::of("CONFIG"))?.layout;
+        // Zero: an agent made the map and ended before it wrote to it.
+        if found != 0 && found != own {
+            return Err(OpenError::Layout { path: root.to_owned(), found: found.to_string(), own });
+        }
+    }
+    let siblings =
+        root.parent().and_then(|parent| std::fs::read_dir(parent).ok()).into_iter().flatten().flatten();
+    for sibling in siblings.filter(|s| s.path() != root) {
+        let name = sibling.file_name().to_string_lossy().into_owned();
+        let version = name.strip_prefix('v').filter(|v| v.parse::<u32>().is_ok());
+        if let Some(found) = version.filter(|_| sibling.path().join("pods").is_dir()) {
+            return Err(OpenError::Layout { path: sibling.path(), found: found.to_owned(), own });
+        }
+    }
+    Ok(())
 }

@@ -6,7 +6,7 @@ mod metrics;
 mod socket;
 
 pub use metrics::serve as serve_metrics;
-pub use socket::{AdminError, bind, serve};
+pub use socket::{AdminError, answers, bind, serve};
 
 use lark_core::view::{
     BpfView, CertView, CheckView, ConnectionView, EdgeView, ServiceView, Status, TraceView, WorkloadView,

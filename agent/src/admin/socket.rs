@@ -16,7 +16,9 @@ use super::http::{Answer, CONNECTIONS, connection, json, text};
 #[derive(Debug, thiserror::Error)]
 pub enum AdminError {
     /// Another agent listens there.
-    #[error("another agent answers on {path}; stop it first, or give this one another --admin-socket")]
+    #[error(
+        "another agent answers on {path}; stop it first, take over from it by --take-over, or give this one another --admin-socket"
+    )]
     InUse {
         /// The socket.
         path: PathBuf,
@@ -31,6 +33,11 @@ pub enum AdminError {
     },
 }
 
+/// Whether an agent answers there.
+pub async fn answers(path: &Path) -> bool {
+    UnixStream::connect(path).await.is_ok()
+}
+
 /// Makes the socket, replacing one that nobody answers on.
 ///
 /// # Errors
@@ -41,7 +48,7 @@ pub async fn bind(path: &Path) -> Result<UnixListener, AdminError> {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(parent).map_err(failed)?;
     }
     if path.exists() {
-        if UnixStream::connect(path).await.is_ok() {
+        if answers(path).await {
             return Err(AdminError::InUse { path: path.to_owned() });
         }
         std::fs::remove_file(path).map_err(failed)?;

@@ -46,6 +46,7 @@ fn beat(map: &Mutex<Heartbeat>, pulses: &[Pulse], stopped: &AtomicBool) {
             stuck |= *still >= limit;
         }
         let mut map = map.lock().unwrap_or_else(PoisonError::into_inner);
+        // Asked with the lock held: after a stop nothing may be written.
         if stopped.load(Ordering::Acquire) {
             return;
         }
@@ -58,6 +59,11 @@ fn beat(map: &Mutex<Heartbeat>, pulses: &[Pulse], stopped: &AtomicBool) {
 }
 
 impl Heart {
+    /// Stops without a word to the kernel: another agent beats from now on.
+    pub(super) fn leave(&self) {
+        self.stopped.store(true, Ordering::Release);
+    }
+
     /// Stops, and tells the kernel so.
     pub(super) fn stop(&self) {
         let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);

@@ -3,11 +3,18 @@
 //! Threads: one control runtime (discovery, certificates, capture, admin, metrics), the workers, and the
 //! heartbeat. Configuration goes to workers by message; they share nothing on the way of a byte.
 
+mod drain;
 mod gauges;
+mod handover;
 mod heartbeat;
+mod listeners;
 mod preflight;
+mod process;
+mod reconcile;
 mod source;
 mod worker;
+
+pub use process::{block_on, complain, discovery_path, init_logs, stop_signal};
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -15,27 +22,25 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, bail};
-use lark_abi::Config;
 use lark_bpf::{Kernel, KernelConfig};
-use lark_core::constants::{HEARTBEAT_STALE, METRICS_PORT};
-use lark_core::snapshot::{AgentDown, Snapshot};
-use lark_discovery::Discovery;
+use lark_core::constants::METRICS_PORT;
 use lark_identity::client::CaClient;
 use lark_identity::{SvidStore, TrustBundle};
 use lark_tunnel::TunnelSettings;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{Notify, watch};
 
 use crate::admin;
 use crate::capture::{Capturer, Inputs, Pods};
 use crate::cli::AgentArgs;
-use crate::cli::agent::LogFormat;
 use crate::observe::Observer;
 use crate::proxy::Identities;
 
+use handover::{Hello, Predecessor};
+use listeners::Listeners;
+use reconcile::Reconcile;
 use source::AgentSource;
 use worker::{Shared, Workers};
-
-/// How often the reconciler looks without being told of a change: cgroups end silently.
-const RECONCILE_EVERY: Duration = Duration::from_millis(500);
 
 /// Runs the agent until SIGTERM or SIGINT.
 ///
@@ -67,20 +72,19 @@ async fn agent(args: AgentArgs) -> anyhow::Result<()> {
     lark_sys::socket::raise_descriptor_limit();
 
     // Everything that can be refused comes before anything that attaches.
-    let admin_listener = admin::bind(&args.admin_socket).await?;
-    let metrics_listener = tokio::net::TcpListener::bind(metrics_at).await.with_context(|| {
-        format!(
-            "cannot listen for metrics on {metrics_at}; is the port in use? --metrics-listen gives another"
-        )
-    })?;
-    let tunnel_listener = lark_sys::socket::listen(tunnel).with_context(|| {
-        format!("cannot listen for tunnels on {tunnel}; is another agent running, or the address not this node's? --tunnel-listen gives another")
-    })?;
+    let hello = Hello::new(&args.node, &args.pin_root);
+    let (mut predecessor, listeners) = if args.take_over && admin::answers(&args.admin_socket).await {
+        let path = listeners::handover_path(&args.admin_socket);
+        let (predecessor, inherited) = Predecessor::ask(&path, &hello)?;
+        (Some(predecessor), inherited)
+    } else {
+        (None, Listeners::bind(&args.admin_socket, tunnel, metrics_at).await?)
+    };
     let mut kernel = Kernel::open(&KernelConfig {
         pin_root: args.pin_root.clone(),
         destinations_max: args.destinations_max,
     })?;
-    kernel.set_config(config(&snapshot))?;
+    kernel.set_config(reconcile::config(&snapshot))?;
     let own = lark_sys::cgroup::own()?;
     kernel.attach_agent(std::os::fd::AsFd::as_fd(&own), own.id())?;
     kernel.spawn_logs();
@@ -97,10 +101,9 @@ async fn agent(args: AgentArgs) -> anyhow::Result<()> {
     let observer = Observer::new()?;
     let pods = Arc::<Pods>::default();
     let identities = Identities::default();
-    let count = args.workers.unwrap_or_else(cores).clamp(1, lark_abi::entry::WORKERS_MAX);
+    let count = args.workers.unwrap_or_else(process::cores).clamp(1, lark_abi::entry::WORKERS_MAX);
     let workers = Workers::start(
         count,
-        &tunnel_listener,
         &kernel,
         &Shared {
             node: node.name.clone(),
@@ -131,6 +134,8 @@ async fn agent(args: AgentArgs) -> anyhow::Result<()> {
         kernel.clone(),
         pods.clone(),
     );
+    let (ready, mut is_ready) = watch::channel(false);
+    let (paused, is_paused) = watch::channel(false);
     let source = Arc::new(AgentSource::new(
         &args,
         node.name.clone(),
@@ -142,69 +147,79 @@ async fn agent(args: AgentArgs) -> anyhow::Result<()> {
         counters,
         age,
         capturer.reports(),
+        is_ready.clone(),
     ));
-    capturer.adopt(&snapshot);
-    let ready = source.ready_flag();
+    if predecessor.is_none() {
+        capturer.adopt(&snapshot);
+    }
     let heart = heartbeat::start(heartbeat, workers.pulses())?;
-    let capture = tokio::spawn(reconcile(capturer, discovery, svids, identities, kernel, ready));
-    tokio::spawn(admin::serve(admin_listener, source.clone()));
-    tokio::spawn(admin::serve_metrics(metrics_listener, source));
+    let alone = Arc::new(Notify::new());
+    let capture = tokio::spawn(reconcile::run(Reconcile {
+        capturer,
+        discovery,
+        svids,
+        identities,
+        kernel: kernel.clone(),
+        ready,
+        paused: is_paused,
+        alone: alone.clone(),
+        own_cgroup: own.id(),
+    }));
+    if let Some(mut old) = predecessor.take() {
+        // Until every pod is captured here, whatever reaches the node's listeners is the old agent's.
+        let settled = tokio::time::timeout(handover::LIMIT, is_ready.wait_for(|ready| *ready)).await.is_ok();
+        if !settled {
+            capture.abort();
+            let kept = old.give_up().await.is_ok();
+            bail!(
+                "not every pod could be captured within {:?}, so nothing was taken over{}: {}",
+                handover::LIMIT,
+                if kept { "" } else { " (the old agent does not answer any more)" },
+                source.not_captured()
+            );
+        }
+        if let Err(error) = old.ready().await {
+            tracing::warn!(%error, "the old agent is gone already");
+        }
+        tokio::spawn(async move {
+            old.gone().await;
+            alone.notify_one();
+        });
+    } else {
+        alone.notify_one();
+    }
+    workers.accept(&listeners.tunnels)?;
+    let admin =
+        tokio::spawn(admin::serve(UnixListener::from_std(listeners.admin.try_clone()?)?, source.clone()));
+    let metrics = TcpListener::from_std(listeners.metrics.try_clone()?)?;
+    let metrics = tokio::spawn(admin::serve_metrics(metrics, source));
     tracing::info!(node = %node.name, %tunnel, metrics = %metrics_at, workers = count, "agent runs");
 
-    tokio::select! {
-        () = stop_signal() => tracing::info!("agent stops; captured pods follow the mesh's agentDown setting until another runs"),
+    let asked = UnixListener::from_std(listeners.handover.try_clone()?)?;
+    let successor = tokio::select! {
+        () = stop_signal() => {
+            tracing::info!("agent stops; captured pods follow the mesh's agentDown setting until another runs");
+            // New connects must not wait for the heartbeat to grow stale.
+            heart.stop();
+            None
+        }
+        successor = handover::succeeded(asked, &listeners, &hello, &paused) => {
+            heart.leave();
+            Some(successor)
+        }
         result = capture => bail!("the reconciler ended: {result:?}"),
+    };
+    admin.abort();
+    metrics.abort();
+    drop(listeners);
+    workers.drain();
+    drain::wait(&observer, Duration::from_secs(args.drain)).await;
+    if successor.is_none() {
+        for socket in [listeners::handover_path(&args.admin_socket), args.admin_socket] {
+            let _ = std::fs::remove_file(socket);
+        }
     }
-    // New connects must not wait for the heartbeat to grow stale.
-    heart.stop();
-    let _ = std::fs::remove_file(&args.admin_socket);
     Ok(())
-}
-
-/// Runs the reconciler whenever something that it depends on changes, and now and then.
-async fn reconcile(
-    mut capturer: Capturer,
-    mut discovery: Discovery,
-    svids: SvidStore,
-    identities: Identities,
-    kernel: Arc<Mutex<Kernel>>,
-    ready: Arc<std::sync::atomic::AtomicBool>,
-) {
-    let mut certificates = svids.changed();
-    let mut generation = 0;
-    loop {
-        let snapshot = discovery.snapshot.borrow_and_update().clone();
-        certificates.mark_unchanged();
-        let wanted = capturer.identities(&snapshot);
-        identities.set(&wanted);
-        svids.want(wanted);
-        if snapshot.generation != generation {
-            generation = snapshot.generation;
-            let mut kernel = kernel.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            if let Err(error) = kernel.set_config(config(&snapshot)) {
-                tracing::error!(%error, "the kernel's settings cannot be written");
-            }
-        }
-        if capturer.reconcile(&snapshot) {
-            ready.store(true, std::sync::atomic::Ordering::Release);
-        }
-        tokio::select! {
-            changed = discovery.snapshot.changed() => if changed.is_err() { return },
-            changed = certificates.changed() => if changed.is_err() { return },
-            () = tokio::time::sleep(RECONCILE_EVERY) => {}
-        }
-    }
-}
-
-fn config(snapshot: &Snapshot) -> Config {
-    Config {
-        layout: lark_abi::LAYOUT_VERSION,
-        flags: match snapshot.mesh.agent_down {
-            AgentDown::Untouched => 0,
-            AgentDown::Refuse => Config::REFUSE_WHEN_DOWN,
-        },
-        heartbeat_stale_ns: u64::try_from(HEARTBEAT_STALE.as_nanos()).unwrap_or(u64::MAX),
-    }
 }
 
 fn no_certificate(svids: &SvidStore, id: &lark_core::identity::SpiffeId) -> String {
@@ -241,66 +256,4 @@ async fn follow_roots(svids: SvidStore, path: std::path::PathBuf) {
             ),
         }
     }
-}
-
-fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
-}
-
-/// The path of `file:PATH`.
-///
-/// # Errors
-/// When it is of another kind.
-pub fn discovery_path(discovery: &str) -> anyhow::Result<&Path> {
-    discovery
-        .strip_prefix("file:")
-        .map(Path::new)
-        .with_context(|| format!("--discovery {discovery} must be of the form file:PATH"))
-}
-
-/// Resolves at SIGTERM or SIGINT.
-pub async fn stop_signal() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut terminate), Ok(mut interrupt)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        return;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-}
-
-/// Runs a future on a runtime of the calling thread.
-///
-/// # Errors
-/// The future's, or when there is no runtime.
-pub fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future)
-}
-
-/// Starts logging to standard error.
-pub fn init_logs(format: LogFormat, filter: &str) {
-    let filter = tracing_subscriber::EnvFilter::try_new(filter)
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match format {
-        LogFormat::Text => builder.with_ansi(false).init(),
-        LogFormat::Json => builder.json().flatten_event(true).init(),
-    }
-}
-
-/// The last word of a failed command: one line on standard error.
-pub fn complain(error: &anyhow::Error) {
-    use std::io::Write;
-    let mut line = error.to_string();
-    for cause in error.chain().skip(1).map(ToString::to_string) {
-        // Many errors say their cause themselves.
-        if !line.contains(&cause) {
-            line.push_str(": ");
-            line.push_str(&cause);
-        }
-    }
-    let _ = writeln!(std::io::stderr().lock(), "lark: {line}");
 }

@@ -1,6 +1,5 @@
 //! What the admin API tells, gathered from where it is kept.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, UNIX_EPOCH};
 
@@ -18,6 +17,7 @@ use lark_core::view::{
 };
 use lark_discovery::Discovery;
 use lark_identity::{SvidState, SvidStore};
+use tokio::sync::watch;
 
 use crate::admin::Source;
 use crate::capture::{PodReport, plaintext};
@@ -36,7 +36,7 @@ pub(super) struct AgentSource {
     counters: Counters,
     heartbeat: Heartbeat,
     reports: Arc<Mutex<Vec<PodReport>>>,
-    ready: Arc<AtomicBool>,
+    ready: watch::Receiver<bool>,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -56,6 +56,7 @@ impl AgentSource {
         counters: Counters,
         heartbeat: Heartbeat,
         reports: Arc<Mutex<Vec<PodReport>>>,
+        ready: watch::Receiver<bool>,
     ) -> Self {
         Self {
             node,
@@ -69,12 +70,8 @@ impl AgentSource {
             counters,
             heartbeat,
             reports,
-            ready: Arc::default(),
+            ready,
         }
-    }
-
-    pub(super) fn ready_flag(&self) -> Arc<AtomicBool> {
-        self.ready.clone()
     }
 
     fn snapshot(&self) -> Arc<Snapshot> {
@@ -292,13 +289,22 @@ impl Source for AgentSource {
     }
 
     fn ready(&self) -> bool {
-        self.ready.load(Ordering::Acquire)
+        *self.ready.borrow()
     }
 }
 
 impl AgentSource {
     pub(super) fn pods_by_state(&self) -> Vec<StateCount> {
         self.states()
+    }
+
+    /// The pods that are to be captured and are not, with the reason.
+    pub(super) fn not_captured(&self) -> String {
+        let open = self
+            .reports()
+            .into_iter()
+            .filter(|r| matches!(r.state, PodState::Pending { .. } | PodState::Failed { .. }));
+        open.map(|r| format!("{} ({})", r.name, r.state.why())).collect::<Vec<_>>().join(", ")
     }
 
     pub(super) fn discovery_health(&self) -> (bool, u64) {

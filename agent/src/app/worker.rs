@@ -38,6 +38,8 @@ pub(super) struct Shared {
 }
 
 enum Message {
+    Accept(StdListener),
+    Drain,
     Listen(Arc<Pod>, StdListener),
     Unlisten(Arc<str>),
 }
@@ -67,19 +69,13 @@ impl ToWorker for Sender {
 }
 
 impl Workers {
-    pub(super) fn start(
-        count: usize,
-        tunnels: &StdListener,
-        kernel: &Kernel,
-        shared: &Shared,
-    ) -> anyhow::Result<Self> {
+    pub(super) fn start(count: usize, kernel: &Kernel, shared: &Shared) -> anyhow::Result<Self> {
         let mut workers = Self { senders: Vec::new(), pulses: Vec::new() };
         for number in 0..count {
             let (sender, messages) = mpsc::unbounded_channel();
             let pulse = Pulse::default();
             let parts = Parts {
                 shared: shared.clone(),
-                tunnels: tunnels.try_clone().context("the tunnel listener cannot be shared")?,
                 accepted: kernel.accepted()?,
                 claims: kernel.claims()?,
                 messages,
@@ -103,6 +99,23 @@ impl Workers {
         Sender(self.senders.clone())
     }
 
+    /// Tunnels are accepted from now on.
+    pub(super) fn accept(&self, tunnels: &StdListener) -> anyhow::Result<()> {
+        for sender in &self.senders {
+            let own = tunnels.try_clone().context("the tunnel listener cannot be shared")?;
+            let _ = sender.send(Message::Accept(own));
+        }
+        Ok(())
+    }
+
+    /// No tunnel is accepted any more, those that are open take no more streams and end with their last
+    /// one. Connects that are still on their way to a listener are carried.
+    pub(super) fn drain(&self) {
+        for sender in &self.senders {
+            let _ = sender.send(Message::Drain);
+        }
+    }
+
     pub(super) fn pulses(&self) -> Vec<Pulse> {
         self.pulses.clone()
     }
@@ -110,7 +123,6 @@ impl Workers {
 
 struct Parts {
     shared: Shared,
-    tunnels: StdListener,
     accepted: Accepted,
     claims: Claims,
     messages: mpsc::UnboundedReceiver<Message>,
@@ -135,7 +147,7 @@ fn work(parts: Parts) -> anyhow::Result<()> {
 }
 
 async fn run(parts: Parts) -> anyhow::Result<()> {
-    let Parts { shared, tunnels, accepted, claims, mut messages, pulse } = parts;
+    let Parts { shared, accepted, claims, mut messages, pulse } = parts;
     tokio::task::spawn_local(async move {
         loop {
             pulse.fetch_add(1, Ordering::Relaxed);
@@ -168,10 +180,21 @@ async fn run(parts: Parts) -> anyhow::Result<()> {
         shared.settings.clone(),
         watcher,
     );
-    tokio::task::spawn_local(accept_tunnels(TcpListener::from_std(tunnels)?, acceptor, inbound));
+    let mut tunnels: Option<AbortHandle> = None;
     let mut listening: HashMap<Arc<str>, Vec<AbortHandle>> = HashMap::new();
     while let Some(message) = messages.recv().await {
         match message {
+            Message::Accept(listener) => {
+                let listener = TcpListener::from_std(listener)?;
+                let task =
+                    tokio::task::spawn_local(accept_tunnels(listener, acceptor.clone(), inbound.clone()));
+                tunnels = Some(task.abort_handle());
+            }
+            Message::Drain => {
+                tunnels.iter().for_each(AbortHandle::abort);
+                acceptor.drain();
+                outbound.dialer.drain();
+            }
             Message::Listen(pod, socket) => {
                 let listener = TcpListener::from_std(socket)?;
                 let task = tokio::task::spawn_local(accept_pod(listener, pod.clone(), outbound.clone()));

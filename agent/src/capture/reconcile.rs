@@ -117,8 +117,8 @@ impl Capturer {
             .collect()
     }
 
-    /// Before the first pass: what an earlier agent captured must not lead anywhere until it is captured
-    /// anew, because its listeners are gone. Pods that nobody wants any more are released.
+    /// Once an earlier agent has ended: what it captured and this one has not must not lead anywhere until
+    /// it is captured anew, because its listeners are gone. Pods that nobody wants any more are released.
     pub fn adopt(&mut self, snapshot: &Snapshot) {
         let mut kernel = locked(&self.kernel);
         let wanted: BTreeSet<String> = snapshot
@@ -126,7 +126,8 @@ impl Capturer {
             .filter(|w| w.capture.is_wanted())
             .map(|w| lark_bpf::file_name(&w.uid))
             .collect();
-        for pinned in kernel.pinned() {
+        let own: BTreeSet<String> = self.captured.keys().map(|uid| lark_bpf::file_name(uid)).collect();
+        for pinned in kernel.pinned().into_iter().filter(|p| !own.contains(&p.name)) {
             if !wanted.contains(&pinned.name) || pinned.is_severed() {
                 if let Err(error) = kernel.release_pinned(&pinned.name) {
                     tracing::error!(pod = pinned.name, %error, "what an earlier agent left cannot be removed");
@@ -139,6 +140,21 @@ impl Capturer {
                 tracing::error!(pod = pinned.name, %error, "an earlier agent's entry cannot be reset");
             }
         }
+    }
+
+    /// Takes back what another agent has taken over and does not keep: programs, entries and with them the
+    /// connects of every captured pod.
+    pub fn retake(&mut self) {
+        for captured in self.captured.values() {
+            let Captured { pod, entry, releasing } = captured;
+            let entry = PodEntry { flags: if *releasing { 0 } else { entry.flags }, ..*entry };
+            let id = pod.cgroup.id();
+            if let Err(error) = locked(&self.kernel).capture(&pod.uid, pod.cgroup.as_fd(), id, entry) {
+                tracing::error!(pod = pod.name, %error, "cannot be taken back");
+            }
+        }
+        // Whatever the other has made of the destinations is written anew.
+        self.generation = 0;
     }
 
     /// One pass. Returns whether everything that is wanted is captured or has failed for a reason that

@@ -74,6 +74,18 @@ pub struct AgentArgs {
     /// stay plaintext, which `lark check` says.
     #[arg(long, env = "LARK_DESTINATIONS_MAX", value_name = "N", default_value_t = 262_144)]
     pub destinations_max: u32,
+    /// Take over from the agent that runs here, if one does.
+    ///
+    /// Default: off, and an agent that runs is an error. The new agent gets the listeners by descriptor and
+    /// the hooks by link update; no connection is refused or reset by it. The old one finishes what it
+    /// carries, for at most its own --drain.
+    #[arg(long, env = "LARK_TAKE_OVER")]
+    pub take_over: bool,
+    /// How long open connections may go on after SIGTERM or after another agent took over, in seconds.
+    ///
+    /// Default 20. What is open then is reset and said in the log. A second SIGTERM ends at once.
+    #[arg(long, env = "LARK_DRAIN", value_name = "SECONDS", default_value_t = 20)]
+    pub drain: u64,
     /// TCP congestion control of tunnels, for example cubic.
     ///
     /// Default: the system's.

@@ -7,6 +7,8 @@ pub mod capability;
 pub mod cgroup;
 /// Established TCP connections of a namespace, from sock_diag.
 pub mod connections;
+/// Descriptors from one process to another.
+pub mod handover;
 /// What the kernel offers.
 pub mod kernel;
 /// Network namespaces.

@@ -98,6 +98,7 @@ pub struct Agent {
     pub node: Node,
     socket: PathBuf,
     lark: PathBuf,
+    upgrades: u32,
 }
 
 impl Agent {
@@ -139,8 +140,8 @@ impl Agent {
     pub fn start(bed: &Testbed, node: &Node, controller: &Controller, mesh: &Mesh) -> Result<Self> {
         let log = bed.directory().join(format!("agent-{}.log", node.name));
         let process = node.place.start(Self::command(bed, node, controller, mesh)?, &log)?;
-        let mut agent =
-            Self { process, node: node.clone(), socket: Self::socket_of(bed, node), lark: bed.lark()? };
+        let (socket, lark) = (Self::socket_of(bed, node), bed.lark()?);
+        let mut agent = Self { process, node: node.clone(), socket, lark, upgrades: 0 };
         eventually(READY, "the agent is ready", || {
             if !agent.process.is_running() {
                 bail!("the agent of {} ended: {}", agent.node.name, agent.process.log());
@@ -149,6 +150,27 @@ impl Agent {
         })
         .with_context(|| format!("log of the agent: {}", agent.process.log()))?;
         Ok(agent)
+    }
+
+    /// Starts another agent that takes over from this one, and waits until this one has ended in order.
+    ///
+    /// # Errors
+    /// When either does not do so; with both logs.
+    pub fn upgrade(&mut self, bed: &Testbed, controller: &Controller, mesh: &Mesh) -> Result<()> {
+        self.upgrades += 1;
+        let log = bed.directory().join(format!("agent-{}-{}.log", self.node.name, self.upgrades));
+        let mut command = Self::command(bed, &self.node, controller, mesh)?;
+        command.arg("--take-over");
+        let mut new = self.node.place.start(command, &log)?;
+        let done = eventually(READY, "the new agent has taken over and the old one has ended", || {
+            if !new.is_running() {
+                bail!("the new agent ended");
+            }
+            Ok(!self.process.is_running() && new.log().contains("agent runs"))
+        });
+        done.with_context(|| format!("old:\n{}\nnew:\n{}", self.process.log(), new.log()))?;
+        self.process = new;
+        Ok(())
     }
 
     /// Its admin socket.

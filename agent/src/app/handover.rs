@@ -1,0 +1,220 @@
+//! Taking over from an agent that runs: its listeners come by descriptor, its hooks by link update.
+//!
+//! The new agent asks on the old one's handover socket (root's alone, by the file's mode). The old one
+//! stops changing anything in the kernel, hands its listeners over and goes on carrying connections. The
+//! new one captures every pod: each entry that it writes turns that pod's next connect to its own
+//! listeners. Then it says `ready`, and the old one drains and ends. If the new one fails or stays silent
+//! before that, the old one takes everything back.
+
+use std::io;
+use std::os::unix::net::UnixStream as StdStream;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch;
+
+use super::listeners::Listeners;
+
+/// Version of this exchange; another one is refused.
+const PROTOCOL: u32 = 1;
+/// How long a new agent may need to capture everything.
+pub(super) const LIMIT: Duration = Duration::from_secs(60);
+/// How long one answer may take.
+const ANSWER: Duration = Duration::from_secs(5);
+const MESSAGE_MAX: usize = 4096;
+
+const READY: u8 = b'r';
+const LEAVING: u8 = b'l';
+const GIVING_UP: u8 = b'g';
+const KEPT: u8 = b'k';
+
+/// Who asks or answers. Both sides must be of one node and one place of pins.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Hello {
+    pub(super) protocol: u32,
+    pub(super) version: String,
+    pub(super) node: String,
+    pub(super) pin_root: String,
+    /// Version of the maps' layout.
+    pub(super) layout: u32,
+}
+
+impl Hello {
+    pub(super) fn new(node: &str, pin_root: &Path) -> Self {
+        Self {
+            protocol: PROTOCOL,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            node: node.to_owned(),
+            pin_root: pin_root.display().to_string(),
+            layout: lark_abi::LAYOUT_VERSION,
+        }
+    }
+
+    /// Why `new` may not take over from us, if so.
+    fn refuses(&self, new: &Self) -> Option<String> {
+        let differ = |what: &str, ours: &dyn std::fmt::Display, theirs: &dyn std::fmt::Display| {
+            Some(format!("the agent that runs here has {what} {ours}, this one {theirs}"))
+        };
+        if self.protocol != new.protocol {
+            return differ("handover protocol", &self.protocol, &new.protocol);
+        }
+        if self.layout != new.layout {
+            return differ("map layout", &self.layout, &new.layout);
+        }
+        if self.node != new.node {
+            return differ("node", &self.node, &new.node);
+        }
+        if self.pin_root != new.pin_root {
+            return differ("pins in", &self.pin_root, &new.pin_root);
+        }
+        None
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Answer {
+    version: String,
+    refused: Option<String>,
+}
+
+/// The agent that ran before; it carries on until it is told.
+pub(super) struct Predecessor {
+    stream: UnixStream,
+}
+
+impl Predecessor {
+    /// Asks for the listeners.
+    ///
+    /// # Errors
+    /// When it refuses or does not answer; it goes on as before then.
+    pub(super) fn ask(path: &Path, hello: &Hello) -> anyhow::Result<(Self, Listeners)> {
+        let at = path.display();
+        let stream = StdStream::connect(path)
+            .with_context(|| format!("the agent that runs here does not hand over on {at}; stop it first"))?;
+        stream.set_read_timeout(Some(ANSWER))?;
+        lark_sys::handover::send(&stream, &serde_json::to_vec(hello)?, &[])?;
+        let mut buffer = [0; MESSAGE_MAX];
+        let (read, descriptors) = lark_sys::handover::receive(&stream, &mut buffer)
+            .with_context(|| format!("the agent that runs here did not answer on {at} within {ANSWER:?}"))?;
+        let answer: Answer = serde_json::from_slice(buffer.get(..read).unwrap_or_default())
+            .with_context(|| format!("the answer of the agent that runs here, on {at}, is not understood"))?;
+        if let Some(why) = answer.refused {
+            bail!("cannot take over: {why}");
+        }
+        let listeners = Listeners::inherit(descriptors)
+            .context("the agent that runs here did not hand over all of its listeners; stop it first")?;
+        stream.set_nonblocking(true)?;
+        tracing::info!(version = answer.version, "taking over");
+        Ok((Self { stream: UnixStream::from_std(stream)? }, listeners))
+    }
+
+    /// Everything is captured here: the old agent may go.
+    ///
+    /// # Errors
+    /// When it is gone already, which is as good.
+    pub(super) async fn ready(&mut self) -> io::Result<()> {
+        self.exchange(READY, LEAVING).await
+    }
+
+    /// This agent cannot do it: the old one takes everything back.
+    ///
+    /// # Errors
+    /// When it does not say so.
+    pub(super) async fn give_up(&mut self) -> io::Result<()> {
+        self.exchange(GIVING_UP, KEPT).await
+    }
+
+    async fn exchange(&mut self, say: u8, expect: u8) -> io::Result<()> {
+        self.stream.write_u8(say).await?;
+        let heard = tokio::time::timeout(ANSWER, self.stream.read_u8()).await??;
+        if heard == expect { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
+    }
+
+    /// Resolves when the old agent has ended.
+    pub(super) async fn gone(mut self) {
+        let _ = self.stream.read(&mut [0]).await;
+    }
+}
+
+/// Serves successors until one has taken over. `paused` is true while one tries.
+///
+/// The stream stays open until this process ends, which tells the successor so.
+pub(super) async fn succeeded(
+    listener: UnixListener,
+    listeners: &Listeners,
+    own: &Hello,
+    paused: &watch::Sender<bool>,
+) -> UnixStream {
+    loop {
+        let Ok((mut stream, _)) = listener.accept().await else {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        match admit(&mut stream, listeners, own, paused).await {
+            Ok(Some(new)) => {
+                let outcome = tokio::time::timeout(LIMIT + ANSWER, stream.read_u8()).await;
+                if matches!(outcome, Ok(Ok(READY))) {
+                    let _ = stream.write_u8(LEAVING).await;
+                    tracing::info!(version = new.version, "another agent has taken over");
+                    return stream;
+                }
+                tracing::warn!(
+                    version = new.version,
+                    ?outcome,
+                    "the agent that was to take over did not; this one goes on"
+                );
+                paused.send_replace(false);
+                let _ = stream.write_u8(KEPT).await;
+            }
+            Ok(None) => {}
+            Err(error) => tracing::warn!(%error, "a handover broke off"),
+        }
+    }
+}
+
+/// Hands the listeners over, unless the other may not have them.
+async fn admit(
+    stream: &mut UnixStream,
+    listeners: &Listeners,
+    own: &Hello,
+    paused: &watch::Sender<bool>,
+) -> anyhow::Result<Option<Hello>> {
+    let mut buffer = [0; MESSAGE_MAX];
+    let read = tokio::time::timeout(ANSWER, stream.read(&mut buffer)).await??;
+    let new: Hello = serde_json::from_slice(buffer.get(..read).unwrap_or_default())?;
+    let refused = own.refuses(&new);
+    let admitted = refused.is_none();
+    let answer = serde_json::to_vec(&Answer { version: own.version.clone(), refused })?;
+    let descriptors = listeners.descriptors();
+    // Nothing of the kernel's is changed by this agent from here on.
+    paused.send_replace(admitted);
+    let sent = lark_sys::handover::send(&*stream, &answer, if admitted { &descriptors } else { &[] });
+    if sent.is_err() {
+        paused.send_replace(false);
+    }
+    sent?;
+    Ok(admitted.then_some(new))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_same_node_layout_and_pins_may_take_over() {
+        let own = Hello::new("one", Path::new("/pins"));
+        assert_eq!(own.refuses(&Hello { version: "9.9.9".to_owned(), ..own.clone() }), None);
+        for other in [
+            Hello { protocol: 2, ..own.clone() },
+            Hello { layout: 99, ..own.clone() },
+            Hello { node: "two".to_owned(), ..own.clone() },
+            Hello { pin_root: "/others".to_owned(), ..own.clone() },
+        ] {
+            assert!(own.refuses(&other).is_some(), "{other:?}");
+        }
+    }
+}

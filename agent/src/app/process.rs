@@ -1,0 +1,69 @@
+//! What every role of the binary needs of its process: runtime, logs, signals, the last word.
+
+use std::path::Path;
+
+use anyhow::Context;
+
+use crate::cli::agent::LogFormat;
+
+pub(super) fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+/// The path of `file:PATH`.
+///
+/// # Errors
+/// When it is of another kind.
+pub fn discovery_path(discovery: &str) -> anyhow::Result<&Path> {
+    discovery
+        .strip_prefix("file:")
+        .map(Path::new)
+        .with_context(|| format!("--discovery {discovery} must be of the form file:PATH"))
+}
+
+/// Resolves at SIGTERM or SIGINT.
+pub async fn stop_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+/// Runs a future on a runtime of the calling thread.
+///
+/// # Errors
+/// The future's, or when there is no runtime.
+pub fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future)
+}
+
+/// Starts logging to standard error.
+pub fn init_logs(format: LogFormat, filter: &str) {
+    let filter = tracing_subscriber::EnvFilter::try_new(filter)
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => builder.with_ansi(false).init(),
+        LogFormat::Json => builder.json().flatten_event(true).init(),
+    }
+}
+
+/// The last word of a failed command: one line on standard error.
+pub fn complain(error: &anyhow::Error) {
+    use std::io::Write;
+    let mut line = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        // Many errors say their cause themselves.
+        if !line.contains(&cause) {
+            line.push_str(": ");
+            line.push_str(&cause);
+        }
+    }
+    let _ = writeln!(std::io::stderr().lock(), "lark: {line}");
+}

@@ -1,0 +1,90 @@
+//! When the reconciler runs: at each change of discovery or certificates, and now and then.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use lark_abi::Config;
+use lark_bpf::Kernel;
+use lark_core::constants::HEARTBEAT_STALE;
+use lark_core::snapshot::{AgentDown, Snapshot};
+use lark_discovery::Discovery;
+use lark_identity::SvidStore;
+use tokio::sync::{Notify, watch};
+
+use crate::capture::Capturer;
+use crate::proxy::Identities;
+
+/// How often the reconciler looks without being told of a change: cgroups end silently.
+const EVERY: Duration = Duration::from_millis(500);
+
+pub(super) struct Reconcile {
+    pub(super) capturer: Capturer,
+    pub(super) discovery: Discovery,
+    pub(super) svids: SvidStore,
+    pub(super) identities: Identities,
+    pub(super) kernel: Arc<Mutex<Kernel>>,
+    /// Told when everything that is wanted has been dealt with.
+    pub(super) ready: watch::Sender<bool>,
+    /// True while another agent takes over: nothing of the kernel's is changed.
+    pub(super) paused: watch::Receiver<bool>,
+    /// Told once no other agent is on this node.
+    pub(super) alone: Arc<Notify>,
+    pub(super) own_cgroup: u64,
+}
+
+pub(super) async fn run(mut r: Reconcile) {
+    let mut certificates = r.svids.changed();
+    let mut generation = 0;
+    loop {
+        if *r.paused.borrow_and_update() {
+            if r.paused.wait_for(|paused| !paused).await.is_err() {
+                return;
+            }
+            r.capturer.retake();
+        }
+        let snapshot = r.discovery.snapshot.borrow_and_update().clone();
+        certificates.mark_unchanged();
+        let wanted = r.capturer.identities(&snapshot);
+        r.identities.set(&wanted);
+        r.svids.want(wanted);
+        if snapshot.generation != generation {
+            generation = snapshot.generation;
+            let mut kernel = r.kernel.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Err(error) = kernel.set_config(config(&snapshot)) {
+                tracing::error!(%error, "the kernel's settings cannot be written");
+            }
+        }
+        if r.capturer.reconcile(&snapshot) {
+            r.ready.send_replace(true);
+        }
+        tokio::select! {
+            changed = r.discovery.snapshot.changed() => if changed.is_err() { return },
+            changed = certificates.changed() => if changed.is_err() { return },
+            changed = r.paused.changed() => if changed.is_err() { return },
+            () = r.alone.notified() => alone(&mut r),
+            () = tokio::time::sleep(EVERY) => {}
+        }
+    }
+}
+
+/// What agents before this one left in the kernel goes.
+fn alone(r: &mut Reconcile) {
+    let snapshot = r.discovery.snapshot.borrow().clone();
+    r.capturer.adopt(&snapshot);
+    let mut kernel = r.kernel.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Err(error) = kernel.detach_other_agents(r.own_cgroup) {
+        tracing::error!(%error, "the program of an agent before this one cannot be detached");
+    }
+}
+
+/// The settings that the hooks read.
+pub(super) fn config(snapshot: &Snapshot) -> Config {
+    Config {
+        layout: lark_abi::LAYOUT_VERSION,
+        flags: match snapshot.mesh.agent_down {
+            AgentDown::Untouched => 0,
+            AgentDown::Refuse => Config::REFUSE_WHEN_DOWN,
+        },
+        heartbeat_stale_ns: u64::try_from(HEARTBEAT_STALE.as_nanos()).unwrap_or(u64::MAX),
+    }
+}
