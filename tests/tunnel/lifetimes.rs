@@ -227,3 +227,26 @@ fn a_slow_reader_gets_everything_although_the_tunnel_ended_long_ago() {
         until(|| acceptor.tunnels() == 0).await;
     });
 }
+
+#[test]
+fn a_tunnel_that_was_lost_is_opened_again_before_anybody_asks() {
+    on_worker(async {
+        let world = World::new();
+        let node = node(world.store(&["db"]), echo().await, quick()).await;
+        let client = Client::new(world.store(&["web"]), node.address, quick()).await;
+        let (mut socket, _, ended) = client.connect().await;
+        echoes(&mut socket).await;
+        drop(socket);
+        ended.await.unwrap();
+        let dialer = client.dialer.clone();
+        let warm = tokio::task::spawn_local(async move { dialer.keep_warm().await });
+        let old = node.acceptor.replace(acceptor(world.store(&["db"]), quick()));
+        old.drain();
+        until(|| client.seen.handshakes() == 2).await;
+        until(|| old.tunnels() == 0).await;
+        let (mut socket, _, _) = client.connect().await;
+        echoes(&mut socket).await;
+        assert_eq!(client.seen.handshakes(), 2, "the stream had to open one");
+        warm.abort();
+    });
+}

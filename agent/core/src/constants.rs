@@ -26,8 +26,12 @@ pub const RENEW_AT_PERCENT: u32 = 50;
 pub const RENEW_JITTER_PERCENT: u32 = 10;
 /// A tunnel takes no new stream after this age.
 pub const TUNNEL_MAX_AGE: Duration = Duration::from_secs(60 * 60);
-/// A tunnel without streams is closed after this time.
-pub const TUNNEL_IDLE: Duration = Duration::from_secs(5 * 60);
+/// A tunnel without streams is closed after this time, and until then one that was lost or aged is
+/// opened again ahead of need.
+pub const TUNNEL_IDLE: Duration = Duration::from_secs(10 * 60);
+/// Most pairs of identities and nodes for which a node opens tunnels ahead of need; the least recently
+/// used go.
+pub const AHEAD_MAX: usize = 64;
 /// How long an unknown peer or destination may wait for discovery.
 pub const DISCOVERY_WAIT: Duration = Duration::from_secs(1);
 /// The kernel hooks take the agent for dead when its heartbeat is older.

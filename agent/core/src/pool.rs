@@ -5,7 +5,7 @@
 //! - Streams share a tunnel only if source identity, destination identity and node agree.
 //! - One handshake at a time for each such key; whoever comes meanwhile waits for its outcome.
 //! - A tunnel that must take no more streams is forgotten; those on it may finish.
-//! - A key without tunnels, handshake and recent failure costs nothing after the next sweep.
+//! - A key without tunnels, handshake, recent use and recent failure costs nothing after the next sweep.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -71,6 +71,15 @@ pub fn pause(failures: u32) -> Duration {
     }
 }
 
+/// How long before its end a tunnel gets a successor ahead of need.
+const LEAD: Duration = Duration::from_secs(30);
+
+/// How long nothing is opened ahead of need for a key after that many failures in a row. Nobody waits
+/// for it, so a node that is gone is left in peace.
+fn patience(failures: u32) -> Duration {
+    Duration::from_secs(1 << failures.min(6))
+}
+
 /// What a stream that wants a tunnel does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Want<T, W, R> {
@@ -93,6 +102,10 @@ pub struct Limits {
     pub max_age: Duration,
     /// Most tunnels for one key.
     pub tunnels: usize,
+    /// A key is kept warm for this long after its last stream came.
+    pub warm: Duration,
+    /// Most keys that are kept warm.
+    pub ahead: usize,
 }
 
 #[derive(Debug)]
@@ -101,11 +114,16 @@ struct Slot<T, W, R> {
     opening: Option<W>,
     failures: u32,
     failed: Option<(Duration, R)>,
+    used: Option<Duration>,
 }
 
 impl<T, W, R> Slot<T, W, R> {
     fn new() -> Self {
-        Self { tunnels: Vec::new(), opening: None, failures: 0, failed: None }
+        Self { tunnels: Vec::new(), opening: None, failures: 0, failed: None, used: None }
+    }
+
+    fn is_warm(&self, now: Duration, warm: Duration) -> bool {
+        self.used.is_some_and(|used| now.saturating_sub(used) < warm)
     }
 
     fn is_spent(&self, now: Duration) -> bool {
@@ -138,6 +156,7 @@ impl<T: Clone, W: Clone, R: Clone> Pool<T, W, R> {
     /// What a stream for `key` does now. Forgets tunnels that take no more.
     pub fn want(&mut self, key: &PoolKey, now: Duration, facts: impl Fn(&T) -> Facts) -> Want<T, W, R> {
         let Some(slot) = self.slots.get_mut(key) else { return Want::Open };
+        slot.used = Some(now);
         let mut usable = None;
         slot.tunnels.retain(|(opened, tunnel)| {
             match choose(&facts(tunnel), now.saturating_sub(*opened), self.limits.max_age) {
@@ -165,10 +184,36 @@ impl<T: Clone, W: Clone, R: Clone> Pool<T, W, R> {
     /// A handshake for `key` begins; `wait` is what others wait on.
     pub fn opening(&mut self, key: PoolKey, now: Duration, wait: W) {
         if self.slots.len() >= self.sweep_at {
-            self.slots.retain(|_, slot| !slot.is_spent(now));
+            let warm = self.limits.warm;
+            self.slots.retain(|_, slot| !slot.is_spent(now) || slot.is_warm(now, warm));
             self.sweep_at = (self.slots.len() * 2).max(SWEEP_AT_LEAST);
         }
-        self.slots.entry(key).or_insert_with(Slot::new).opening = Some(wait);
+        let slot = self.slots.entry(key).or_insert_with(Slot::new);
+        slot.opening = Some(wait);
+        // Opened for a stream, if not ahead of need, which leaves an earlier use as it is.
+        slot.used.get_or_insert(now);
+    }
+
+    /// Keys for which a tunnel is to be opened although no stream asks: those used lately whose tunnel is
+    /// lost or ends soon, the most recently used first.
+    pub fn ahead(&mut self, now: Duration, facts: impl Fn(&T) -> Facts) -> Vec<PoolKey> {
+        let Limits { max_age, warm, ahead, .. } = self.limits;
+        let mut keys: Vec<(&PoolKey, &Slot<T, W, R>)> =
+            self.slots.iter().filter(|(_, slot)| slot.is_warm(now, warm)).collect();
+        keys.sort_unstable_by_key(|(_, slot)| std::cmp::Reverse(slot.used));
+        keys.truncate(ahead);
+        let lasts = |(opened, tunnel): &(Duration, T)| {
+            let mut facts = facts(tunnel);
+            facts.expires_in = facts.expires_in.saturating_sub(LEAD);
+            let age = now.saturating_sub(*opened).saturating_add(LEAD);
+            choose(&facts, age, max_age) != Choice::Retire
+        };
+        let is_needed = |slot: &Slot<T, W, R>| {
+            let rests =
+                slot.failed.as_ref().is_some_and(|(at, _)| now.saturating_sub(*at) < patience(slot.failures));
+            slot.opening.is_none() && !rests && !slot.tunnels.iter().any(lasts)
+        };
+        keys.into_iter().filter(|(_, slot)| is_needed(slot)).map(|(key, _)| key.clone()).collect()
     }
 
     /// The handshake under way succeeded.
@@ -192,9 +237,6 @@ impl<T: Clone, W: Clone, R: Clone> Pool<T, W, R> {
     pub fn closed(&mut self, key: &PoolKey, gone: impl Fn(&T) -> bool) {
         let Some(slot) = self.slots.get_mut(key) else { return };
         slot.tunnels.retain(|(_, tunnel)| !gone(tunnel));
-        if slot.tunnels.is_empty() && slot.opening.is_none() && slot.failed.is_none() {
-            self.slots.remove(key);
-        }
     }
 
     /// Open tunnels that may take streams.
@@ -207,10 +249,11 @@ impl<T: Clone, W: Clone, R: Clone> Pool<T, W, R> {
         self.slots.len()
     }
 
-    /// Forgets all tunnels: those with streams end with their last one.
+    /// Forgets all tunnels, and keeps none warm: those with streams end with their last one.
     pub fn clear(&mut self) {
         for slot in self.slots.values_mut() {
             slot.tunnels.clear();
+            slot.used = None;
         }
     }
 }

@@ -23,7 +23,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, bail};
 use lark_bpf::{Kernel, KernelConfig};
-use lark_core::constants::METRICS_PORT;
+use lark_core::constants::{AHEAD_MAX, METRICS_PORT};
 use lark_identity::client::CaClient;
 use lark_identity::{SvidStore, TrustBundle};
 use lark_tunnel::TunnelSettings;
@@ -113,7 +113,13 @@ async fn agent(args: AgentArgs) -> anyhow::Result<()> {
             svids: svids.clone(),
             observer: observer.clone(),
             identities: identities.clone(),
-            settings: TunnelSettings { congestion: args.congestion.clone(), ..TunnelSettings::default() },
+            settings: TunnelSettings {
+                congestion: args.congestion.clone(),
+                keepalive: Duration::from_secs(args.keepalive),
+                // The limit is a node's; each worker has a share.
+                ahead: AHEAD_MAX.div_ceil(count),
+                ..TunnelSettings::default()
+            },
         },
     )?;
     let heartbeat = kernel.heartbeat()?;

@@ -166,6 +166,8 @@ async fn run(parts: Parts) -> anyhow::Result<()> {
         observer: shared.observer.clone(),
         load: Rc::default(),
     });
+    let dialer = outbound.dialer.clone();
+    tokio::task::spawn_local(async move { dialer.keep_warm().await });
     let inbound: Rc<dyn lark_tunnel::Deliver> = Rc::new(Inbound::new(
         shared.node.clone(),
         shared.snapshot.clone(),

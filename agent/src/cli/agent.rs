@@ -86,6 +86,12 @@ pub struct AgentArgs {
     /// Default 20. What is open then is reset and said in the log. A second SIGTERM ends at once.
     #[arg(long, env = "LARK_DRAIN", value_name = "SECONDS", default_value_t = 20)]
     pub drain: u64,
+    /// Within how many seconds a node that vanished is noticed; its streams are reset then.
+    ///
+    /// Default 10, at least 3. Peers that are silent are asked after a third of it.
+    #[arg(long, env = "LARK_KEEPALIVE", value_name = "SECONDS", default_value_t = 10,
+        value_parser = clap::value_parser!(u64).range(3..=3600))]
+    pub keepalive: u64,
     /// TCP congestion control of tunnels, for example cubic.
     ///
     /// Default: the system's.

@@ -4,6 +4,7 @@
 use std::cell::RefCell;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::time::Duration;
 
 use lark_core::framing::ConnectRequest;
 use lark_core::observe::ByteCounters;
@@ -16,7 +17,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, Connection};
 use tokio::net::TcpStream;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::ended::{Ended, Refusal};
@@ -32,6 +33,11 @@ use crate::tls;
 
 /// Tunnels tried before a stream gives up.
 const ATTEMPTS: usize = 4;
+
+/// How often it is looked for tunnels to open ahead of need.
+const AHEAD_EVERY: Duration = Duration::from_secs(1);
+/// Most of them at a time, so that streams that wait for theirs are not held up.
+const AHEAD_AT_ONCE: usize = 8;
 
 /// A tunnel as the pool has it. While anybody has it, it stays open for streams.
 struct Tunnel {
@@ -49,6 +55,8 @@ struct Inner {
     observer: Rc<dyn Observer>,
     provider: Arc<CryptoProvider>,
     pool: RefCell<Pool<Rc<Tunnel>, Opening, Refusal>>,
+    /// Paces handshakes: after a restart every stream wants one.
+    dials: Semaphore,
     /// The moment that the pool's times count from.
     began: Instant,
 }
@@ -66,13 +74,20 @@ impl std::fmt::Debug for Dialer {
 impl Dialer {
     /// A dialling end without tunnels.
     pub fn new(svids: SvidStore, settings: TunnelSettings, observer: Rc<dyn Observer>) -> Self {
-        let limits = Limits { max_age: settings.max_age, tunnels: settings.tunnels_a_key };
+        let limits = Limits {
+            max_age: settings.max_age,
+            tunnels: settings.tunnels_a_key,
+            warm: settings.idle,
+            ahead: settings.ahead,
+        };
+        let dials = Semaphore::new(settings.dials_max);
         Self(Rc::new(Inner {
             svids,
             settings,
             observer,
             provider: tls::provider(),
             pool: RefCell::new(Pool::new(limits)),
+            dials,
             began: Instant::now(),
         }))
     }
@@ -85,6 +100,20 @@ impl Dialer {
     /// Forgets all tunnels: each ends with its last stream. A stream that comes later opens another.
     pub fn drain(&self) {
         self.0.pool.borrow_mut().clear();
+    }
+
+    /// Opens tunnels ahead of need for ever: for pairs that were used lately and whose tunnel ended or is
+    /// about to.
+    pub async fn keep_warm(&self) {
+        loop {
+            tokio::time::sleep(AHEAD_EVERY).await;
+            let keys = self.0.pool.borrow_mut().ahead(self.0.began.elapsed(), |tunnel| tunnel.facts());
+            for key in keys.into_iter().take(AHEAD_AT_ONCE) {
+                tracing::debug!(node = %key.node, source = %key.source, destination = %key.destination,
+                    "opening a tunnel ahead of need");
+                self.begin(&key);
+            }
+        }
     }
 
     /// Carries a pod's accepted socket to its destination and returns at the connection's end.
@@ -182,6 +211,7 @@ impl Dialer {
     }
 
     async fn open(self, key: PoolKey, done: watch::Sender<Option<Result<(), Refusal>>>) {
+        let _turn = self.0.dials.acquire().await;
         let began = Instant::now();
         let limit = self.0.settings.handshake_timeout;
         let result = tokio::time::timeout(limit, self.handshake(&key)).await.unwrap_or_else(|_| {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use lark_core::constants::{
-    DISCOVERY_WAIT, HANDSHAKE_TIMEOUT, KEEPALIVE_TIMEOUT, TUNNEL_IDLE, TUNNEL_MAX_AGE,
+    AHEAD_MAX, DISCOVERY_WAIT, HANDSHAKE_TIMEOUT, KEEPALIVE_TIMEOUT, TUNNEL_IDLE, TUNNEL_MAX_AGE,
 };
 use lark_core::framing;
 use lark_core::reason::Reason;
@@ -13,8 +13,12 @@ use lark_core::reason::Reason;
 pub struct TunnelSettings {
     /// A tunnel takes no new stream at this age.
     pub max_age: Duration,
-    /// A tunnel without streams is closed after this.
+    /// A tunnel without streams is closed after this; one that is lost before is opened again.
     pub idle: Duration,
+    /// Most keys for which tunnels are opened ahead of need.
+    pub ahead: usize,
+    /// Most handshakes that the dialling end has under way; others wait.
+    pub dials_max: usize,
     /// A peer that says nothing for this long although it was asked is gone. It is asked after a third.
     pub keepalive: Duration,
     /// How long TCP connect and TLS handshake may take together.
@@ -41,6 +45,8 @@ impl Default for TunnelSettings {
         Self {
             max_age: TUNNEL_MAX_AGE,
             idle: TUNNEL_IDLE,
+            ahead: AHEAD_MAX,
+            dials_max: 64,
             keepalive: KEEPALIVE_TIMEOUT,
             handshake_timeout: HANDSHAKE_TIMEOUT,
             identity_wait: DISCOVERY_WAIT,

@@ -3,7 +3,8 @@ use std::cell::RefCell;
 use super::*;
 use proptest::prelude::*;
 
-const LIMITS: Limits = Limits { max_age: Duration::from_secs(3600), tunnels: 2 };
+const LIMITS: Limits =
+    Limits { max_age: Duration::from_secs(3600), tunnels: 2, warm: Duration::from_secs(600), ahead: 3 };
 const FRESH: Facts = Facts {
     expires_in: Duration::from_secs(100),
     root_accepted: true,
@@ -71,7 +72,7 @@ fn a_failure_is_told_at_once_until_its_pause_is_over() {
 #[test]
 fn what_is_over_is_forgotten() {
     let mut pool = Names::new(LIMITS);
-    for n in 0..10_000 {
+    for n in (0..1_000_000).step_by(100) {
         let key = key(&format!("a{n}"));
         pool.opening(key.clone(), at(n), 1);
         pool.failed(&key, at(n), "refused");
@@ -80,6 +81,46 @@ fn what_is_over_is_forgotten() {
     pool.opened(&key("db"), at(0), "first");
     pool.closed(&key("db"), |tunnel| *tunnel == "first");
     assert_eq!(pool.tunnels(), 0);
+}
+
+#[test]
+fn what_was_used_lately_is_opened_before_it_is_needed() {
+    let mut pool = Names::new(LIMITS);
+    let soon_over = Facts { expires_in: at(29), ..FRESH };
+    let away = Facts { going_away: true, ..FRESH };
+    let (open, ahead) = (Vec::<PoolKey>::new(), vec![key("db")]);
+    pool.opening(key("db"), at(0), 1);
+    assert_eq!(pool.ahead(at(0), |_| FRESH), open, "its handshake is under way");
+    pool.opened(&key("db"), at(0), "first");
+    for (now, facts, expected) in [
+        (at(1), FRESH, &open),
+        (at(1), soon_over, &ahead),
+        (at(1), away, &ahead),
+        (at(599), away, &ahead),
+        (at(601), away, &open),
+    ] {
+        assert_eq!(&pool.ahead(now, |_| facts), expected, "{now:?} {facts:?}");
+    }
+    pool.want(&key("db"), at(3571), |_| FRESH);
+    assert_eq!(pool.ahead(at(3571), |_| FRESH), ahead, "it is nearly of age");
+    pool.closed(&key("db"), |_| true);
+    pool.opening(key("db"), at(3571), 2);
+    pool.failed(&key("db"), at(3571), "refused");
+    assert_eq!(pool.ahead(at(3572), |_| FRESH), open, "a node that does not answer is left in peace");
+    assert_eq!(pool.ahead(at(3573), |_| FRESH), ahead);
+    pool.clear();
+    assert_eq!(pool.ahead(at(3574), |_| FRESH), open);
+}
+
+#[test]
+fn the_most_recently_used_are_kept_warm() {
+    let mut pool = Names::new(LIMITS);
+    for (n, account) in ["a", "b", "c", "d", "e"].iter().enumerate() {
+        pool.opening(key(account), at(n as u64), 1);
+        pool.opened(&key(account), at(n as u64), "lost");
+        pool.closed(&key(account), |_| true);
+    }
+    assert_eq!(pool.ahead(at(9), |_| FRESH), ["e", "d", "c"].map(key));
 }
 
 #[test]
