@@ -1,4 +1,4 @@
-//! Many connections: at once, one after another, and cut off in the middle.
+//! Many connections: at once, one after another, and cut off in the middle; and many pods.
 
 use std::time::Duration;
 
@@ -186,4 +186,54 @@ fn a_port_used_again_at_once_never_leads_to_the_wrong_place_or_client() {
         "{}",
         house.logs().lines().rev().take(20).collect::<Vec<_>>().join("\n")
     );
+}
+
+/// What the kernel and the agent hold for the pods of a node.
+fn pinned(agent: &Agent) -> (usize, (usize, u64, u64, u64)) {
+    (agent.json("bpf").unwrap()["links"].as_array().unwrap().len(), held(agent))
+}
+
+#[test]
+fn a_thousand_pod_lives_leave_nothing_behind() {
+    let mut house = House::captured();
+    let _nginx = Nginx::start(&house.bed, &house.server).unwrap();
+    let node = house.nodes.0.clone();
+    let url = format!("http://{}:8080/", house.server.ip);
+    let mut before = None;
+    let mut last: Vec<lark_testbed::Pod> = Vec::new();
+    for batch in 0..20 {
+        let pods: Vec<_> =
+            (0..50).map(|n| house.bed.pod(&node, &format!("life{batch}-{n}")).unwrap()).collect();
+        house.mesh.replace(&last, &pods, "life").unwrap();
+        house.one.wait_captured(52).unwrap();
+        for pod in &pods {
+            let said = pod.place.run("curl", &["-sS", "--max-time", "20", &url]);
+            assert_eq!(said.unwrap_or_else(|e| panic!("{e:#}\n{}", house.logs())), "canary-of-lark\n");
+        }
+        // By turns the runtime and discovery are first to know that they have ended.
+        if batch % 2 == 0 {
+            house.mesh.replace(&pods, &[], "life").unwrap();
+            house.one.wait_captured(2).unwrap();
+            last = Vec::new();
+        } else {
+            last.clone_from(&pods);
+        }
+        for pod in &pods {
+            house.bed.end(&node, pod).unwrap();
+        }
+        if batch == 0 {
+            before = Some(pinned(&house.one));
+        }
+    }
+    house.mesh.replace(&last, &[], "life").unwrap();
+    house.one.wait_captured(2).unwrap();
+    eventually(Duration::from_secs(20), "nothing more is held than after the first fifty", || {
+        let now = pinned(&house.one);
+        anyhow::ensure!(Some(now) == before, "{now:?} instead of {before:?}");
+        Ok(true)
+    })
+    .unwrap();
+    let check = house.one.lark(&["check"]).unwrap();
+    assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stdout));
+    assert!(!house.one.process.log().contains("ERROR"), "{}", house.one.process.log());
 }

@@ -5,10 +5,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::place::Place;
+use crate::place::{Place, eventually};
 use crate::reaper::Reaper;
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
@@ -22,7 +23,8 @@ pub struct Testbed {
     pins: PathBuf,
     directory: PathBuf,
     nodes: u8,
-    pods: Vec<u8>,
+    /// Numbers that no pod of a node has, smallest last.
+    free: Vec<Vec<u8>>,
     _reaper: Reaper,
 }
 
@@ -55,6 +57,7 @@ pub struct Pod {
     pub ip6: IpAddr,
     /// Whether it shares its node's namespace.
     pub host_network: bool,
+    number: u8,
 }
 
 fn ip(arguments: &[&str]) -> Result<()> {
@@ -114,7 +117,7 @@ impl Testbed {
         std::fs::set_permissions(&directory, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
         let reaper = Reaper::start(&name, &cgroup, &pins, &directory)?;
         let bed =
-            Self { name, lark: None, cgroup, pins, directory, nodes: 0, pods: Vec::new(), _reaper: reaper };
+            Self { name, lark: None, cgroup, pins, directory, nodes: 0, free: Vec::new(), _reaper: reaper };
         let wire = bed.netns("wire");
         ip(&["netns", "add", &wire])?;
         batch(&wire, "link set lo up\nlink add br0 type bridge mcast_snooping 0\nlink set br0 up\n")?;
@@ -155,7 +158,7 @@ impl Testbed {
     /// When its namespace cannot be made.
     pub fn node(&mut self, name: &str) -> Result<Node> {
         self.nodes += 1;
-        self.pods.push(1);
+        self.free.push((1..=250).rev().collect());
         let n = self.nodes;
         let (wire, own) = (self.netns("wire"), self.netns(name));
         ip(&["netns", "add", &own])?;
@@ -207,9 +210,8 @@ impl Testbed {
     /// When its namespace cannot be made.
     pub fn pod(&mut self, node: &Node, name: &str) -> Result<Pod> {
         let n = node.number;
-        let count = self.pods.get_mut(usize::from(n) - 1).context("the node is another bed's")?;
-        let p = *count;
-        *count += 1;
+        let free = self.free.get_mut(usize::from(n) - 1).context("the node is another bed's")?;
+        let p = free.pop().context("a node has room for 250 pods")?;
         let (there, own) = (self.netns(&node.name), self.netns(&format!("p-{name}")));
         ip(&["netns", "add", &own])?;
         let port = format!("p{p}");
@@ -222,7 +224,7 @@ impl Testbed {
         batch(
             &own,
             &format!(
-                "link set lo up\naddr add 10.77.{n}.{p}/24 dev eth0\naddr add fd77:{n}::{p}/64 dev eth0 nodad\n\
+                "link set lo up\naddr add 10.77.{n}.{p}/24 dev eth0\naddr add fd77:{n}::{p:x}/64 dev eth0 nodad\n\
              link set eth0 up\nroute add default via 10.77.{n}.254\nroute add default via fd77:{n}::ff\n"
             ),
         )?;
@@ -232,8 +234,28 @@ impl Testbed {
             place: self.place(&format!("pod-{name}"), &own)?,
             ip: Ipv4Addr::new(10, 77, n, p).into(),
             ip6: Ipv6Addr::new(0xfd77, n.into(), 0, 0, 0, 0, 0, p.into()).into(),
+            number: p,
             host_network: false,
         })
+    }
+
+    /// Ends a pod as a runtime does: its processes, its cgroup, its namespace. Its addresses go to the
+    /// next one.
+    ///
+    /// # Errors
+    /// When something of it stays.
+    pub fn end(&mut self, node: &Node, pod: &Pod) -> Result<()> {
+        std::fs::write(pod.place.cgroup.join("cgroup.kill"), "1")?;
+        eventually(Duration::from_secs(10), "the pod's cgroup goes", || {
+            Ok(std::fs::remove_dir(&pod.place.cgroup).is_ok())
+        })?;
+        let name = pod.place.netns.file_name().context("the pod has no namespace")?.to_string_lossy();
+        // The node's end of the wire goes with it, at once and not when the kernel gets to it.
+        ip(&["-n", &self.netns(&node.name), "link", "del", &format!("p{}", pod.number)])?;
+        ip(&["netns", "del", &name])?;
+        let free = self.free.get_mut(usize::from(node.number) - 1).context("the node is another bed's")?;
+        free.push(pod.number);
+        Ok(())
     }
 
     /// A pod on its node's own network.
@@ -247,6 +269,7 @@ impl Testbed {
             place: self.place(&format!("pod-{name}"), &self.netns(&node.name))?,
             ip: node.ip,
             ip6: node.ip6,
+            number: 0,
             host_network: true,
         })
     }

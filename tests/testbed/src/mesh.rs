@@ -29,12 +29,7 @@ impl Mesh {
             "mesh": { "trustDomain": "cluster.local" },
             "namespaces": [{ "name": NAMESPACE, "labels": {} }],
             "nodes": nodes.iter().map(|n| json!({ "name": n.name, "addresses": [n.ip, n.ip6] })).collect::<Vec<_>>(),
-            "workloads": pods.iter().map(|p| json!({
-                "namespace": NAMESPACE, "name": p.name, "account": p.name, "node": p.node,
-                "addresses": [p.ip, p.ip6], "hostNetwork": p.host_network,
-                "cgroup": p.place.cgroup, "networkNamespace": p.place.netns,
-                "owner": { "kind": "Deployment", "name": p.name },
-            })).collect::<Vec<_>>(),
+            "workloads": pods.iter().map(|p| workload(p, &p.name)).collect::<Vec<_>>(),
             "services": [],
         });
         let mesh = Self { document, path: bed.directory().join("mesh.yaml") };
@@ -54,6 +49,19 @@ impl Mesh {
     pub fn change(&mut self, change: impl FnOnce(&mut Value)) -> Result<()> {
         change(&mut self.document);
         self.write()
+    }
+
+    /// Adds and takes away pods at once. Those that are added have one account.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn replace(&mut self, gone: &[Pod], new: &[Pod], account: &str) -> Result<()> {
+        self.change(|document| {
+            if let Some(workloads) = document.pointer_mut("/workloads").and_then(Value::as_array_mut) {
+                workloads.retain(|w| !gone.iter().any(|p| w["name"] == p.name.as_str()));
+                workloads.extend(new.iter().map(|p| workload(p, account)));
+            }
+        })
     }
 
     /// Labels the namespace for capture, or takes the label away.
@@ -114,4 +122,13 @@ impl Mesh {
         std::fs::rename(&draft, &self.path)?;
         Ok(())
     }
+}
+
+fn workload(pod: &Pod, account: &str) -> Value {
+    json!({
+        "namespace": NAMESPACE, "name": pod.name, "account": account, "node": pod.node,
+        "addresses": [pod.ip, pod.ip6], "hostNetwork": pod.host_network,
+        "cgroup": pod.place.cgroup, "networkNamespace": pod.place.netns,
+        "owner": { "kind": "Deployment", "name": account },
+    })
 }
