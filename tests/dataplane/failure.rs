@@ -213,3 +213,46 @@ fn a_full_map_is_a_reset_counted_and_said_and_never_a_wrong_address() {
     let client = house.client.ip.to_string();
     assert!(log.lines().filter(|l| l.contains("/who")).all(|l| l.starts_with(&client)), "{log}");
 }
+
+/// Stops one thread of a process, until this is killed: then it runs again. Arguments: process, thread's name.
+const STOP_THREAD: &str = r"
+import ctypes, os, sys, time
+libc = ctypes.CDLL(None, use_errno=True)
+pid, name = sys.argv[1:]
+tids = [t for t in os.listdir(f'/proc/{pid}/task') if open(f'/proc/{pid}/task/{t}/comm').read().strip() == name]
+assert len(tids) == 1, tids
+libc.ptrace.argtypes = [ctypes.c_long] * 4
+assert libc.ptrace(16, int(tids[0]), 0, 0) == 0, ctypes.get_errno()  # PTRACE_ATTACH
+os.waitpid(int(tids[0]), 0x40000000)  # __WALL
+print('stopped', flush=True)
+time.sleep(600)
+";
+
+#[test]
+fn a_stuck_worker_counts_as_a_dead_agent_and_is_said() {
+    let house = House::captured();
+    let _nginx = Nginx::start(&house.bed, &house.server).unwrap();
+    let url = format!("http://{}:8080/", house.server.ip);
+    house.curl(&url);
+    let mut stop = house.nodes.0.place.command("python3");
+    stop.args(["-c", STOP_THREAD, &house.one.process.pid().to_string(), "lark-worker-0"]);
+    let mut stop = house.nodes.0.place.start(stop, &house.bed.directory().join("stop.log")).unwrap();
+    eventually(Duration::from_secs(20), "the thread is stopped", || Ok(stop.log().contains("stopped")))
+        .unwrap_or_else(|e| panic!("{e:#}\n{}", stop.log()));
+    eventually(Duration::from_secs(20), "connects are left alone", || {
+        house.client.place.output("curl", &["-sf", "--max-time", "3", &url])?;
+        Ok(house.one.kernel_counter("agent_down_untouched")? > 0)
+    })
+    .unwrap_or_else(|e| panic!("{e:#}\n{}", house.logs()));
+    let log = house.one.process.log();
+    assert!(log.contains("does not turn runtime=\"worker-0\""), "{log}");
+    stop.kill();
+    eventually(Duration::from_secs(20), "it turns again", || {
+        Ok(house.one.process.log().contains("turns again runtime=\"worker-0\""))
+    })
+    .unwrap();
+    let before = house.one.kernel_counter("agent_down_untouched").unwrap();
+    house.curl(&url);
+    house.curl(&url);
+    assert_eq!(house.one.kernel_counter("agent_down_untouched").unwrap(), before);
+}

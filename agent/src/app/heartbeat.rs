@@ -1,5 +1,6 @@
 //! The heartbeat: a thread of its own tells the kernel that the agent is alive, but only while every
-//! worker turns its loop. A stuck worker therefore counts as a dead agent.
+//! worker turns its loop. A stuck worker therefore counts as a dead agent. The control runtime is watched
+//! too: while it is stuck traffic flows as it did, but nothing new is captured, so it is said.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,8 +9,24 @@ use std::time::Duration;
 use lark_bpf::Heartbeat;
 use lark_core::constants::{HEARTBEAT_EVERY, HEARTBEAT_STALE};
 
-/// Counts up with each turn of a worker's loop.
+/// Counts up with each turn of a runtime's loop.
 pub(super) type Pulse = Arc<AtomicU64>;
+
+/// A runtime that is watched.
+pub(super) struct Watched {
+    pub(super) name: String,
+    pub(super) pulse: Pulse,
+    /// Whether the kernel is told nothing while it is stuck.
+    pub(super) carries: bool,
+}
+
+/// Beats a pulse for as long as the current runtime turns.
+pub(super) async fn turn(pulse: Pulse) {
+    loop {
+        pulse.fetch_add(1, Ordering::Relaxed);
+        tokio::time::sleep(HEARTBEAT_EVERY / 2).await;
+    }
+}
 
 /// The running thread.
 pub(super) struct Heart {
@@ -23,36 +40,50 @@ pub(super) struct Heart {
 ///
 /// # Errors
 /// When the kernel's map cannot be written, or there is no thread.
-pub(super) fn start(mut map: Heartbeat, pulses: Vec<Pulse>) -> anyhow::Result<Heart> {
+pub(super) fn start(mut map: Heartbeat, watched: Vec<Watched>) -> anyhow::Result<Heart> {
     map.beat()?;
     let stopped = Arc::<AtomicBool>::default();
     let map = Arc::new(Mutex::new(map));
     let heart = Heart { map: map.clone(), stopped: stopped.clone() };
-    std::thread::Builder::new().name("lark-heart".to_owned()).spawn(move || beat(&map, &pulses, &stopped))?;
+    std::thread::Builder::new()
+        .name("lark-heart".to_owned())
+        .spawn(move || beat(&map, &watched, &stopped))?;
     Ok(heart)
 }
 
-fn beat(map: &Mutex<Heartbeat>, pulses: &[Pulse], stopped: &AtomicBool) {
+fn beat(map: &Mutex<Heartbeat>, watched: &[Watched], stopped: &AtomicBool) {
     let limit = HEARTBEAT_STALE.as_millis() / HEARTBEAT_EVERY.as_millis().max(1);
-    // What each worker's pulse was, and for how many beats it has not moved.
-    let mut seen: Vec<(u64, u128)> = vec![(0, 0); pulses.len()];
+    // What each pulse was, and for how many beats it has not moved.
+    let mut seen: Vec<(u64, u128)> = vec![(0, 0); watched.len()];
     loop {
         std::thread::sleep(HEARTBEAT_EVERY);
         let mut stuck = false;
-        for (pulse, (last, still)) in pulses.iter().zip(&mut seen) {
-            let now = pulse.load(Ordering::Relaxed);
-            *still = if now == *last { *still + 1 } else { 0 };
-            *last = now;
-            stuck |= *still >= limit;
+        for (watched, (last, still)) in watched.iter().zip(&mut seen) {
+            let now = watched.pulse.load(Ordering::Relaxed);
+            if now == *last {
+                *still += 1;
+            } else {
+                if *still >= limit {
+                    tracing::warn!(runtime = watched.name, "turns again");
+                }
+                (*last, *still) = (now, 0);
+            }
+            if *still == limit {
+                let then = if watched.carries {
+                    "the kernel is told nothing, so pods follow agentDown"
+                } else {
+                    "what is captured goes on, nothing new is captured"
+                };
+                tracing::error!(runtime = watched.name, then, "does not turn");
+            }
+            stuck |= watched.carries && *still >= limit;
         }
         let mut map = map.lock().unwrap_or_else(PoisonError::into_inner);
         // Asked with the lock held: after a stop nothing may be written.
         if stopped.load(Ordering::Acquire) {
             return;
         }
-        if stuck {
-            tracing::error!("a worker does not turn; the kernel is told nothing, so pods follow agentDown");
-        } else if let Err(error) = map.beat() {
+        if !stuck && let Err(error) = map.beat() {
             tracing::error!(%error, "the heartbeat cannot be written");
         }
     }

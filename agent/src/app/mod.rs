@@ -37,6 +37,7 @@ use crate::observe::Observer;
 use crate::proxy::Identities;
 
 use handover::{Hello, Predecessor};
+use heartbeat::{Pulse, Watched};
 use listeners::Listeners;
 use reconcile::Reconcile;
 use source::AgentSource;
@@ -158,7 +159,11 @@ async fn agent(args: AgentArgs) -> anyhow::Result<()> {
     if predecessor.is_none() {
         capturer.adopt(&snapshot);
     }
-    let heart = heartbeat::start(heartbeat, workers.pulses())?;
+    let mut watched = workers.watched();
+    let pulse = Pulse::default();
+    tokio::spawn(heartbeat::turn(pulse.clone()));
+    watched.push(Watched { name: "control".to_owned(), pulse, carries: false });
+    let heart = heartbeat::start(heartbeat, watched)?;
     let alone = Arc::new(Notify::new());
     let capture = tokio::spawn(reconcile::run(Reconcile {
         capturer,

@@ -27,6 +27,7 @@ use crate::observe::Observer;
 pub(super) struct AgentSource {
     node: Arc<str>,
     ca_url: String,
+    long_stream: u64,
     workers: usize,
     started: Instant,
     discovery: Discovery,
@@ -61,6 +62,7 @@ impl AgentSource {
         Self {
             node,
             ca_url: args.ca_url.clone(),
+            long_stream: args.long_stream,
             workers,
             started: Instant::now(),
             discovery,
@@ -164,6 +166,12 @@ impl Source for AgentSource {
 
     fn connections(&self) -> Vec<ConnectionView> {
         let mut all = self.observer.connections();
+        for long in all.iter_mut().filter(|c| c.age_seconds.is_some_and(|age| age >= self.long_stream)) {
+            long.note = format!(
+                "open for longer than --long-stream, {} s: it outlives what its tunnel was proved with, and an upgrade resets it when the drain is over",
+                self.long_stream
+            );
+        }
         all.extend(self.plaintext());
         all
     }

@@ -4,11 +4,9 @@ use std::collections::HashMap;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use anyhow::Context;
 use lark_bpf::{Accepted, Claims, Kernel};
-use lark_core::constants::HEARTBEAT_EVERY;
 use lark_core::identity::TrustDomain;
 use lark_core::reason::Reason;
 use lark_core::snapshot::Snapshot;
@@ -18,7 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, LocalSet};
 
-use super::heartbeat::Pulse;
+use super::heartbeat::{self, Pulse, Watched};
 use crate::capture::{Pod, PodListener, Pods, ToWorker};
 use crate::deliver::Dial;
 use crate::observe::Observer;
@@ -116,8 +114,11 @@ impl Workers {
         }
     }
 
-    pub(super) fn pulses(&self) -> Vec<Pulse> {
-        self.pulses.clone()
+    pub(super) fn watched(&self) -> Vec<Watched> {
+        let named = self.pulses.iter().enumerate();
+        named
+            .map(|(n, pulse)| Watched { name: format!("worker-{n}"), pulse: pulse.clone(), carries: true })
+            .collect()
     }
 }
 
@@ -148,12 +149,7 @@ fn work(parts: Parts) -> anyhow::Result<()> {
 
 async fn run(parts: Parts) -> anyhow::Result<()> {
     let Parts { shared, accepted, claims, mut messages, pulse } = parts;
-    tokio::task::spawn_local(async move {
-        loop {
-            pulse.fetch_add(1, Ordering::Relaxed);
-            tokio::time::sleep(HEARTBEAT_EVERY / 2).await;
-        }
-    });
+    tokio::task::spawn_local(heartbeat::turn(pulse));
     let watcher: Rc<dyn lark_tunnel::Observer> = Rc::new(Tunnels(shared.observer.clone()));
     let dial = Rc::new(Dial::new(claims));
     let outbound = Rc::new(Outbound {

@@ -92,6 +92,12 @@ pub struct AgentArgs {
     #[arg(long, env = "LARK_KEEPALIVE", value_name = "SECONDS", default_value_t = 10,
         value_parser = clap::value_parser!(u64).range(3..=3600))]
     pub keepalive: u64,
+    /// After how many seconds an open connection is said to be long in `lark connections`.
+    ///
+    /// Default 86400, the life of a certificate: it outlives those that its tunnel was proved with, and an
+    /// upgrade would reset it.
+    #[arg(long, env = "LARK_LONG_STREAM", value_name = "SECONDS", default_value_t = 86_400)]
+    pub long_stream: u64,
     /// TCP congestion control of tunnels, for example cubic.
     ///
     /// Default: the system's.
