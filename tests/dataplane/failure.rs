@@ -256,3 +256,27 @@ fn a_stuck_worker_counts_as_a_dead_agent_and_is_said() {
     house.curl(&url);
     assert_eq!(house.one.kernel_counter("agent_down_untouched").unwrap(), before);
 }
+
+#[test]
+fn where_the_mesh_says_so_pods_of_a_dead_agent_are_refused_and_nothing_is_on_the_wire() {
+    let mut house = House::captured();
+    let _nginx = Nginx::start(&house.bed, &house.server).unwrap();
+    let url = format!("http://{}:8080/", house.server.ip);
+    house.mesh.change(|document| document["mesh"]["agentDown"] = "refuse".into()).unwrap();
+    let generation = || Ok(house.one.json("status")?["discovery_generation"].as_u64() >= Some(3));
+    eventually(Duration::from_secs(20), "the agent has read it", generation).unwrap();
+    house.curl(&url);
+    let wire = lark_testbed::Wire::listen(&house.bed).unwrap();
+    house.one.process.kill();
+    // Longer than the heartbeat is waited for.
+    for _ in 0..20 {
+        let output = house.client.place.output("curl", &["-sS", "--max-time", "15", &url]).unwrap();
+        assert_eq!(output.status.code(), Some(7), "{}", String::from_utf8_lossy(&output.stderr));
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    assert_eq!(wire.count("canary-of-lark").unwrap(), 0);
+    house.one = Agent::start(&house.bed, &house.nodes.0, &house.controller, &house.mesh).unwrap();
+    house.one.wait_captured(2).unwrap();
+    assert!(house.one.kernel_counter("agent_down_refused").unwrap() > 0);
+    house.curl(&url);
+}
