@@ -19,6 +19,7 @@ mod wire;
 pub use agents::{Agent, Controller, lark_binary};
 pub use bed::{Node, Pod, Testbed};
 pub use faults::Fault;
+pub use lark_core::constants::LABEL_CAPTURE;
 pub use mesh::Mesh;
 pub use place::{Place, Running, eventually};
 pub use servers::{Nginx, Postgres, need};

@@ -22,6 +22,7 @@ pub(crate) fn run(to: SocketAddr, connections: usize, time: Duration, congestion
     }
     let begin = Instant::now() + time.mul_f64(WARM);
     let mut times = Vec::new();
+    let mut all = 0_u64;
     while begin.elapsed() < time.mul_f64(1.0 - WARM) {
         for (number, _) in poll.hear()? {
             let (socket, (at, heard)) =
@@ -30,6 +31,7 @@ pub(crate) fn run(to: SocketAddr, connections: usize, time: Duration, congestion
             ensure!(length > 0, "the server ended a connection");
             *heard += length;
             if *heard == MESSAGE {
+                all += 1;
                 if *at >= begin {
                     times.push(nanos(*at));
                 }
@@ -41,5 +43,5 @@ pub(crate) fn run(to: SocketAddr, connections: usize, time: Duration, congestion
     let seconds = begin.elapsed().as_secs_f64();
     let count = times.len();
     let (p50, p99) = percentiles(&mut times)?;
-    Ok(json!({ "echoes": count, "seconds": seconds, "p50": p50, "p99": p99 }))
+    Ok(json!({ "echoes": count, "all": all, "seconds": seconds, "p50": p50, "p99": p99 }))
 }

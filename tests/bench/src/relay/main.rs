@@ -31,9 +31,6 @@ struct Cli {
     /// LISTEN=TO, both an address and a port; again for each.
     #[arg(long = "way", value_name = "LISTEN=TO", required = true)]
     ways: Vec<Way>,
-    /// Threads.
-    #[arg(long, default_value_t = 2)]
-    threads: usize,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -56,7 +53,7 @@ fn main() -> Result<()> {
     let cli = Cli::parse();
     let (there, beyond) = (NetNs::open(&cli.listen_in)?, Arc::new(NetNs::open(&cli.dial_in)?));
     let mut threads = Vec::new();
-    for _ in 0..cli.threads {
+    for _ in 0..std::thread::available_parallelism()?.get() {
         let listeners = cli
             .ways
             .iter()
