@@ -54,8 +54,8 @@ pub(crate) struct Args {
     /// Write the result into this file, as JSON.
     ///
     /// {"machine", "rows": [{"name", "unit", "better", "plain", "relay", "reference", "lark", "ratio",
-    /// "spread", "peers": {NAME: {"value", "ratio"}}, "marks": [{"mark", "met"}]}]}. Every ratio is to
-    /// plain; null is what a contestant has no figure for.
+    /// "spread", "peers": {NAME: {"value", "ratio"}}}]}. Every ratio is to plain; null is what a contestant
+    /// has no figure for.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// Write a picture of the result into this file, as SVG.
@@ -102,9 +102,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let (rounds, seconds) = if args.quick { (3, 0.7) } else { (5, 2.0) };
     let began = Instant::now();
     let mut stage = Stage::set_up(&programs, &args.congestion, &args.agent_flags, args.peers.clone())?;
-    let meter = Meter::new(&stage, programs.reference.clone(), &args.congestion, seconds);
+    let meter = Meter::new(&stage, programs.reference, &args.congestion, seconds);
     let aead = meter.aead()?;
-    let machine = machine::facts(&args.congestion, &aead, rounds, seconds);
+    let machine = machine::facts(args, &aead, rounds, seconds);
     tell(&machine::line(&machine));
 
     let peers: Vec<String> = args.peers.iter().map(|peer| peer.name.clone()).collect();

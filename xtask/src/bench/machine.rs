@@ -3,8 +3,10 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
+use super::Args;
+
 /// What the figures depend on.
-pub(crate) fn facts(congestion: &str, aead: &Value, rounds: usize, seconds: f64) -> Value {
+pub(crate) fn facts(args: &Args, aead: &Value, rounds: usize, seconds: f64) -> Value {
     let text = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let cpu = text("/proc/cpuinfo");
     let field = |name: &str| {
@@ -19,7 +21,10 @@ pub(crate) fn facts(congestion: &str, aead: &Value, rounds: usize, seconds: f64)
         "cores": std::thread::available_parallelism().map_or(1, usize::from),
         "aes": has("aes"),
         "vaes": has("vaes"),
-        "congestion": congestion,
+        "congestion": args.congestion,
+        // What else ran in the minute before: a machine that was not quiet measures itself.
+        "load_before": text("/proc/loadavg").split(' ').next().and_then(|load| load.parse::<f64>().ok()),
+        "agent_flags": args.agent_flags,
         "cipher": aead["suite"],
         "aead": aead,
         "rounds": rounds,
@@ -32,7 +37,7 @@ pub(crate) fn facts(congestion: &str, aead: &Value, rounds: usize, seconds: f64)
 pub(crate) fn line(facts: &Value) -> String {
     let text = |name: &str| facts[name].as_str().unwrap_or("?").to_owned();
     format!(
-        "Linux {}, {} cores of {}, {} ({}), {} rounds of {} s, commit {}",
+        "Linux {}, {} cores of {}, {}, congestion control {}, {} rounds of {} s, commit {}, load before {}",
         text("kernel"),
         facts["cores"],
         text("cpu"),
@@ -41,5 +46,6 @@ pub(crate) fn line(facts: &Value) -> String {
         facts["rounds"],
         facts["seconds"],
         text("commit"),
+        facts["load_before"],
     )
 }

@@ -8,10 +8,12 @@ use anyhow::{Context, Result, bail, ensure};
 use lark_testbed::Place;
 
 use super::figures::{LARK, PLAIN, REFERENCE, RELAY};
-use super::stage::{CLIENT_UID, Stage};
 
 /// How long a script may take for `up` or `down`.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What a script is told.
+pub(crate) type Environment = Vec<(&'static str, String)>;
 
 /// A product that is measured beside Lark, by a script that brings it up and down.
 #[derive(Debug, Clone, Default)]
@@ -19,7 +21,7 @@ pub(crate) struct Peer {
     pub(crate) name: String,
     script: PathBuf,
     /// Where it is up.
-    up: Option<(Place, Vec<(&'static str, String)>)>,
+    up: Option<(Place, Environment)>,
 }
 
 impl FromStr for Peer {
@@ -36,23 +38,10 @@ impl FromStr for Peer {
 }
 
 impl Peer {
-    /// Brings it up and returns its processes.
-    pub(crate) fn up(&mut self, stage: &mut Stage) -> Result<Vec<u32>> {
-        let mut place = stage.bed.host_pod(&stage.nodes.0.clone(), &format!("peer-{}", self.name))?.place;
-        // The script finds its way into namespaces by itself.
-        place.netns = "/proc/self/ns/net".into();
-        let netns = |place: &Place| place.netns.to_string_lossy().into_owned();
-        let environment = vec![
-            ("LARK_BENCH_NS_A", netns(&stage.client.place)),
-            ("LARK_BENCH_NS_B", netns(&stage.server.place)),
-            ("LARK_BENCH_NODE_NS_A", netns(&stage.nodes.0.place)),
-            ("LARK_BENCH_NODE_NS_B", netns(&stage.nodes.1.place)),
-            ("LARK_BENCH_IP_A", stage.client.ip.to_string()),
-            ("LARK_BENCH_IP_B", stage.server.ip.to_string()),
-            ("LARK_BENCH_CLIENT_UID", CLIENT_UID.to_string()),
-        ];
+    /// Brings it up in that place and returns its processes.
+    pub(crate) fn up(&mut self, place: Place, environment: Environment) -> Result<Vec<u32>> {
         self.up = Some((place, environment));
-        let said = self.call("up", stage.bed.directory())?;
+        let said = self.call("up")?;
         said.split_whitespace()
             .map(|word| {
                 word.parse()
@@ -61,15 +50,10 @@ impl Peer {
             .collect()
     }
 
-    /// Where its processes are, once it is up.
-    pub(crate) fn cgroups(&self) -> Vec<PathBuf> {
-        self.up.iter().map(|(place, _)| place.cgroup.clone()).collect()
-    }
-
     /// Takes it down; what it leaves behind is ended.
     pub(crate) fn down(&mut self) -> Result<()> {
         let result = match &self.up {
-            Some(_) => self.call("down", &std::env::temp_dir()).map(|_| ()),
+            Some(_) => self.call("down").map(|_| ()),
             None => Ok(()),
         };
         if let Some((place, _)) = self.up.take() {
@@ -80,8 +64,9 @@ impl Peer {
 
     /// Runs the script and returns what it printed. Its output goes to files: daemons that it leaves
     /// running would keep a pipe open.
-    fn call(&self, verb: &str, directory: &std::path::Path) -> Result<String> {
+    fn call(&self, verb: &str) -> Result<String> {
         let (place, environment) = self.up.as_ref().context("the peer is not up")?;
+        let directory = std::env::temp_dir();
         let file =
             |kind: &str| directory.join(format!("peer-{}-{verb}-{}.{kind}", self.name, std::process::id()));
         let mut command: Command = place.command(&self.script);
@@ -123,7 +108,8 @@ mod tests {
 
     #[test]
     fn a_peer_needs_a_name_of_its_own_and_a_script() {
-        let parsed = |text: &str| text.parse::<Peer>().map(|peer| peer.name).map_err(|e| e.to_string());
+        let parsed =
+            |text: &str| text.parse::<Peer>().map(|peer| peer.name.clone()).map_err(|e| e.to_string());
         assert_eq!(parsed("ztunnel=/bin/sh"), Ok("ztunnel".to_owned()));
         for wrong in ["ztunnel", "=/bin/sh", "lark=/bin/sh", "a b=/bin/sh", "x=/no/such/script"] {
             assert!(parsed(wrong).is_err(), "{wrong}");

@@ -24,10 +24,6 @@ fn json_row(row: &Row, peers: &[String], figures: &Figures) -> Value {
             (peer.clone(), json!({ "value": value(peer), "ratio": ratio }))
         })
         .collect();
-    let marks: Vec<Value> = judge(row.name, figures)
-        .into_iter()
-        .map(|verdict| json!({ "mark": verdict.text, "met": verdict.met }))
-        .collect();
     json!({
         "name": row.name,
         "unit": row.unit,
@@ -39,7 +35,6 @@ fn json_row(row: &Row, peers: &[String], figures: &Figures) -> Value {
         "ratio": figures.ratio(row.name, LARK, PLAIN).map(short),
         "spread": figures.spread(row.name).map(short),
         "peers": peers,
-        "marks": marks,
     })
 }
 
@@ -113,12 +108,11 @@ mod tests {
                 "name": "bulk1", "unit": "Gbit/s", "better": "more",
                 "plain": 60.0, "relay": 30.0, "reference": 10.0, "lark": 24.0, "ratio": 0.4, "spread": 0.0,
                 "peers": { "ztunnel": { "value": 12.0, "ratio": 0.2 } },
-                "marks": [{ "mark": "≥ 1.7 × reference (2.40)", "met": true }],
             },
             {
                 "name": "rss_1k", "unit": "MiB", "better": "less",
                 "plain": null, "relay": null, "reference": null, "lark": null, "ratio": null, "spread": null,
-                "peers": { "ztunnel": { "value": null, "ratio": null } }, "marks": [],
+                "peers": { "ztunnel": { "value": null, "ratio": null } },
             },
         ] });
         assert_eq!(json(&machine, &rows, &["ztunnel".into()], &figures()), expected);

@@ -8,7 +8,7 @@ use lark_testbed::{Agent, Controller, Mesh, Node, Place, Pod, Running, Testbed, 
 use serde_json::{Value, json};
 
 use super::pair::{Pair, Reached};
-use super::peer::Peer;
+use super::peer::{Environment, Peer};
 
 /// Port of the echo server; sink and source are on the next two.
 pub(crate) const PORT: u16 = 9000;
@@ -87,9 +87,9 @@ pub(crate) struct Stage {
     mesh: Mesh,
     pub(crate) client: Pod,
     neighbour: Pod,
-    pub(crate) server: Pod,
+    server: Pod,
     outside: Pod,
-    pub(crate) nodes: (Node, Node),
+    nodes: (Node, Node),
     agent_flags: Vec<String>,
     pub(crate) bed: Testbed,
 }
@@ -176,15 +176,30 @@ impl Stage {
             Contestant::Relay => Ok(through(self.relay.reach()?)),
             Contestant::Reference => Ok(through(self.reference.reach()?)),
             Contestant::Peer(number) => {
-                let mut peer = std::mem::take(self.peers.get_mut(number).context("no such peer")?);
-                let up = peer.up(self);
-                let cgroups = peer.cgroups();
-                if let Some(slot) = self.peers.get_mut(number) {
-                    *slot = peer;
-                }
-                Ok(Route { processes: up?, cgroups, ..direct })
+                let (place, environment) = self.place_of_peers()?;
+                let cgroups = vec![place.cgroup.clone()];
+                let peer = self.peers.get_mut(number).context("no such peer")?;
+                Ok(Route { processes: peer.up(place, environment)?, cgroups, ..direct })
             }
         }
+    }
+
+    /// A cgroup for whatever a peer runs, and what its script is told. Scripts find their way into
+    /// namespaces by themselves.
+    fn place_of_peers(&mut self) -> Result<(Place, Environment)> {
+        let mut place = self.bed.host_pod(&self.nodes.0, "peers")?.place;
+        place.netns = "/proc/self/ns/net".into();
+        let netns = |place: &Place| place.netns.to_string_lossy().into_owned();
+        let environment = vec![
+            ("LARK_BENCH_NS_A", netns(&self.client.place)),
+            ("LARK_BENCH_NS_B", netns(&self.server.place)),
+            ("LARK_BENCH_NODE_NS_A", netns(&self.nodes.0.place)),
+            ("LARK_BENCH_NODE_NS_B", netns(&self.nodes.1.place)),
+            ("LARK_BENCH_IP_A", self.client.ip.to_string()),
+            ("LARK_BENCH_IP_B", self.server.ip.to_string()),
+            ("LARK_BENCH_CLIENT_UID", CLIENT_UID.to_string()),
+        ];
+        Ok((place, environment))
     }
 
     /// Ends a turn: a peer has everything to itself only in its own.
