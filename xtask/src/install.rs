@@ -37,6 +37,14 @@ pub(crate) const DEMO: [Tool; 8] = [
     server("postgres", "postgresql", "postgresql"),
 ];
 
+/// For the bench.
+pub(crate) const BENCH: [Tool; 4] = [
+    tool("cc", "build-essential"),
+    tool("ip", "iproute2"),
+    tool("setpriv", "util-linux"),
+    tool("sysctl", "procps"),
+];
+
 /// For the tests, beyond the demo's.
 pub(crate) const TESTS: [Tool; 8] = [
     tool("faketime", "faketime"),

@@ -4,6 +4,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+/// What Lark costs, in figures.
+mod bench;
 /// The story on this machine.
 mod demo;
 /// The programs for the BPF virtual machine.
@@ -26,6 +28,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Task {
+    /// Measure Lark against plain TCP, a relay, a reference tunnel and peers (needs root).
+    Bench(bench::Args),
     /// Show the whole story on this machine with real programs (needs root).
     Demo(demo::Args),
     /// Build the eBPF object that is committed.
@@ -42,6 +46,7 @@ enum Task {
 
 fn main() -> ExitCode {
     let result = match Cli::parse().task {
+        Task::Bench(args) => bench::run(&args),
         Task::Demo(args) => demo::run(&args),
         Task::Ebpf { check } => ebpf::run(check),
         Task::Test(args) => test::run(&args),

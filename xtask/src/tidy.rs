@@ -131,11 +131,12 @@ fn collect(root: &Path, directory: &Path, files: &mut Vec<File>) -> anyhow::Resu
     for entry in entries {
         let path = entry.path();
         let kind = entry.file_type()?;
+        // What .gitignore leaves out; in a worktree .git is a file.
+        if [".git", "target"].contains(&entry.file_name().to_string_lossy().as_ref()) {
+            continue;
+        }
         if kind.is_dir() {
-            // What .gitignore leaves out.
-            if ![".git", "target"].contains(&entry.file_name().to_string_lossy().as_ref()) {
-                collect(root, &path, files)?;
-            }
+            collect(root, &path, files)?;
         } else if kind.is_file() {
             let bytes = fs::read(&path).with_context(|| format!("{} cannot be read", path.display()))?;
             files.push(File {

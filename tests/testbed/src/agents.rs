@@ -138,8 +138,24 @@ impl Agent {
     /// # Errors
     /// When it does not get ready; with its log.
     pub fn start(bed: &Testbed, node: &Node, controller: &Controller, mesh: &Mesh) -> Result<Self> {
+        Self::start_with(bed, node, controller, mesh, &[])
+    }
+
+    /// As [`Self::start`], with flags of the caller's; of a flag given twice the last counts.
+    ///
+    /// # Errors
+    /// When it does not get ready; with its log.
+    pub fn start_with(
+        bed: &Testbed,
+        node: &Node,
+        controller: &Controller,
+        mesh: &Mesh,
+        flags: &[String],
+    ) -> Result<Self> {
         let log = bed.directory().join(format!("agent-{}.log", node.name));
-        let process = node.place.start(Self::command(bed, node, controller, mesh)?, &log)?;
+        let mut command = Self::command(bed, node, controller, mesh)?;
+        command.args(flags);
+        let process = node.place.start(command, &log)?;
         let (socket, lark) = (Self::socket_of(bed, node), bed.lark()?);
         let mut agent = Self { process, node: node.clone(), socket, lark, upgrades: 0 };
         eventually(READY, "the agent is ready", || {

@@ -20,6 +20,7 @@ mod wire;
 pub use agents::{Agent, Controller, lark_binary};
 pub use bed::{Node, Pod, Testbed};
 pub use faults::Fault;
+pub use lark_core::constants::LABEL_CAPTURE;
 pub use mesh::Mesh;
 pub use place::{Place, Running, eventually};
 pub use pure::on_pure_cgroup_v2;

@@ -1,0 +1,251 @@
+//! `cargo xtask bench`: what Lark costs, against plain TCP, a relay without TLS, a tunnel as peers build
+//! it, and peers themselves; interleaved in one run, between the same two pods.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::install::{self, say};
+use crate::test;
+
+/// Medians, ratios, spread.
+mod figures;
+/// What the figures depend on.
+mod machine;
+/// What each row must reach.
+mod marks;
+/// Loads, and the CPU and memory they cost.
+mod measure;
+/// Relay and reference.
+mod pair;
+/// Other products.
+mod peer;
+/// The picture.
+mod plot;
+/// Table and JSON.
+mod report;
+/// The rows and what gives them.
+mod rows;
+/// Nodes, pods, agents, and whose turn it is.
+mod stage;
+
+use figures::{Figures, LARK, PLAIN, REFERENCE, RELAY};
+use measure::Meter;
+use peer::Peer;
+use rows::{JOBS, Job, ROWS, Row, named};
+use stage::{Contestant, Programs, Stage};
+
+/// Measures Lark on this machine (needs root).
+///
+/// Two nodes and their pods are made of network namespaces and cgroups, as for the demo. Between the same
+/// two pods, in turn and several times over, go plain TCP; `relay`, two hops without TLS by 256 KiB, the
+/// floor; `reference`, a tunnel of the crates h2 and tokio-rustls as peers build it; lark; and each peer.
+/// The table has medians, Lark's ratio to plain as the median of the rounds' ratios, and the spread: the
+/// largest ratio less the smallest, in parts of that median. A ✓ or ✗ stands before each mark of a row.
+/// Only figures of one run can be compared.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Three rounds of short loads instead of five of longer ones: under four minutes.
+    #[arg(long)]
+    quick: bool,
+    /// Write the result into this file, as JSON.
+    ///
+    /// {"machine", "rows": [{"name", "unit", "better", "plain", "relay", "reference", "lark", "ratio",
+    /// "spread", "peers": {NAME: {"value", "ratio"}}}]}. Every ratio is to plain; null is what a contestant
+    /// has no figure for.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Write a picture of the result into this file, as SVG.
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+    /// Measure only these rows, with commas between them.
+    ///
+    /// All of them by default: bulk1 bulk8 bulk1_down cpu_gib1 cpu_gib8 echo1_p50 echo1_p99 echo64
+    /// cpu_echo64 conn1_p50 conn32 rss_idle rss_1k rss_10k same_bulk1 same_echo1_p50 uncaptured_conn1_p50
+    /// uncaptured_bulk1 nonmesh_conn1_p50 aead. cpu_gib is CPU seconds of both agents for a GiB,
+    /// cpu_echo64 CPU of an agent for an echo, rss the larger agent's memory with that many open
+    /// connections, aead the negotiated cipher's sealing on one core.
+    #[arg(long, value_name = "ROW,...", value_delimiter = ',')]
+    rows: Vec<String>,
+    /// A product to measure too, and the script that runs it; again for each.
+    ///
+    /// The script is called with `up`, prints the product's process ids on standard output and returns when
+    /// it is ready, and later with `down`. It finds the pods' namespaces as files in LARK_BENCH_NS_A and
+    /// LARK_BENCH_NS_B, the nodes' in LARK_BENCH_NODE_NS_A and LARK_BENCH_NODE_NS_B, the pods' addresses in
+    /// LARK_BENCH_IP_A and LARK_BENCH_IP_B, and in LARK_BENCH_CLIENT_UID the user of the load client, by
+    /// which it can redirect. It is called for every row of every round, in a cgroup whose CPU counts.
+    #[arg(long = "peer", value_name = "NAME=SCRIPT")]
+    peers: Vec<Peer>,
+    /// TCP congestion control of every socket in the run, for example cubic.
+    ///
+    /// Default reno: bbr paces on loopback, and under it plain TCP itself falls to a third.
+    #[arg(long, value_name = "NAME", default_value = "reno")]
+    congestion: String,
+    /// A flag for the agents, for example --agent=--workers=1; again for each.
+    #[arg(long = "agent", value_name = "FLAG", allow_hyphen_values = true)]
+    agent_flags: Vec<String>,
+}
+
+/// Runs the task. Everything it made is taken down at its end, at a failure and at Ctrl-C: by a process of
+/// its own that waits for ours to end.
+///
+/// # Errors
+/// When something does not run, or a contestant failed at a row; the table is printed all the same.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let rows = chosen(&args.rows)?;
+    test::able()?;
+    install::debian(&install::BENCH)?;
+    let programs = build()?;
+    let (rounds, seconds) = if args.quick { (3, 0.7) } else { (5, 2.0) };
+    let began = Instant::now();
+    let mut stage = Stage::set_up(&programs, &args.congestion, &args.agent_flags, args.peers.clone())?;
+    let meter = Meter::new(&stage, programs.reference, &args.congestion, seconds);
+    let aead = meter.aead()?;
+    let machine = machine::facts(args, &aead, rounds, seconds);
+    tell(&machine::line(&machine));
+
+    let peers: Vec<String> = args.peers.iter().map(|peer| peer.name.clone()).collect();
+    let mut figures = Figures::default();
+    let mut failures = Vec::new();
+    for round in 0..rounds {
+        for job in needed(&rows) {
+            say(&format!("round {} of {rounds}: {job:?}", round + 1));
+            if job == Job::Aead {
+                figures.add("aead", LARK, round, meter.aead()?["seal"].as_f64().context("no figure")?);
+                continue;
+            }
+            for contestant in order(job, round, peers.len()) {
+                let name = name(contestant, &peers);
+                match meter.turn(&mut stage, contestant, job) {
+                    Ok(measured) => {
+                        measured.into_iter().for_each(|(row, value)| figures.add(row, name, round, value));
+                    }
+                    Err(error) if contestant == Contestant::Plain => return Err(error),
+                    Err(error) => {
+                        let text = format!("{name} at {job:?} in round {}: {error:#}", round + 1);
+                        say(&text);
+                        failures.push(text);
+                    }
+                }
+            }
+        }
+    }
+    drop(stage);
+
+    tell(&format!("\n{}", report::table(&rows, &peers, &figures)));
+    tell(&format!("\nmeasured in {} s", began.elapsed().as_secs()));
+    let result = report::json(&machine, &rows, &peers, &figures);
+    if let Some(file) = &args.json {
+        write(file, &format!("{}\n", serde_json::to_string_pretty(&result)?))?;
+    }
+    if let Some(file) = &args.svg {
+        write(file, &plot::draw(&result, &machine::line(&machine)))?;
+    }
+    match failures.len() {
+        0 => Ok(()),
+        count => bail!("{count} turns failed:\n{}", failures.join("\n")),
+    }
+}
+
+/// The rows asked for; all when none is named.
+fn chosen(names: &[String]) -> Result<Vec<&'static Row>> {
+    if names.is_empty() {
+        return Ok(ROWS.iter().collect());
+    }
+    for name in names {
+        ensure!(
+            named(name).is_some(),
+            "there is no row {name}; there are {}",
+            ROWS.iter().map(|row| row.name).collect::<Vec<_>>().join(", ")
+        );
+    }
+    Ok(ROWS.iter().filter(|row| names.iter().any(|name| name == row.name)).collect())
+}
+
+/// The jobs that give those rows. The cipher always: marks depend on it.
+fn needed(rows: &[&Row]) -> impl Iterator<Item = Job> {
+    JOBS.into_iter().filter(|job| *job == Job::Aead || rows.iter().any(|row| row.job == *job))
+}
+
+/// Who takes part in a job. The order turns with the rounds, so that nobody always follows the same.
+fn order(job: Job, round: usize, peers: usize) -> Vec<Contestant> {
+    use Contestant::{Lark, Peer, Plain, Reference, Relay};
+    let mut order = match job {
+        Job::Aead => Vec::new(),
+        Job::BesideConnect | Job::BesideBulk | Job::OutsideConnect => vec![Plain, Lark],
+        Job::SameBulk | Job::SameEcho => vec![Plain, Relay, Lark],
+        // The relay has one buffer for all and two descriptors for each: nothing to compare with.
+        Job::Memory => vec![Reference, Lark],
+        _ => vec![Plain, Relay, Reference, Lark],
+    };
+    if order.contains(&Reference) {
+        order.extend((0..peers).map(Peer));
+    }
+    if !order.is_empty() {
+        let turn = round % order.len();
+        order.rotate_left(turn);
+    }
+    order
+}
+
+fn name(contestant: Contestant, peers: &[String]) -> &str {
+    match contestant {
+        Contestant::Plain => PLAIN,
+        Contestant::Relay => RELAY,
+        Contestant::Reference => REFERENCE,
+        Contestant::Lark => LARK,
+        Contestant::Peer(number) => peers.get(number).map_or("", String::as_str),
+    }
+}
+
+/// Everything in release, Lark by itself so that it is the binary that users build.
+fn build() -> Result<Programs> {
+    let lark = test::lark(true)?;
+    say("building load, relay and reference (release)");
+    let mut build: Command = test::cargo();
+    build.args(["build", "--quiet", "--locked", "--release", "--package", "lark-bench", "--bins"]);
+    install::run(&mut build)?;
+    let beside = |name: &str| lark.with_file_name(name);
+    let (load, relay, reference) = (beside("lark-load"), beside("lark-relay"), beside("lark-reference"));
+    Ok(Programs { lark, load, relay, reference })
+}
+
+fn write(file: &PathBuf, text: &str) -> Result<()> {
+    fs::write(file, text).with_context(|| format!("{} cannot be written", file.display()))
+}
+
+#[expect(clippy::print_stdout, reason = "xtask is a program for the terminal")]
+fn tell(text: &str) {
+    println!("{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_named_or_all() {
+        assert_eq!(chosen(&[]).unwrap().len(), ROWS.len());
+        let names = ["conn32".to_owned(), "bulk1".to_owned()];
+        assert_eq!(chosen(&names).unwrap().iter().map(|r| r.name).collect::<Vec<_>>(), ["bulk1", "conn32"]);
+        assert!(chosen(&["bulk2".to_owned()]).unwrap_err().to_string().contains("uncaptured_bulk1"));
+    }
+
+    #[test]
+    fn only_what_rows_need_is_measured() {
+        let rows = chosen(&["cpu_gib8".to_owned()]).unwrap();
+        assert_eq!(needed(&rows).collect::<Vec<_>>(), [Job::Aead, Job::Bulk8]);
+    }
+
+    #[test]
+    fn everybody_has_a_turn_in_every_round_and_the_first_changes() {
+        let (first, second) = (order(Job::Bulk1, 0, 1), order(Job::Bulk1, 1, 1));
+        assert_eq!(first.len(), 5);
+        assert_eq!(first[1..], second[..4]);
+        assert_eq!(second[4], first[0]);
+        assert!(!order(Job::SameBulk, 0, 1).contains(&Contestant::Peer(0)));
+    }
+}

@@ -1,0 +1,263 @@
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use lark_testbed::{Place, Running, eventually};
+use serde_json::Value;
+
+use super::rows::Job;
+use super::stage::{CLIENT_UID, Contestant, Route, Stage, Way};
+
+/// Bytes of a GiB and of a MiB.
+const GIB: f64 = 1_073_741_824.0;
+const MIB: f64 = 1_048_576.0;
+
+/// Open connections of the memory rows, and how long everything is left alone before a look.
+const HELD: [(&str, usize); 2] = [("rss_1k", 1_000), ("rss_10k", 10_000)];
+const SETTLE: Duration = Duration::from_millis(700);
+
+/// Runs loads from the client pod.
+#[derive(Debug)]
+pub(crate) struct Meter {
+    client: Place,
+    load: String,
+    reference: PathBuf,
+    directory: PathBuf,
+    congestion: String,
+    /// Of one load.
+    seconds: f64,
+}
+
+/// Figures by the names of their rows.
+pub(crate) type Measured = Vec<(&'static str, f64)>;
+
+impl Meter {
+    pub(crate) fn new(stage: &Stage, reference: PathBuf, congestion: &str, seconds: f64) -> Self {
+        Self {
+            client: stage.client.place.clone(),
+            load: stage.bed.directory().join("lark-load").to_string_lossy().into_owned(),
+            reference,
+            directory: stage.bed.directory().to_owned(),
+            congestion: congestion.to_owned(),
+            seconds,
+        }
+    }
+
+    /// The cipher's speed; nobody's turn.
+    pub(crate) fn aead(&self) -> Result<Value> {
+        let output =
+            std::process::Command::new(&self.reference).args(["aead", "--seconds", "0.1"]).output()?;
+        serde_json::from_slice(&output.stdout).context("lark-reference aead")
+    }
+
+    /// One contestant's turn at one job.
+    pub(crate) fn turn(&self, stage: &mut Stage, contestant: Contestant, job: Job) -> Result<Measured> {
+        let way = way(job);
+        if job == Job::Memory {
+            stage.renew(contestant)?;
+        }
+        let result = stage.enter(contestant, way).and_then(|route| {
+            if job != Job::Memory {
+                self.warm(stage, contestant, way, &route)?;
+            }
+            self.measure(job, &route)
+        });
+        let left = stage.leave(contestant);
+        let measured = result.with_context(|| match contestant {
+            Contestant::Lark => stage.last_words(),
+            _ => String::new(),
+        })?;
+        left?;
+        if job == Job::Memory {
+            // What ten thousand connections have left in the allocator is not the next job's.
+            stage.renew(contestant)?;
+        }
+        Ok(measured)
+    }
+
+    /// Opens what the path opens once, tunnels for instance, and makes sure that the load really takes
+    /// Lark's way: a figure of plaintext under its name would be worse than none.
+    fn warm(&self, stage: &Stage, contestant: Contestant, way: Way, route: &Route) -> Result<()> {
+        let is_secured = contestant == Contestant::Lark && matches!(way, Way::Across | Way::Same);
+        let before = if is_secured { stage.secured()? } else { 0 };
+        self.run("connect", route, 0, &["--at-once", "8", "--seconds", "0.1"])?;
+        if is_secured {
+            eventually(Duration::from_secs(3), "lark secures the load", || Ok(stage.secured()? > before))?;
+        }
+        Ok(())
+    }
+
+    fn measure(&self, job: Job, route: &Route) -> Result<Measured> {
+        Ok(match job {
+            Job::Bulk1 => self.bulk(route, 1, "bulk1", Some("cpu_gib1"))?,
+            Job::Bulk8 => self.bulk(route, 8, "bulk8", Some("cpu_gib8"))?,
+            Job::SameBulk => self.bulk(route, 1, "same_bulk1", None)?,
+            Job::BesideBulk => self.bulk(route, 1, "uncaptured_bulk1", None)?,
+            Job::Down => {
+                let said = self.timed("bulk", route, 2, &["--down"])?;
+                vec![("bulk1_down", number(&said, "bytes")? * 8e-9 / number(&said, "seconds")?)]
+            }
+            Job::Echo1 => {
+                let said = self.timed("echo", route, 0, &[])?;
+                vec![("echo1_p50", number(&said, "p50")?), ("echo1_p99", number(&said, "p99")?)]
+            }
+            Job::SameEcho => {
+                vec![("same_echo1_p50", number(&self.timed("echo", route, 0, &[])?, "p50")?)]
+            }
+            Job::Echo64 => self.echo64(route)?,
+            Job::Connect1 => self.connect1(route, "conn1_p50")?,
+            Job::BesideConnect => self.connect1(route, "uncaptured_conn1_p50")?,
+            Job::OutsideConnect => self.connect1(route, "nonmesh_conn1_p50")?,
+            Job::Connect32 => {
+                let said = self.connect(route, "32")?;
+                vec![("conn32", number(&said, "connections")? * 1e-3 / number(&said, "seconds")?)]
+            }
+            Job::Memory => self.memory(route)?,
+            Job::Aead => bail!("the cipher is nobody's turn"),
+        })
+    }
+
+    fn bulk(
+        &self,
+        route: &Route,
+        streams: usize,
+        rate: &'static str,
+        cpu: Option<&'static str>,
+    ) -> Result<Measured> {
+        let before = cpu_seconds(route)?;
+        let said = self.timed("bulk", route, 1, &["--streams", &streams.to_string()])?;
+        let spent = cpu_seconds(route)? - before;
+        let bytes = number(&said, "bytes")?;
+        let mut measured = vec![(rate, bytes * 8e-9 / number(&said, "seconds")?)];
+        if let Some(cpu) = cpu.filter(|_| !route.cgroups.is_empty()) {
+            measured.push((cpu, spent / (bytes / GIB)));
+        }
+        Ok(measured)
+    }
+
+    fn echo64(&self, route: &Route) -> Result<Measured> {
+        let before = cpu_seconds(route)?;
+        let said = self.timed("echo", route, 0, &["--connections", "64"])?;
+        let spent = cpu_seconds(route)? - before;
+        let mut measured = vec![("echo64", number(&said, "echoes")? * 1e-3 / number(&said, "seconds")?)];
+        if !route.cgroups.is_empty() {
+            // Of an echo and agent; there are two agents. What was echoed to get warm counts too.
+            measured.push(("cpu_echo64", spent * 1e6 / number(&said, "all")? / 2.0));
+        }
+        Ok(measured)
+    }
+
+    fn connect1(&self, route: &Route, row: &'static str) -> Result<Measured> {
+        Ok(vec![(row, number(&self.connect(route, "1")?, "p50")?)])
+    }
+
+    fn connect(&self, route: &Route, at_once: &str) -> Result<Value> {
+        let said = self.timed("connect", route, 0, &["--at-once", at_once])?;
+        let (failed, all) = (number(&said, "failed")?, number(&said, "connections")?);
+        ensure!(failed == 0.0, "{failed} connections failed, {all} did not: {}", said["why"]);
+        Ok(said)
+    }
+
+    fn memory(&self, route: &Route) -> Result<Measured> {
+        if route.processes.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.run("connect", route, 0, &["--seconds", "0.05"])?;
+        std::thread::sleep(SETTLE);
+        let mut measured = vec![("rss_idle", resident(route)?)];
+        for (row, count) in HELD {
+            let mut holder = self.hold(route, count)?;
+            std::thread::sleep(SETTLE);
+            measured.push((row, resident(route)?));
+            holder.kill();
+            std::thread::sleep(SETTLE);
+        }
+        Ok(measured)
+    }
+
+    /// Connections that stay open until what is returned is dropped.
+    fn hold(&self, route: &Route, count: usize) -> Result<Running> {
+        let mut command = self.command("hold", route, 0);
+        command.args(["--connections", &count.to_string(), "--seconds", "30"]);
+        let mut holder = self.client.start(command, &self.directory.join("hold.log"))?;
+        eventually(Duration::from_secs(40), "all connections are open", || {
+            if !holder.is_running() && !holder.log().contains("open") {
+                bail!("{count} connections cannot be held: {}", holder.log());
+            }
+            Ok(holder.log().contains("\"open\""))
+        })?;
+        Ok(holder)
+    }
+
+    fn timed(&self, verb: &str, route: &Route, port: u16, arguments: &[&str]) -> Result<Value> {
+        let seconds = self.seconds.to_string();
+        let mut all = vec!["--seconds", &seconds];
+        all.extend(arguments);
+        self.run(verb, route, port, &all)
+    }
+
+    fn run(&self, verb: &str, route: &Route, port: u16, arguments: &[&str]) -> Result<Value> {
+        let output = self.command(verb, route, port).args(arguments).output()?;
+        ensure!(
+            output.status.success(),
+            "load {verb} {} to {}: {}",
+            arguments.join(" "),
+            route.to,
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+        serde_json::from_slice(&output.stdout).context("lark-load prints no JSON")
+    }
+
+    /// The load client in the client pod, as a user of its own.
+    fn command(&self, verb: &str, route: &Route, port: u16) -> std::process::Command {
+        let mut command = self.client.command("setpriv");
+        let user = CLIENT_UID.to_string();
+        command.args(["--reuid", &user, "--regid", &user, "--clear-groups", "--", &self.load]);
+        command.args(["--congestion", &self.congestion, verb]);
+        let mut to = route.to;
+        to.set_port(to.port() + port);
+        command.arg(to.to_string());
+        command
+    }
+}
+
+/// Where a job's load goes.
+const fn way(job: Job) -> Way {
+    match job {
+        Job::SameBulk | Job::SameEcho => Way::Same,
+        Job::BesideConnect | Job::BesideBulk => Way::Beside,
+        Job::OutsideConnect => Way::Outside,
+        _ => Way::Across,
+    }
+}
+
+fn number(said: &Value, name: &str) -> Result<f64> {
+    said[name].as_f64().with_context(|| format!("no {name} in {said}"))
+}
+
+/// CPU time of both agents so far. cgroup v2 counts it in every group, also where its controllers belong
+/// to v1 (Linux 4.15, kernel/cgroup/rstat.c).
+fn cpu_seconds(route: &Route) -> Result<f64> {
+    let mut sum = 0.0;
+    for cgroup in &route.cgroups {
+        let file = cgroup.join("cpu.stat");
+        let text = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
+        let usage = text.lines().find_map(|line| line.strip_prefix("usage_usec "));
+        sum += usage.and_then(|u| u.parse::<f64>().ok()).context("no usage_usec in cpu.stat")? * 1e-6;
+    }
+    Ok(sum)
+}
+
+/// Resident memory of the larger agent, MiB.
+fn resident(route: &Route) -> Result<f64> {
+    let mut largest = 0.0_f64;
+    for process in &route.processes {
+        let file = format!("/proc/{process}/smaps_rollup");
+        let text = fs::read_to_string(&file).with_context(|| format!("read {file}"))?;
+        let line = text.lines().find_map(|line| line.strip_prefix("Rss:")).context("no Rss")?;
+        let kib: f64 = line.trim().trim_end_matches(" kB").parse().context("Rss is no number")?;
+        largest = largest.max(kib * 1024.0 / MIB);
+    }
+    Ok(largest)
+}
