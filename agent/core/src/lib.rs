@@ -20,6 +20,8 @@ pub mod identity;
 pub mod observe;
 /// Which tunnel a stream takes, and when tunnels are opened and given up.
 pub mod pool;
+/// Protocols seen in passing: requests, their answers and how long they took.
+pub mod recognise;
 /// Every reason for which a connection is refused or left alone.
 pub mod reason;
 /// From a captured connection to the way it takes.

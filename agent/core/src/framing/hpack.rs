@@ -6,27 +6,27 @@ use std::collections::VecDeque;
 use super::error::ConnectionError;
 
 /// A decoded header field.
-pub(super) type Field = (Vec<u8>, Vec<u8>);
+pub(crate) type Field = (Vec<u8>, Vec<u8>);
 
 /// Static-table indices used in what we send (RFC 7541, appendix A).
-pub(super) const AUTHORITY: u8 = 1;
-pub(super) const METHOD: u8 = 2;
-pub(super) const STATUS: u8 = 8;
+pub(crate) const AUTHORITY: u8 = 1;
+pub(crate) const METHOD: u8 = 2;
+pub(crate) const STATUS: u8 = 8;
 /// `:status: 200` as an indexed field.
-pub(super) const STATUS_200: u8 = 0x88;
+pub(crate) const STATUS_200: u8 = 0x88;
 
 const DYNAMIC_MAX: usize = 4096;
 const FIELDS_MAX: usize = 64;
 const LIST_MAX: usize = 16 * 1024;
 
 /// A literal without indexing whose name is in the static table below 15.
-pub(super) fn literal(block: &mut Vec<u8>, name: u8, value: &[u8]) {
+pub(crate) fn literal(block: &mut Vec<u8>, name: u8, value: &[u8]) {
     block.push(name);
     string(block, value);
 }
 
 /// A literal without indexing with its name spelled out.
-pub(super) fn named(block: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+pub(crate) fn named(block: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     block.push(0);
     string(block, name);
     string(block, value);
@@ -51,7 +51,7 @@ fn string(block: &mut Vec<u8>, bytes: &[u8]) {
 
 /// Decodes the header blocks of one connection.
 #[derive(Debug)]
-pub(super) struct Decoder {
+pub(crate) struct Decoder {
     table: VecDeque<Field>,
     size: usize,
     max: usize,
@@ -67,7 +67,7 @@ impl Default for Decoder {
 
 impl Decoder {
     /// The peer has acknowledged our SETTINGS: no table from now on.
-    pub(super) fn settings_acknowledged(&mut self) {
+    pub(crate) fn settings_acknowledged(&mut self) {
         self.limit = 0;
         self.resize(0);
     }
@@ -81,7 +81,7 @@ impl Decoder {
     }
 
     /// Decodes one whole block.
-    pub(super) fn decode(&mut self, block: &[u8]) -> Result<Vec<Field>, ConnectionError> {
+    pub(crate) fn decode(&mut self, block: &[u8]) -> Result<Vec<Field>, ConnectionError> {
         let mut input = Input(block);
         let mut fields = Vec::new();
         let mut total = 0;
@@ -195,7 +195,7 @@ fn unhuffman(bytes: &[u8]) -> Result<Vec<u8>, ConnectionError> {
 }
 
 /// RFC 7541, appendix A.
-const STATIC: [(&str, &str); 61] = [
+pub(crate) const STATIC: [(&str, &str); 61] = [
     (":authority", ""),
     (":method", "GET"),
     (":method", "POST"),

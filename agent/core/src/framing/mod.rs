@@ -12,8 +12,8 @@
 mod connection;
 mod error;
 mod flow;
-mod frame;
-mod hpack;
+pub(crate) mod frame;
+pub(crate) mod hpack;
 mod rate;
 mod request;
 mod send;

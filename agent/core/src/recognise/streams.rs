@@ -1,0 +1,186 @@
+//! The exchanges of one HTTP/2 connection that are open, up to a bound.
+
+use super::event::{Cut, Event, GrpcStatus, Latency, Method, Opaque, Protocol, Response, Unanswered};
+use super::frames::Block;
+use super::hpack::Fields;
+use super::{Sink, since};
+
+/// Most exchanges timed at once. Further ones are counted when they are answered, without their latency.
+pub(super) const STREAMS_MAX: usize = 40;
+
+/// By so much the room for exchanges grows.
+const STEP: usize = 8;
+
+/// A request without its whole response.
+#[derive(Debug, Clone, Copy)]
+struct Stream {
+    begun: u64,
+    /// When the final response began, once there is a status.
+    first: u64,
+    id: u32,
+    /// 0 before the final response.
+    status: u16,
+    method: Method,
+    /// Nothing if it is not gRPC; then the call's status, once it is there.
+    call: Option<Option<GrpcStatus>>,
+}
+const _: () = assert!(size_of::<Stream>() == 24);
+
+/// All open exchanges.
+#[derive(Debug)]
+pub(super) struct Streams {
+    open: Vec<Stream>,
+    /// How many more are open, about; nothing else is known of them.
+    beyond: u32,
+}
+
+impl Streams {
+    pub(super) const fn new() -> Self {
+        Self { open: Vec::new(), beyond: 0 }
+    }
+
+    pub(super) fn heap_bytes(&self) -> usize {
+        self.open.capacity() * size_of::<Stream>()
+    }
+
+    fn find(&mut self, id: u32) -> Option<(usize, &mut Stream)> {
+        self.open.iter_mut().enumerate().find(|(_, stream)| stream.id == id)
+    }
+
+    /// A request's head.
+    pub(super) fn request(&mut self, block: &Block) {
+        if self.open.len() == STREAMS_MAX {
+            self.beyond = self.beyond.saturating_add(1);
+            return;
+        }
+        if self.open.len() == self.open.capacity() {
+            self.open.reserve_exact(STEP);
+        }
+        let Fields { method, is_grpc, .. } = block.fields;
+        self.open.push(Stream {
+            begun: block.begun,
+            first: 0,
+            id: block.stream,
+            status: 0,
+            method: method.unwrap_or(Method::Other),
+            call: is_grpc.then_some(None),
+        });
+    }
+
+    /// A head or trailers from the server.
+    pub(super) fn response(&mut self, block: &Block, now: u64, sink: Sink<'_>) -> Result<(), Opaque> {
+        let Fields { status, is_grpc, grpc_status, .. } = block.fields;
+        let Some((at, stream)) = self.find(block.stream) else {
+            self.response_beyond(block, sink);
+            return Ok(());
+        };
+        match status {
+            Some(0) => return Err(Opaque::Broken),
+            // Interim: another head will come.
+            Some(100..=199) if !block.end => return Ok(()),
+            Some(status) => (stream.status, stream.first) = (status, block.begun),
+            None => {}
+        }
+        if is_grpc && stream.call.is_none() {
+            stream.call = Some(None);
+        }
+        if let Some(call) = &mut stream.call {
+            *call = grpc_status.or(*call);
+        }
+        // What follows a granted CONNECT is no part of an exchange (RFC 9113, section 8.5).
+        let granted = stream.method == Method::Connect && (200..300).contains(&stream.status);
+        if block.end || granted { self.end_at(at, now, sink) } else { Ok(()) }
+    }
+
+    /// The server's last byte of a stream.
+    pub(super) fn end(&mut self, id: u32, now: u64, sink: Sink<'_>) -> Result<(), Opaque> {
+        match self.find(id) {
+            Some((at, _)) => self.end_at(at, now, sink),
+            None => Ok(()),
+        }
+    }
+
+    fn end_at(&mut self, at: usize, now: u64, sink: Sink<'_>) -> Result<(), Opaque> {
+        let stream = self.open.swap_remove(at);
+        if stream.status == 0 {
+            return Err(Opaque::Broken);
+        }
+        sink(Event::Response(Response {
+            protocol: stream.protocol(),
+            method: stream.method,
+            status: stream.status,
+            grpc_status: stream.call.flatten(),
+            latency: Some(Latency {
+                first_byte: since(stream.begun, stream.first),
+                last_byte: since(stream.begun, now),
+            }),
+        }));
+        Ok(())
+    }
+
+    /// A block on a stream of which nothing is known: only the one that tells how the exchange went is counted.
+    fn response_beyond(&mut self, block: &Block, sink: Sink<'_>) {
+        let Fields { status, is_grpc, grpc_status, .. } = block.fields;
+        let tells = match status {
+            Some(status) => status >= 200 && (block.end || !is_grpc),
+            None => grpc_status.is_some(),
+        };
+        if self.beyond == 0 || !tells {
+            return;
+        }
+        self.beyond -= 1;
+        let protocol = if is_grpc || grpc_status.is_some() { Protocol::Grpc } else { Protocol::Http2 };
+        // A call whose status comes in trailers has had a head with 200, or nothing would have followed.
+        let status = status.unwrap_or(200);
+        sink(Event::Response(Response {
+            protocol,
+            method: Method::Other,
+            status,
+            grpc_status,
+            latency: None,
+        }));
+    }
+
+    /// One end reset a stream.
+    pub(super) fn reset(&mut self, id: u32, cut: Cut, now: u64, sink: Sink<'_>) {
+        if let Some((at, _)) = self.find(id) {
+            sink(Event::Unanswered(self.open.swap_remove(at).unanswered(cut, now)));
+        }
+    }
+
+    /// The server will not look at streams above this one.
+    pub(super) fn going_away(&mut self, last: u32, now: u64, sink: Sink<'_>) {
+        self.drop_if(Cut::GoingAway, now, sink, |stream| stream.id > last);
+    }
+
+    /// The connection is over.
+    pub(super) fn finish(&mut self, now: u64, sink: Sink<'_>) {
+        self.drop_if(Cut::Closed, now, sink, |_| true);
+    }
+
+    fn drop_if(&mut self, cut: Cut, now: u64, sink: Sink<'_>, gone: impl Fn(&Stream) -> bool) {
+        self.open.retain(|stream| {
+            let gone = gone(stream);
+            if gone {
+                sink(Event::Unanswered(stream.unanswered(cut, now)));
+            }
+            !gone
+        });
+    }
+}
+
+impl Stream {
+    fn protocol(&self) -> Protocol {
+        if self.call.is_some() { Protocol::Grpc } else { Protocol::Http2 }
+    }
+
+    fn unanswered(&self, cut: Cut, now: u64) -> Unanswered {
+        Unanswered {
+            protocol: self.protocol(),
+            method: self.method,
+            status: Some(self.status).filter(|status| *status != 0),
+            cut,
+            after: since(self.begun, now),
+        }
+    }
+}
