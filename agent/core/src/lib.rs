@@ -26,6 +26,8 @@ pub mod recognise;
 pub mod reason;
 /// From a captured connection to the way it takes.
 pub mod route;
+/// Replacing the root of the mesh while it carries traffic.
+pub mod rotation;
 /// What discovery knows: workloads, Services, nodes, mesh settings.
 pub mod snapshot;
 /// What would happen to a connect, step by step.

@@ -1,0 +1,352 @@
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::constants::SVID_LIFE;
+
+const OLD: RootId = RootId::new([1; 32]);
+const NEW: RootId = RootId::new([2; 32]);
+
+fn holds(epoch: u64, roots: &[RootId], svids: &[RootId]) -> Option<Report> {
+    Some(Report { epoch, roots: roots.to_vec(), svids: svids.to_vec(), asking: false })
+}
+
+fn node(name: &str, report: Option<Report>) -> NodeFacts {
+    NodeFacts { name: name.to_owned(), silent: Duration::ZERO, report }
+}
+
+fn next(state: &State, nodes: &[NodeFacts], now: u64) -> State {
+    match step(state, nodes, now) {
+        Step::Next(next) => next,
+        Step::Stay(waiting) => panic!("{} waits for {waiting:?}", state.phase.label()),
+    }
+}
+
+fn waits(state: &State, nodes: &[NodeFacts], now: u64) -> Vec<Why> {
+    match step(state, nodes, now) {
+        Step::Next(next) => panic!("went on to {}", next.phase.label()),
+        Step::Stay(waiting) => waiting.into_iter().map(|w| w.why).collect(),
+    }
+}
+
+#[test]
+fn a_rotation_goes_through_its_phases_as_nodes_follow() {
+    let steady = State::steady(OLD, 0);
+    let trust = steady.begin(NEW, 0).unwrap();
+    assert_eq!(trust.plan(), Plan { trusted: vec![NEW, OLD], issuer: OLD, serves: OLD });
+    assert_eq!(waits(&trust, &[node("a", None)], 1), [Why::Unseen]);
+    assert_eq!(waits(&trust, &[node("a", holds(1, &[OLD, NEW], &[OLD]))], 1), [Why::Unseen]);
+    assert_eq!(waits(&trust, &[node("a", holds(2, &[OLD], &[OLD]))], 1), [Why::Lacks(NEW)]);
+    let issue = next(&trust, &[node("a", holds(2, &[OLD, NEW], &[OLD]))], 1);
+    assert_eq!(issue.plan(), Plan { trusted: vec![NEW, OLD], issuer: NEW, serves: OLD });
+    let old = node("a", holds(3, &[OLD, NEW], &[OLD, NEW]));
+    assert_eq!(waits(&issue, &[old], 2), [Why::HasSvidOf(OLD)]);
+    let mut asking = holds(3, &[OLD, NEW], &[NEW]);
+    asking.as_mut().unwrap().asking = true;
+    assert_eq!(waits(&issue, &[node("a", asking)], 2), [Why::Asking]);
+    let settle = next(&issue, &[node("a", holds(3, &[OLD, NEW], &[NEW]))], 2);
+    let moved = [node("a", holds(4, &[OLD, NEW], &[NEW]))];
+    assert_eq!(waits(&settle, &moved, 3), [Why::Settling(9)]);
+    let retire = next(&settle, &moved, 2 + SETTLE.as_secs());
+    assert_eq!(retire.plan(), Plan { trusted: vec![NEW], issuer: NEW, serves: NEW });
+    assert_eq!(waits(&retire, &[node("a", holds(5, &[OLD, NEW], &[NEW]))], 20), [Why::Holds(OLD)]);
+    let steady = next(&retire, &[node("a", holds(5, &[NEW], &[NEW]))], 20);
+    assert_eq!(steady.phase, Phase::Steady { root: NEW });
+}
+
+#[test]
+fn there_is_a_way_back_from_each_phase_before_the_end() {
+    let trust = State::steady(OLD, 0).begin(NEW, 0).unwrap();
+    let both = Phase::Issue { old: OLD, new: NEW };
+    for phase in [trust.phase, both, Phase::Settle { old: OLD, new: NEW }] {
+        let back = State { phase, ..trust.clone() }.abort(1).unwrap();
+        assert_eq!(back.plan(), Plan { trusted: vec![OLD, NEW], issuer: OLD, serves: OLD });
+        let (seen, all) = (back.epoch, [OLD, NEW]);
+        assert_eq!(waits(&back, &[node("a", holds(seen, &all, &[NEW]))], 2), [Why::HasSvidOf(NEW)]);
+        let retire = next(&back, &[node("a", holds(seen, &all, &[OLD]))], 2);
+        assert_eq!(retire.phase, Phase::Retire { stays: OLD, goes: NEW });
+        assert_eq!(retire.abort(3), Err(RotationRefused::TooLate));
+    }
+}
+
+#[test]
+fn what_makes_no_sense_is_refused() {
+    let steady = State::steady(OLD, 0);
+    assert_eq!(steady.begin(OLD, 0), Err(RotationRefused::SameRoot));
+    assert_eq!(steady.abort(0), Err(RotationRefused::None));
+    assert_eq!(steady.without(["a".to_owned()]), Err(RotationRefused::None));
+    let trust = steady.begin(NEW, 0).unwrap();
+    assert_eq!(trust.begin(NEW, 0), Err(RotationRefused::UnderWay("trust")));
+    assert_eq!(trust.abort(0).unwrap().abort(0), Err(RotationRefused::UnderWay("revert")));
+}
+
+#[test]
+fn a_silent_node_holds_a_rotation_up_until_its_svids_have_expired_or_a_person_says_so() {
+    let trust = State::steady(OLD, 0).begin(NEW, 0).unwrap();
+    let silent =
+        |seconds| [NodeFacts { name: "b".to_owned(), silent: Duration::from_secs(seconds), report: None }];
+    assert_eq!(waits(&trust, &silent(60), 60), [Why::Silent(60)]);
+    assert_eq!(waits(&trust, &silent(SVID_LIFE.as_secs()), 60), [Why::Silent(SVID_LIFE.as_secs())]);
+    next(&trust, &silent(SVID_LIFE.as_secs() + 3600), 60);
+    let without = trust.without(["b".to_owned()]).unwrap();
+    next(&without, &silent(60), 60);
+    // It speaks again: it counts again.
+    assert_eq!(waits(&without, &silent(1), 60), [Why::Unseen]);
+}
+
+#[test]
+fn a_root_is_named_by_its_hash_and_by_nothing_else() {
+    let name = OLD.to_string();
+    assert_eq!(name, "01".repeat(32));
+    assert_eq!(RootId::try_from(name), Ok(OLD));
+    for wrong in ["", "01", &"0".repeat(63), &"g".repeat(64), &"é".repeat(32), &"+1".repeat(32)] {
+        assert!(RootId::try_from(wrong.to_owned()).is_err(), "{wrong}");
+    }
+}
+
+/// A node in the model: everything that is on its way to or from it may be late or lost.
+#[derive(Debug, Clone)]
+struct Model {
+    trusts: Vec<RootId>,
+    svid: Option<(RootId, u64)>,
+    epoch: u64,
+    cut_off: bool,
+    /// An exchange under way: the report, then the answer.
+    told: Option<(u64, Report)>,
+    answer: Option<(u64, u64, Vec<RootId>)>,
+    /// A request for a certificate under way, then what was signed.
+    asked: Option<u64>,
+    signed: Option<(u64, RootId, u64)>,
+    /// What the controller knows of it.
+    report: Option<Report>,
+    heard: u64,
+}
+
+const PATIENCE: u64 = 10;
+const NODES: usize = 2;
+
+#[derive(Debug, Clone, Copy)]
+enum Event {
+    Tell(usize),
+    Answer(usize),
+    Apply(usize),
+    /// All three.
+    Exchange(usize),
+    Ask(usize),
+    Sign(usize),
+    Take(usize),
+    /// All three.
+    Renew(usize),
+    CutOff(usize),
+    Time(u64),
+    Step,
+    Begin,
+    Abort,
+    Restart,
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        3 => (0..NODES).prop_map(Event::Tell),
+        3 => (0..NODES).prop_map(Event::Answer),
+        3 => (0..NODES).prop_map(Event::Apply),
+        12 => (0..NODES).prop_map(Event::Exchange),
+        4 => (0..NODES).prop_map(Event::Ask),
+        4 => (0..NODES).prop_map(Event::Sign),
+        4 => (0..NODES).prop_map(Event::Take),
+        4 => (0..NODES).prop_map(Event::Renew),
+        1 => (0..NODES).prop_map(Event::CutOff),
+        4 => prop_oneof![10 => 0..8_u64, 1 => Just(40), 1 => Just(90_000)].prop_map(Event::Time),
+        12 => Just(Event::Step),
+        2 => Just(Event::Begin),
+        1 => Just(Event::Abort),
+        1 => Just(Event::Restart),
+    ]
+}
+
+struct World {
+    state: State,
+    nodes: Vec<Model>,
+    now: u64,
+    roots: u8,
+}
+
+impl World {
+    fn new() -> Self {
+        let node = Model {
+            trusts: vec![OLD],
+            svid: Some((OLD, 100_000 + SVID_LIFE.as_secs())),
+            epoch: 0,
+            cut_off: false,
+            told: None,
+            answer: None,
+            asked: None,
+            signed: None,
+            report: None,
+            heard: 100_000,
+        };
+        Self { state: State::steady(OLD, 0), nodes: vec![node; NODES], now: 100_000, roots: 1 }
+    }
+
+    /// Does what the event says, if it can happen now.
+    fn happen(&mut self, event: Event) -> Option<()> {
+        let (now, state) = (self.now, self.state.clone());
+        let late = |since: u64| now - since > PATIENCE;
+        match event {
+            Event::Tell(n) => {
+                let node = self.nodes.get_mut(n)?;
+                if node.told.is_none() && node.answer.is_none() {
+                    let svids = node.svid.filter(|s| s.1 > now).map(|s| s.0).into_iter().collect();
+                    let asking = node.asked.is_some() || node.signed.is_some();
+                    let roots = node.trusts.clone();
+                    node.told = Some((now, Report { epoch: node.epoch, roots, svids, asking }));
+                }
+            }
+            Event::Answer(n) => {
+                let node = self.nodes.get_mut(n)?;
+                let (since, report) = node.told.take()?;
+                if !node.cut_off && !late(since) {
+                    node.report = Some(report);
+                    node.heard = now;
+                    node.answer = Some((since, state.epoch, state.plan().trusted));
+                }
+            }
+            Event::Apply(n) => {
+                let node = self.nodes.get_mut(n)?;
+                let (since, epoch, trusted) = node.answer.take()?;
+                if !late(since) {
+                    (node.epoch, node.trusts) = (epoch, trusted);
+                }
+            }
+            Event::Exchange(n) => {
+                [Event::Tell(n), Event::Answer(n), Event::Apply(n)].map(|e| self.happen(e));
+            }
+            Event::Renew(n) => {
+                [Event::Ask(n), Event::Sign(n), Event::Take(n)].map(|e| self.happen(e));
+            }
+            Event::Ask(n) => {
+                let node = self.nodes.get_mut(n)?;
+                if node.signed.is_none() {
+                    node.asked.get_or_insert(now);
+                }
+            }
+            Event::Sign(n) => {
+                let node = self.nodes.get_mut(n)?;
+                let since = node.asked.take()?;
+                // A report that the controller has from long ago is not one of a node that is heard.
+                if !node.cut_off && !late(since) {
+                    node.heard = now;
+                    if may_have(&state, node.report.as_ref()) {
+                        node.signed = Some((since, state.plan().issuer, now + SVID_LIFE.as_secs()));
+                    }
+                }
+            }
+            Event::Take(n) => {
+                let node = self.nodes.get_mut(n)?;
+                let (since, root, until) = node.signed.take()?;
+                if !late(since) && node.trusts.contains(&root) {
+                    node.svid = Some((root, until));
+                }
+            }
+            Event::CutOff(n) => {
+                let node = self.nodes.get_mut(n)?;
+                node.cut_off = !node.cut_off;
+            }
+            Event::Time(by) => {
+                self.now += by;
+                let now = self.now;
+                for node in &mut self.nodes {
+                    // An agent gives a request up; what comes later is not taken.
+                    node.told.take_if(|t| now - t.0 > PATIENCE);
+                    node.answer.take_if(|t| now - t.0 > PATIENCE);
+                    node.asked.take_if(|t| now - *t > PATIENCE);
+                    node.signed.take_if(|t| now - t.0 > PATIENCE);
+                }
+            }
+            Event::Step => {
+                let facts: Vec<NodeFacts> = self
+                    .nodes
+                    .iter()
+                    .enumerate()
+                    .map(|(n, node)| NodeFacts {
+                        name: n.to_string(),
+                        silent: Duration::from_secs(now - node.heard),
+                        report: node.report.clone(),
+                    })
+                    .collect();
+                if let Step::Next(next) = step(&state, &facts, now) {
+                    self.state = next;
+                }
+            }
+            Event::Begin => {
+                let new = RootId::new([self.roots + 1; 32]);
+                self.state = state.begin(new, now).ok()?;
+                self.roots += 1;
+            }
+            Event::Abort => self.state = state.abort(now).ok()?,
+            Event::Restart => {
+                // Only the state is kept.
+                for node in &mut self.nodes {
+                    (node.report, node.heard) = (None, now);
+                    (node.told, node.answer, node.asked) = (None, None, None);
+                }
+            }
+        }
+        Some(())
+    }
+
+    /// Who takes part and lacks the root of a valid SVID.
+    fn blind(&self) -> Option<String> {
+        let live = |node: &Model| node.svid.filter(|s| s.1 > self.now).map(|s| s.0);
+        for (n, verifier) in self.nodes.iter().enumerate().filter(|(_, v)| live(v).is_some()) {
+            for (m, root) in self.nodes.iter().enumerate().filter_map(|(m, h)| Some((m, live(h)?))) {
+                if !verifier.trusts.contains(&root) {
+                    return Some(format!("{n} trusts {:?}, {m} has an SVID of {root:?}", verifier.trusts));
+                }
+            }
+        }
+        None
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1500))]
+
+    #[test]
+    fn no_verifier_ever_lacks_the_root_of_a_live_svid(events in prop::collection::vec(event(), 0..400)) {
+        let mut world = World::new();
+        for (number, event) in events.into_iter().enumerate() {
+            world.happen(event);
+            let blind = world.blind();
+            prop_assert!(blind.is_none(), "after event {number}, {event:?}, in {:?}: {blind:?}", world.state);
+        }
+    }
+
+    #[test]
+    fn once_all_nodes_speak_a_rotation_ends_whatever_happened_before(
+        events in prop::collection::vec(event(), 0..200), back: bool
+    ) {
+        let mut world = World::new();
+        for event in events {
+            world.happen(event);
+        }
+        world.happen(Event::Begin);
+        if back {
+            world.happen(Event::Abort);
+        }
+        for node in &mut world.nodes {
+            node.cut_off = false;
+        }
+        for _ in 0..40 {
+            for n in 0..NODES {
+                for event in [Event::Exchange(n), Event::Exchange(n), Event::Renew(n), Event::Exchange(n)] {
+                    world.happen(event);
+                }
+            }
+            world.happen(Event::Step);
+            world.happen(Event::Time(3));
+        }
+        prop_assert!(matches!(world.state.phase, Phase::Steady { .. }), "{:?}", world.state);
+    }
+}
