@@ -8,6 +8,8 @@ use clap::{Parser, Subcommand};
 mod bench;
 /// The story on this machine.
 mod demo;
+/// Documents made from the code.
+mod docs;
 /// The programs for the BPF virtual machine.
 mod ebpf;
 /// What comes from Debian and from crates.io.
@@ -32,6 +34,8 @@ enum Task {
     Bench(bench::Args),
     /// Show the whole story on this machine with real programs (needs root).
     Demo(demo::Args),
+    /// Write the documents that are made from the code: reasons, command line, metrics; and man pages.
+    Docs(docs::Args),
     /// Build the eBPF object that is committed.
     Ebpf {
         /// Rebuild it and compare, change nothing.
@@ -48,6 +52,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().task {
         Task::Bench(args) => bench::run(&args),
         Task::Demo(args) => demo::run(&args),
+        Task::Docs(args) => docs::run(&args),
         Task::Ebpf { check } => ebpf::run(check),
         Task::Test(args) => test::run(&args),
         Task::Tidy => tidy::run(),

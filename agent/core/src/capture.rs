@@ -25,6 +25,22 @@ pub enum Wanted {
 }
 
 impl Wanted {
+    /// All answers.
+    pub const ALL: &'static [Self] =
+        &[Self::ByWorkload, Self::ByNamespace, Self::OptedOut, Self::Excluded, Self::NotAsked, Self::Unclear];
+
+    /// The word in tables and in `lark explain`.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::ByWorkload => "by_workload",
+            Self::ByNamespace => "by_namespace",
+            Self::OptedOut => "opted_out",
+            Self::Excluded => "excluded",
+            Self::NotAsked => "not_asked",
+            Self::Unclear => "unclear",
+        }
+    }
+
     /// Whether the workload is to be captured.
     pub const fn is_wanted(self) -> bool {
         matches!(self, Self::ByWorkload | Self::ByNamespace)

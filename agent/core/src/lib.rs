@@ -12,6 +12,8 @@ pub mod check;
 pub mod constants;
 /// The checks before a stream is delivered to its pod.
 pub mod deliver;
+/// Every word that is printed as a cause: what it means, who saw it, what to do.
+pub mod explain;
 /// HTTP/2 CONNECT as the tunnels speak it: a state machine over bytes.
 pub mod framing;
 /// SPIFFE identities and the schedule of their certificates.

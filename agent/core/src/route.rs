@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::explain::Passthrough;
 use crate::reason::Reason;
 use crate::snapshot::{Service, Snapshot, Workload};
 
@@ -31,6 +32,8 @@ pub enum Route {
     Passthrough {
         /// Where to.
         address: SocketAddr,
+        /// Why it is left as plaintext.
+        reason: Passthrough,
     },
     /// Nowhere.
     Deny {
@@ -115,13 +118,13 @@ fn toward(snapshot: &Snapshot, node: &str, address: SocketAddr, by_service: bool
         // A host-network endpoint or one outside of the mesh; or, asked by its own address, one that
         // was a mesh destination a moment ago and must not be dialled in plaintext for that.
         return if by_service {
-            Route::Passthrough { address }
+            Route::Passthrough { address, reason: Passthrough::OutsideMesh }
         } else {
             Route::Deny { reason: Reason::DestinationUnknown }
         };
     };
     if !workload.capture.is_wanted() {
-        return Route::Passthrough { address };
+        return Route::Passthrough { address, reason: Passthrough::NotCaptured };
     }
     let destination = workload.clone();
     if &*workload.node == node {
@@ -159,9 +162,11 @@ impl Decision {
                 "way",
                 format!("{} runs captured on this node: joined inside the agent", destination.full_name()),
             ),
-            Route::Passthrough { address } => step(
+            Route::Passthrough { address, reason } => step(
                 "way",
-                format!("{address} is not captured: dialled in plaintext from the source's own namespace"),
+                format!(
+                    "{address} is not captured ({reason}): dialled in plaintext from the source's own namespace"
+                ),
             ),
             Route::Deny { reason } => {
                 step("way", format!("refused, {reason}: {} {}", reason.meaning().trim(), reason.advice()))

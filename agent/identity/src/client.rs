@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use lark_core::explain::CaRequest;
 use lark_core::identity::SpiffeId;
 use rustls::CertificateError;
 use tonic::client::Grpc;
@@ -107,6 +108,23 @@ pub enum RequestError {
         /// What it said.
         what: String,
     },
+}
+
+impl RequestError {
+    /// What it was, in one word.
+    pub const fn cause(&self) -> CaRequest {
+        match self {
+            Self::File { .. } => CaRequest::FileUnreadable,
+            Self::Url { .. } => CaRequest::BadUrl,
+            Self::Unreachable { .. } => CaRequest::CaUnreachable,
+            Self::NotTrusted { .. } => CaRequest::CaNotTrusted,
+            Self::ClockSkew { .. } => CaRequest::ClockSkew,
+            Self::Token { .. } => CaRequest::BadToken,
+            Self::Unauthenticated { .. } => CaRequest::TokenRefused,
+            Self::Denied { .. } => CaRequest::IdentityRefused,
+            Self::Failed { .. } => CaRequest::CaFailed,
+        }
+    }
 }
 
 /// Whoever turns a CSR into a chain.

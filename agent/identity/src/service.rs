@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use lark_core::constants::SVID_LIFE;
+use lark_core::explain::CaRefusal;
 use lark_core::identity::SpiffeId;
 use tonic::body::Body;
 use tonic::server::{Grpc, NamedService, UnaryService};
@@ -76,19 +77,24 @@ pub enum IssueError {
 }
 
 impl IssueError {
-    /// The reason in one word, from a closed set, for counters and logs.
-    pub fn label(&self) -> &'static str {
+    /// The reason, from a closed set that `lark explain` knows.
+    pub const fn reason(&self) -> CaRefusal {
         match self {
-            Self::Unauthenticated => "unauthenticated",
-            Self::NoIdentity => "no_identity",
-            Self::BadIdentity(_) => "bad_identity",
-            Self::NotPlaced { .. } => "not_placed",
-            Self::Csr(SignError::TooLarge(_)) => "csr_too_large",
-            Self::Csr(SignError::Csr(_)) => "csr_unusable",
-            Self::Csr(SignError::KeyKind) => "csr_key_kind",
-            Self::Csr(SignError::Expired { .. }) => "ca_expired",
-            Self::Csr(SignError::Sign(_)) => "signing_failed",
+            Self::Unauthenticated => CaRefusal::Unauthenticated,
+            Self::NoIdentity => CaRefusal::NoImpersonatedIdentity,
+            Self::BadIdentity(_) => CaRefusal::BadIdentity,
+            Self::NotPlaced { .. } => CaRefusal::NotPlaced,
+            Self::Csr(SignError::TooLarge(_)) => CaRefusal::CsrTooLarge,
+            Self::Csr(SignError::Csr(_)) => CaRefusal::CsrUnusable,
+            Self::Csr(SignError::KeyKind) => CaRefusal::CsrKeyKind,
+            Self::Csr(SignError::Expired { .. }) => CaRefusal::CaExpired,
+            Self::Csr(SignError::Sign(_)) => CaRefusal::SigningFailed,
         }
+    }
+
+    /// The reason in one word, for counters and logs.
+    pub const fn label(&self) -> &'static str {
+        self.reason().label()
     }
 
     fn code(&self) -> Code {

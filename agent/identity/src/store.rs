@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use lark_core::constants::SVID_LIFE;
+use lark_core::explain::CaRequest;
 use lark_core::identity::SpiffeId;
 use lark_core::identity::schedule::{backoff, renew_at, rest, warn_at};
 use rcgen::{CertificateParams, KeyPair};
@@ -45,6 +46,19 @@ pub enum RenewError {
     /// What the CA gave does not verify.
     #[error("the CA's answer does not verify: {0}")]
     Verify(#[from] VerifyError),
+}
+
+impl RenewError {
+    /// What it was, in one word that `lark explain` knows.
+    pub const fn cause(&self) -> &'static str {
+        match self {
+            Self::Request(error) => error.cause().label(),
+            Self::Key(_) => CaRequest::KeyFailed.label(),
+            Self::Answer(_) => CaRequest::AnswerUnusable.label(),
+            Self::BrokeOff(_) => CaRequest::BrokeOff.label(),
+            Self::Verify(error) => error.cause().label(),
+        }
+    }
 }
 
 /// How an identity's certificate is.
@@ -284,7 +298,7 @@ impl SvidStore {
                 entry.failures += 1;
                 entry.earliest = Instant::now() + backoff(entry.failures, chance);
                 let kept = self.valid(id).is_some();
-                tracing::warn!(identity = %id, %error, failures = entry.failures, kept, "no certificate from the CA");
+                tracing::warn!(identity = %id, cause = error.cause(), %error, failures = entry.failures, kept, "no certificate from the CA");
                 self.fail(id, &error);
             }
         }

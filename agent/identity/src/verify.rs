@@ -4,6 +4,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use lark_core::explain::Certificate;
 use lark_core::identity::{IdentityError, SpiffeId};
 use rustls::pki_types::{CertificateDer, UnixTime};
 use webpki::KeyUsage;
@@ -66,6 +67,22 @@ pub enum VerifyError {
         /// Who was proved.
         found: SpiffeId,
     },
+}
+
+impl VerifyError {
+    /// Which check failed, in one word.
+    pub const fn cause(&self) -> Certificate {
+        match self {
+            Self::NotYetValid { .. } => Certificate::NotYetValid,
+            Self::Expired { .. } => Certificate::Expired,
+            Self::Chain(_) => Certificate::NoChain,
+            Self::Malformed(_) => Certificate::Malformed,
+            Self::UriCount(_) => Certificate::UriCount,
+            Self::Identity(_) => Certificate::NoIdentity,
+            Self::TrustDomain { .. } => Certificate::TrustDomain,
+            Self::Mismatch { .. } => Certificate::OtherIdentity,
+        }
+    }
 }
 
 /// Proves a chain at a time and returns whose it is.

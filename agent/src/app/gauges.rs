@@ -1,12 +1,37 @@
 //! Values for metrics that are kept elsewhere than with the observer.
 
+use lark_core::view::{BpfView, CertView, StateCount};
+
 use super::source::AgentSource;
 use crate::admin::Source;
-use crate::observe::{Gauge, Gauges};
+use crate::observe::{Described, Gauge, Gauges, Observer};
+
+/// What they are made from.
+#[derive(Default)]
+struct Facts {
+    discovery_ok: bool,
+    generation: u64,
+    pods: Vec<StateCount>,
+    certs: Vec<CertView>,
+    bpf: BpfView,
+}
 
 pub(super) fn gather(source: &AgentSource) -> Gauges {
-    let bpf = source.bpf();
     let (discovery_ok, generation) = source.discovery_health();
+    let (pods, certs, bpf) = (source.pods_by_state(), source.certs(), source.bpf());
+    gauges(Facts { discovery_ok, generation, pods, certs, bpf })
+}
+
+/// All metrics of an agent, for documents.
+///
+/// # Errors
+/// When metrics clash, which a test would have seen.
+pub fn catalogue() -> anyhow::Result<Vec<Described>> {
+    Ok(Observer::new()?.catalogue(&gauges(Facts::default()))?)
+}
+
+fn gauges(facts: Facts) -> Gauges {
+    let Facts { discovery_ok, generation, pods, certs, bpf } = facts;
     let gauge = |name, help, labels, values| Gauge { name, help, labels, counter: false, values };
     #[expect(clippy::cast_precision_loss, reason = "metrics are floats by format")]
     let float = |n: u64| n as f64;
@@ -34,17 +59,13 @@ pub(super) fn gather(source: &AgentSource) -> Gauges {
             "lark_capture_pods",
             "Pods of this node by state",
             &["state"],
-            source.pods_by_state().into_iter().map(|s| (vec![s.state], size(s.count))).collect(),
+            pods.into_iter().map(|s| (vec![s.state], size(s.count))).collect(),
         ),
         gauge(
             "lark_identity_svid_expiration_timestamp_seconds",
             "When the certificate of an identity of this node expires",
             &["identity"],
-            source
-                .certs()
-                .into_iter()
-                .filter_map(|c| Some((vec![c.identity], float(c.expires_at?))))
-                .collect(),
+            certs.into_iter().filter_map(|c| Some((vec![c.identity], float(c.expires_at?)))).collect(),
         ),
         gauge(
             "lark_kernel_map_entries",

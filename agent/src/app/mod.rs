@@ -14,6 +14,7 @@ mod reconcile;
 mod source;
 mod worker;
 
+pub use gauges::catalogue;
 pub use process::{block_on, complain, discovery_path, init_logs, stop_signal};
 
 use std::net::SocketAddr;

@@ -65,5 +65,13 @@ pub fn complain(error: &anyhow::Error) {
             line.push_str(&cause);
         }
     }
+    // The system's words alone help nobody.
+    let system = error.chain().find_map(|cause| cause.downcast_ref::<std::io::Error>());
+    if let Some(system) = system.filter(|system| line.ends_with(&system.to_string())) {
+        let bare = line.len() - system.to_string().len();
+        let told = lark_core::explain::told(system, system.raw_os_error());
+        line.truncate(bare);
+        line.push_str(&told);
+    }
     let _ = writeln!(std::io::stderr().lock(), "lark: {line}");
 }

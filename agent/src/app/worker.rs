@@ -221,7 +221,7 @@ async fn accept_tunnels(listener: TcpListener, acceptor: Acceptor, inbound: Rc<d
         let (acceptor, inbound) = (acceptor.clone(), inbound.clone());
         tokio::task::spawn_local(async move {
             if let Err(error) = acceptor.serve(socket, peer, inbound).await {
-                tracing::warn!(%error, "no tunnel");
+                tracing::warn!(reason = %error.reason(), cause = error.cause(), %error, "no tunnel");
             }
         });
     })

@@ -6,8 +6,10 @@ mod bpf;
 mod certs;
 mod check;
 mod client;
+mod completions;
 mod connections;
 mod edges;
+mod explain;
 mod output;
 mod services;
 mod status;
@@ -62,6 +64,10 @@ pub enum Command {
     Bpf(Query),
     /// Tell which way a connection would take, and why; opens nothing.
     Trace(trace::TraceArgs),
+    /// Explain a reason, cause, state or event that Lark printed; without one, list all.
+    Explain(explain::ExplainArgs),
+    /// Print a script by which a shell completes verbs and flags.
+    Completions(completions::CompletionsArgs),
     /// Show the version.
     Version(version::VersionArgs),
 }
@@ -96,6 +102,8 @@ pub async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Status(query) => status::run(&query).await,
         Command::Bpf(query) => bpf::run(&query).await,
         Command::Trace(args) => trace::run(&args).await,
+        Command::Explain(args) => explain::run(&args),
+        Command::Completions(args) => completions::run(&args),
         Command::Version(args) => version::run(&args),
         Command::Agent(_) | Command::Controller(_) | Command::Token(_) => {
             anyhow::bail!("not a query")

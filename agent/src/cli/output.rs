@@ -63,8 +63,12 @@ pub(super) fn print<T: Serialize>(
         Format::Json => format!("{}\n", serde_json::to_string_pretty(value)?),
         Format::Yaml => serde_saphyr::to_string(value)?,
     };
-    // A reader that went away (`| head`) is no failure.
-    match std::io::stdout().lock().write_all(text.as_bytes()) {
+    write(text.as_bytes())
+}
+
+/// Writes to standard output. A reader that went away (`| head`) is no failure.
+pub(super) fn write(bytes: &[u8]) -> anyhow::Result<()> {
+    match std::io::stdout().lock().write_all(bytes) {
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e.into()),
         _ => Ok(()),
     }

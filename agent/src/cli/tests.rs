@@ -42,3 +42,29 @@ fn numbers_are_said_as_people_say_them() {
     assert_eq!([0, 1023, 1536, 5 * 1024 * 1024].map(output::bytes), ["0 B", "1023 B", "1.5 KiB", "5.0 MiB"]);
     assert_eq!([5, 65, 7320, 100_000].map(output::age), ["5s", "1m5s", "2h2m", "1d3h"]);
 }
+
+#[test]
+fn a_reason_is_explained_and_an_unknown_one_gets_a_sentence() {
+    let explain = |word: &str| {
+        let reason = (!word.is_empty()).then(|| word.to_owned());
+        explain::run(&explain::ExplainArgs { reason, output: Format::Json })
+    };
+    assert!(explain("").is_ok());
+    assert!(explain("dial_refused").is_ok());
+    let error = explain("dial_failure").map(|_| ()).map_err(|e| e.to_string());
+    let sentence = "no reason is called \"dial_failure\"; perhaps ";
+    assert!(error.as_ref().is_err_and(|e| e.starts_with(sentence) && e.contains("dial_failed")), "{error:?}");
+}
+
+#[test]
+fn every_shell_gets_completions_with_every_verb() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let mut script = Vec::new();
+        let shell: clap_complete::Shell = shell.parse().unwrap();
+        clap_complete::generate(shell, &mut Cli::command(), "lark", &mut script);
+        let script = String::from_utf8(script).unwrap();
+        for verb in Cli::command().get_subcommands() {
+            assert!(script.contains(verb.get_name()), "{shell}: {}", verb.get_name());
+        }
+    }
+}

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use lark_bpf::Claims;
 use lark_core::constants::DELIVER_TIMEOUT;
+use lark_core::explain::told;
 use lark_core::reason::Reason;
 use lark_sys::socket::{delivery_socket, plain_socket};
 use tokio::net::{TcpSocket, TcpStream};
@@ -49,7 +50,7 @@ pub enum DialError {
         address: SocketAddr,
     },
     /// Something else.
-    #[error("connecting to {address} failed: {source}")]
+    #[error("connecting to {address} failed: {}", told(source, source.raw_os_error()))]
     Failed {
         /// Where to.
         address: SocketAddr,

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
+use lark_core::explain::Ending;
 use lark_core::observe::{ByteCounters, Secured};
 use lark_core::reason::Reason;
 use lark_core::view::{ConnectionView, Party};
@@ -56,12 +57,19 @@ pub(super) struct Live {
     pub(super) opening: Opening,
     pub(super) counters: Arc<ByteCounters>,
     pub(super) secured: OnceLock<Secured>,
+    note: OnceLock<&'static str>,
     started: Instant,
 }
 
 impl Live {
     pub(super) fn new(opening: Opening) -> Self {
-        Self { opening, counters: Arc::default(), secured: OnceLock::new(), started: Instant::now() }
+        Self {
+            opening,
+            counters: Arc::default(),
+            secured: OnceLock::new(),
+            note: OnceLock::new(),
+            started: Instant::now(),
+        }
     }
 
     pub(super) fn view(&self) -> ConnectionView {
@@ -76,7 +84,7 @@ impl Live {
             sent_bytes: self.counters.sent(),
             received_bytes: self.counters.received(),
             age_seconds: Some(self.started.elapsed().as_secs()),
-            note: String::new(),
+            note: self.note.get().copied().unwrap_or_default().to_owned(),
         }
     }
 }
@@ -109,19 +117,26 @@ impl Connection {
         }
     }
 
-    /// It is over: `how` from a closed set, and why it was refused if it was.
-    pub fn ended(mut self, how: &'static str, refusal: Option<(Reason, &str)>) {
+    /// Why it is as it is, by a word that `lark explain` knows.
+    pub fn note(&self, reason: &'static str) {
+        let _ = self.live.note.set(reason);
+    }
+
+    /// It is over, and why it was refused if it was.
+    pub fn ended(mut self, how: Ending, refusal: Option<(Reason, &str)>) {
         self.tell(how, refusal);
     }
 
-    fn tell(&mut self, how: &'static str, refusal: Option<(Reason, &str)>) {
+    fn tell(&mut self, how: Ending, refusal: Option<(Reason, &str)>) {
         self.told = true;
         if refusal.is_some() {
             let _ = self.live.secured.set(Secured::Denied);
         }
         let opening = &self.live.opening;
         let secured = self.live.secured.get().map_or("", |s| s.sign());
-        let (reason, detail) = refusal.map_or(("", ""), |(r, d)| (r.label(), d));
+        let note = self.live.note.get().copied().unwrap_or_default();
+        let (reason, detail) = refusal.map_or((note, ""), |(r, d)| (r.label(), d));
+        let how = how.label();
         tracing::info!(
             target: "access",
             direction = opening.direction.label(),
@@ -151,7 +166,7 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         if !self.told {
-            self.tell("lost", None);
+            self.tell(Ending::Lost, None);
         }
     }
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use lark_core::reason::Reason;
 use lark_core::view::EdgeView;
+use prometheus::core::Collector;
 use prometheus::{
     Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
 };
@@ -25,6 +26,19 @@ pub struct Gauge {
 
 /// All of them.
 pub type Gauges = Vec<Gauge>;
+
+/// A metric as documents tell it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Described {
+    /// Its name.
+    pub name: String,
+    /// `counter`, `gauge` or `histogram`.
+    pub kind: &'static str,
+    /// Names of its labels.
+    pub labels: Vec<String>,
+    /// What it counts.
+    pub help: String,
+}
 
 const EDGE_LABELS: [&str; 6] = [
     "direction",
@@ -74,13 +88,7 @@ impl Metrics {
             )?,
             tunnels: IntGaugeVec::new(Opts::new("lark_tunnel_open", "Tunnels open now, by side"), &["side"])?,
         };
-        for collector in [
-            Box::new(metrics.refused.clone()) as Box<dyn prometheus::core::Collector>,
-            Box::new(metrics.closed.clone()),
-            Box::new(metrics.handshakes.clone()),
-            Box::new(metrics.handshake_seconds.clone()),
-            Box::new(metrics.tunnels.clone()),
-        ] {
+        for collector in metrics.own() {
             metrics.registry.register(collector)?;
         }
         // A series that never was cannot be alerted on.
@@ -90,6 +98,35 @@ impl Metrics {
             }
         }
         Ok(metrics)
+    }
+
+    /// What is kept here.
+    fn own(&self) -> [Box<dyn Collector>; 5] {
+        [
+            Box::new(self.refused.clone()),
+            Box::new(self.closed.clone()),
+            Box::new(self.handshakes.clone()),
+            Box::new(self.handshake_seconds.clone()),
+            Box::new(self.tunnels.clone()),
+        ]
+    }
+
+    /// All that a scrape can show, by name.
+    pub(super) fn catalogue(&self, gauges: &Gauges) -> Result<Vec<Described>, prometheus::Error> {
+        let mut all: Vec<Described> = self
+            .own()
+            .iter()
+            .chain(&edge_metrics(&[])?)
+            .flat_map(|collector| describe(collector.as_ref()))
+            .collect();
+        all.extend(gauges.iter().map(|gauge| Described {
+            name: gauge.name.to_owned(),
+            kind: if gauge.counter { "counter" } else { "gauge" },
+            labels: gauge.labels.iter().map(|label| (*label).to_owned()).collect(),
+            help: gauge.help.to_owned(),
+        }));
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(all)
     }
 
     pub(super) fn refused(&self, direction: &str, reason: Reason) {
@@ -113,7 +150,9 @@ impl Metrics {
     pub(super) fn text(&self, edges: &[EdgeView], gauges: &Gauges) -> Result<String, prometheus::Error> {
         // Values that others keep go through a registry of this one scrape.
         let scrape = Registry::new();
-        edge_metrics(&scrape, edges)?;
+        for collector in edge_metrics(edges)? {
+            scrape.register(collector)?;
+        }
         for gauge in gauges {
             let vec = GaugeVec::new(Opts::new(gauge.name, gauge.help), gauge.labels)?;
             for (labels, value) in &gauge.values {
@@ -136,7 +175,23 @@ impl Metrics {
     }
 }
 
-fn edge_metrics(registry: &Registry, edges: &[EdgeView]) -> Result<(), prometheus::Error> {
+fn describe(collector: &dyn Collector) -> Vec<Described> {
+    let families = collector.collect();
+    let kind = match families.first().map(prometheus::proto::MetricFamily::get_field_type) {
+        Some(prometheus::proto::MetricType::COUNTER) => "counter",
+        Some(prometheus::proto::MetricType::HISTOGRAM) => "histogram",
+        _ => "gauge",
+    };
+    let described = |desc: &prometheus::core::Desc| Described {
+        name: desc.fq_name.clone(),
+        kind,
+        labels: desc.variable_labels.clone(),
+        help: desc.help.clone(),
+    };
+    collector.desc().into_iter().map(described).collect()
+}
+
+fn edge_metrics(edges: &[EdgeView]) -> Result<[Box<dyn Collector>; 4], prometheus::Error> {
     let counter = |name: &str, help: &str| IntCounterVec::new(Opts::new(name, help), &EDGE_LABELS);
     let opened = counter("lark_proxy_connections_opened_total", "Connections opened, by edge")?;
     let sent = counter("lark_proxy_sent_bytes_total", "Bytes from source to destination, by edge")?;
@@ -161,8 +216,5 @@ fn edge_metrics(registry: &Registry, edges: &[EdgeView]) -> Result<(), prometheu
         received.with_label_values(&labels).inc_by(edge.received_bytes);
         open.with_label_values(&labels).add(i64::try_from(edge.open).unwrap_or(i64::MAX));
     }
-    registry.register(Box::new(opened))?;
-    registry.register(Box::new(sent))?;
-    registry.register(Box::new(received))?;
-    registry.register(Box::new(open))
+    Ok([Box::new(opened), Box::new(sent), Box::new(received), Box::new(open)])
 }

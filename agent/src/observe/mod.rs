@@ -8,7 +8,7 @@ mod edges;
 mod metrics;
 
 pub use connection::{Connection, Direction, Opening};
-pub use metrics::{Gauge, Gauges};
+pub use metrics::{Described, Gauge, Gauges};
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -106,6 +106,14 @@ impl Observer {
     pub fn edges(&self) -> Vec<EdgeView> {
         let live: Vec<Arc<Live>> = locked(&self.0.live).values().cloned().collect();
         locked(&self.0.edges).with_live(&live)
+    }
+
+    /// All metrics that there can be, by name, those that others keep among them.
+    ///
+    /// # Errors
+    /// When metrics clash, which a test would have seen.
+    pub fn catalogue(&self, gauges: &Gauges) -> Result<Vec<Described>, prometheus::Error> {
+        self.0.metrics.catalogue(gauges)
     }
 
     /// All metrics in Prometheus' text format, with values that others keep.

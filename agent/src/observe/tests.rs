@@ -41,7 +41,7 @@ fn bytes_move_while_a_connection_is_open() {
         ]
     );
     connection.counters().add_sent(11);
-    connection.ended("clean", None);
+    connection.ended(lark_core::explain::Ending::Clean, None);
     let edges = observer.edges();
     assert_eq!((edges.len(), edges[0].connections, edges[0].open, edges[0].sent_bytes), (1, 1, 0, 111));
     assert_eq!(observer.open_connections(), 0);
@@ -50,7 +50,9 @@ fn bytes_move_while_a_connection_is_open() {
 #[test]
 fn a_refusal_is_a_denied_edge_with_its_reason() {
     let observer = Observer::new().unwrap();
-    observer.open(opening("web", "db")).ended("refused", Some((Reason::DialRefused, "nobody listens")));
+    observer
+        .open(opening("web", "db"))
+        .ended(lark_core::explain::Ending::Refused, Some((Reason::DialRefused, "nobody listens")));
     let edges = observer.edges();
     assert_eq!((edges[0].secured, edges[0].reason.as_deref()), (Secured::Denied, Some("dial_refused")));
     let text = observer.metrics(&vec![]).unwrap();
@@ -67,7 +69,7 @@ fn hostile_names_do_not_grow_the_table() {
     for i in 0..edges::EDGES_MAX + 500 {
         let connection = observer.open(opening(&format!("w{i}"), "db"));
         (connection.securer())(Secured::Mtls);
-        connection.ended("clean", None);
+        connection.ended(lark_core::explain::Ending::Clean, None);
     }
     let edges = observer.edges();
     assert_eq!(edges.len(), edges::EDGES_MAX + 1);

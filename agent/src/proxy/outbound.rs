@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use lark_bpf::Accepted;
 use lark_bpf::socket_maps::socket_address;
+use lark_core::explain::Ending;
 use lark_core::framing::ConnectRequest;
 use lark_core::observe::Secured;
 use lark_core::reason::Reason;
@@ -145,7 +146,8 @@ impl Outbound {
                 };
                 self.join(connection, socket, result, Secured::SameNode).await;
             }
-            Route::Passthrough { address } => {
+            Route::Passthrough { address, reason } => {
+                connection.note(reason.label());
                 let result = self.dial.pass_through(pod, address).await.map(|stream| (stream, None));
                 self.join(connection, socket, result, Secured::Plaintext).await;
             }
@@ -193,7 +195,7 @@ fn opening(source: &Workload, source_address: SocketAddr, asked: SocketAddr, dec
     let (direction, destination, peer) = match &decision.route {
         Route::Tunnel { destination, node, .. } => (Direction::Outbound, Party::of(destination), Some(*node)),
         Route::Local { destination, .. } => (Direction::Local, Party::of(destination), None),
-        Route::Passthrough { address } => (Direction::Outbound, Party::outside(address.ip()), None),
+        Route::Passthrough { address, .. } => (Direction::Outbound, Party::outside(address.ip()), None),
         Route::Deny { .. } => (Direction::Outbound, Party::outside(asked.ip()), None),
     };
     Opening {
@@ -210,8 +212,8 @@ fn opening(source: &Workload, source_address: SocketAddr, asked: SocketAddr, dec
 /// Tells the observer how it ended.
 pub(super) fn finish(connection: Connection, ended: &Ended) {
     let how = match (ended.established, ended.how) {
-        (false, End::Lost) => "refused",
-        (_, how) => how.label(),
+        (false, End::Lost) => Ending::Refused,
+        (_, how) => how.ending(),
     };
     // A connection that was open and then lost was not denied.
     let refusal = ended.refusal.as_ref().filter(|_| !ended.established);

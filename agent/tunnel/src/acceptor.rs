@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lark_core::explain::Tunnel;
 use lark_core::framing::ConnectRequest;
 use lark_core::identity::{SpiffeId, TrustDomain};
 use lark_core::observe::ByteCounters;
@@ -118,6 +119,18 @@ impl ServeError {
             Self::TimedOut { .. } => Reason::TunnelHandshake,
             Self::TooMany { .. } => Reason::LimitReached,
             Self::Lost { why, .. } => why.reason(),
+        }
+    }
+}
+
+impl ServeError {
+    /// What it was, in one word that `lark explain` knows.
+    pub fn cause(&self) -> &'static str {
+        match self {
+            Self::Handshake { why, .. } => why.cause(),
+            Self::TimedOut { .. } => Tunnel::HandshakeTimeout.label(),
+            Self::TooMany { .. } => Tunnel::TooMany.label(),
+            Self::Lost { why, .. } => why.cause(),
         }
     }
 }

@@ -255,7 +255,7 @@ impl Dialer {
         })?;
         let bundle = inner.svids.bundle();
         let socket = TcpStream::connect(key.node).await.map_err(|e| {
-            let detail = format!("the agent at {} cannot be reached: {e}", key.node);
+            let detail = format!("the agent at {} cannot be reached: {}", key.node, crate::told(&e));
             Refusal::new(Reason::TunnelUnreachable, detail)
         })?;
         set_nodelay(&socket);
@@ -300,7 +300,7 @@ impl Dialer {
             let result = tokio::task::unconstrained(engine.run()).await;
             closed(&pool, &key_of_task, &shared_of_task);
             if let Err(error) = result {
-                tracing::debug!(node = %key_of_task.node, destination = %key_of_task.destination, %error, "tunnel lost");
+                tracing::debug!(node = %key_of_task.node, destination = %key_of_task.destination, cause = error.cause(), %error, "tunnel lost");
                 let _ = failure.send(error);
             }
         });
@@ -341,6 +341,8 @@ impl Tunnel {
 /// A failed handshake as a person needs it: which node, which identities, which check.
 fn explain(key: &PoolKey, error: &HandshakeError) -> Refusal {
     let PoolKey { source, destination, node } = key;
-    let detail = format!("handshake of {source} with the agent at {node} for {destination}: {error}");
+    let cause = error.cause();
+    let detail =
+        format!("handshake of {source} with the agent at {node} for {destination}: {cause}: {error}");
     Refusal::new(error.reason(), detail)
 }

@@ -1,5 +1,6 @@
 //! What a stream's end means.
 
+use lark_core::explain::Ending;
 use lark_core::reason::Reason;
 
 /// Why a connection was refused or lost.
@@ -38,13 +39,13 @@ pub enum End {
 }
 
 impl End {
-    /// The label in logs and metrics.
-    pub const fn label(self) -> &'static str {
+    /// The word for logs and metrics, if the connection was open; otherwise it is [`Ending::Refused`].
+    pub const fn ending(self) -> Ending {
         match self {
-            Self::Clean => "clean",
-            Self::ResetBySource => "reset_by_source",
-            Self::ResetByDestination => "reset_by_destination",
-            Self::Lost => "lost",
+            Self::Clean => Ending::Clean,
+            Self::ResetBySource => Ending::ResetBySource,
+            Self::ResetByDestination => Ending::ResetByDestination,
+            Self::Lost => Ending::Lost,
         }
     }
 }

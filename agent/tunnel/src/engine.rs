@@ -25,6 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::FuturesUnordered;
+use lark_core::explain::Tunnel;
 use lark_core::framing::{Connection, ConnectionError, ErrorCode, Role, StreamId};
 use lark_core::identity::SpiffeId;
 use lark_core::reason::Reason;
@@ -131,7 +132,7 @@ pub enum TunnelError {
     #[error("the peer has said nothing for {0:?}, though asked")]
     Silent(Duration),
     /// The connection failed.
-    #[error("the connection failed: {0}")]
+    #[error("the connection failed: {}", crate::told(.0))]
     Io(#[from] std::io::Error),
 }
 
@@ -141,6 +142,17 @@ impl TunnelError {
         match self {
             Self::Protocol(_) => Reason::ProtocolError,
             _ => Reason::TunnelLost,
+        }
+    }
+
+    /// What it was, in one word that `lark explain` knows.
+    pub const fn cause(&self) -> &'static str {
+        match self {
+            Self::Record(RecordError::Io(_)) | Self::Io(_) => Tunnel::ConnectionFailed.label(),
+            Self::Record(RecordError::Tls(_)) => Tunnel::NotOurTls.label(),
+            Self::Record(RecordError::Closed) => Tunnel::ClosedByPeer.label(),
+            Self::Protocol(_) => Tunnel::ProtocolBroken.label(),
+            Self::Silent(_) => Tunnel::PeerSilent.label(),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use lark_core::explain::Tunnel;
 use lark_core::identity::SpiffeId;
 use lark_core::reason::Reason;
 use lark_identity::verify::VerifyError;
@@ -15,7 +16,7 @@ use crate::tls;
 #[derive(Debug, thiserror::Error)]
 pub enum HandshakeError {
     /// The connection failed.
-    #[error("the connection failed during the handshake: {0}")]
+    #[error("the connection failed during the handshake: {}", crate::told(.0))]
     Io(#[from] io::Error),
     /// The peer closed the connection.
     #[error("the peer closed the connection during the handshake")]
@@ -76,6 +77,22 @@ impl HandshakeError {
         match self {
             Self::Certificate(VerifyError::Mismatch { .. }) => Reason::PeerIdentityMismatch,
             _ => Reason::TunnelHandshake,
+        }
+    }
+}
+
+impl HandshakeError {
+    /// What it was, in one word that `lark explain` knows.
+    pub const fn cause(&self) -> &'static str {
+        match self {
+            Self::Io(_) => Tunnel::ConnectionFailed.label(),
+            Self::Closed => Tunnel::ClosedByPeer.label(),
+            Self::Certificate(why) => why.cause().label(),
+            Self::Alert(_) => Tunnel::RefusedByPeer.label(),
+            Self::Tls(_) => Tunnel::NotOurTls.label(),
+            Self::Alpn { .. } => Tunnel::NotHttp2.label(),
+            Self::UnknownName { .. } => Tunnel::UnknownName.label(),
+            Self::NoCertificate { .. } => Tunnel::NoCertificate.label(),
         }
     }
 }

@@ -50,3 +50,8 @@ pub use join::join;
 pub use lark_core::pool::PoolKey;
 pub use record::RecordError;
 pub use settings::{Observer, Side, TunnelSettings};
+
+/// An error of the system, with what to do about it.
+fn told(error: &std::io::Error) -> String {
+    lark_core::explain::told(error, error.raw_os_error())
+}

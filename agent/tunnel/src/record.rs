@@ -24,7 +24,7 @@ thread_local! {
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
     /// The connection failed.
-    #[error("the connection failed: {0}")]
+    #[error("the connection failed: {}", crate::told(.0))]
     Io(#[from] io::Error),
     /// A record is not as it must be, or the peer sent an alert.
     #[error("TLS: {0}")]

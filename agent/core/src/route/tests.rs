@@ -13,7 +13,7 @@ fn told(decision: &Decision) -> String {
             format!("tunnel {} {address} {node}", destination.name)
         }
         Route::Local { destination, address } => format!("local {} {address}", destination.name),
-        Route::Passthrough { address } => format!("passthrough {address}"),
+        Route::Passthrough { address, .. } => format!("passthrough {address}"),
         Route::Deny { reason } => format!("deny {reason} {endpoint}"),
     }
 }
@@ -97,7 +97,7 @@ proptest! {
     fn what_is_captured_never_passes_through(bits: u32, dice: u64, service: bool) {
         let host = if service { "10.96.0.1".to_owned() } else { format!("10.0.{}.{}", 1 + (bits & 1), 1 + (bits >> 1) % 4) };
         let decision = decide(&snapshot(), "one", format!("{host}:5432").parse().unwrap(), |_| 0, dice);
-        if let Route::Passthrough { address } = decision.route {
+        if let Route::Passthrough { address, .. } = decision.route {
             let snapshot = snapshot();
             prop_assert!(!snapshot.workload_by_address(address.ip()).is_some_and(|w| w.capture.is_wanted()));
         }

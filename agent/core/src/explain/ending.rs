@@ -1,0 +1,28 @@
+//! How a connection ended.
+
+use super::{Set, set as make};
+
+closed_set! {
+    /// How a connection's bytes ended.
+    Ending;
+    /// Both ends closed in order.
+    Clean = "clean", Own, "Nothing.";
+    /// The connecting pod reset the connection.
+    ResetBySource = "reset_by_source", Own, "See the log of the connecting program: it gave up.";
+    /// The pod that was connected to reset the connection.
+    ResetByDestination = "reset_by_destination", Own, "See the log of the program that serves: it gave up.";
+    /// It was open, and then the tunnel or an agent went.
+    Lost = "lost", Own, "The line before it in the agent's log has the reason; `lark explain` knows it.";
+    /// It never was open from end to end.
+    Refused = "refused", Own, "The same line has the reason; `lark explain` knows it.";
+}
+
+pub(super) fn set() -> Set {
+    make(
+        "ending",
+        "How a connection ended: `how` in the access log and in `lark_proxy_connections_ended_total`.",
+        Ending::ALL,
+        Ending::label,
+        Ending::text,
+    )
+}

@@ -1,0 +1,82 @@
+//! What the hooks in the kernel count.
+
+use lark_abi::Counter;
+
+use super::Side::{AcceptHook, AgentHook, ConnectHook};
+use super::{Set, Side, set as make};
+
+pub(super) fn set() -> Set {
+    make(
+        "kernel",
+        "What the hooks in the kernel did: `event` of `lark_kernel_events_total`, EVENT in `lark bpf`.",
+        Counter::ALL,
+        Counter::label,
+        |counter| {
+            let (side, advice) = rest(counter);
+            (counter.meaning(), side, advice)
+        },
+    )
+}
+
+/// Who counts it, and what to do. A counter without a row does not compile.
+const fn rest(counter: Counter) -> (Side, &'static str) {
+    match counter {
+        Counter::Redirected => (ConnectHook, "Nothing: this is how it should be."),
+        Counter::PodInactive => (
+            ConnectHook,
+            "`lark workloads` says why the pod is not captured yet; until then it is plaintext.",
+        ),
+        Counter::NotMesh => (
+            ConnectHook,
+            "Nothing if the destination is meant to be outside. `lark trace` tells for one address, `lark services` what is in the mesh.",
+        ),
+        Counter::OwnAddress => (ConnectHook, "Nothing: it never leaves the pod's namespace."),
+        Counter::AgentDownUntouched => (
+            ConnectHook,
+            "Start the agent of that node. If plaintext is worse than a refusal, set `agentDown: refuse` in the mesh.",
+        ),
+        Counter::AgentDownRefused => {
+            (ConnectHook, "Start the agent of that node; its log, or its unit's state, says why it went.")
+        }
+        Counter::ListenerDialled => {
+            (ConnectHook, "Find what scans ports inside the pod; nothing is offered to it there.")
+        }
+        Counter::OddSource => (
+            ConnectHook,
+            "The program binds to an address that discovery does not list for the pod: list it, or let the program bind to the pod's own.",
+        ),
+        Counter::NoListener => (
+            ConnectHook,
+            "The pod has no IPv6 loopback, or no address of that family in discovery, for a socket bound to a device. Give it one.",
+        ),
+        Counter::NoReadyEndpoint => {
+            (ConnectHook, "See `lark services`: the application's readiness decides.")
+        }
+        Counter::StorageFailed => {
+            (ConnectHook, "The kernel had no memory for a socket's storage: the node is out of memory.")
+        }
+        Counter::FlowsFull => (
+            ConnectHook,
+            "Connects come faster than the agent accepts them: see the node's load, and whether a worker is stuck (`lark check`, heartbeat).",
+        ),
+        Counter::FlowTaken => (AgentHook, "Nothing: one for each connect that was redirected."),
+        Counter::FlowAbandoned => (
+            ConnectHook,
+            "A program gave up its connect, or the agent's accept queue was full: see the node's load if it grows.",
+        ),
+        Counter::FlowLost => {
+            (AgentHook, "The kernel had no memory for a socket's storage: the node is out of memory.")
+        }
+        Counter::DeliveriesFull => {
+            (AgentHook, "Deliveries come faster than applications accept them: see the node's load.")
+        }
+        Counter::DeliveryTaken => (AcceptHook, "Nothing: one for each connection that was delivered."),
+        Counter::DeliveryAbandoned => {
+            (AgentHook, "The application's accept queue was full, or it closed its listener just then.")
+        }
+        Counter::DeliveryLost => {
+            (AcceptHook, "The kernel had no memory for a socket's storage: the node is out of memory.")
+        }
+        Counter::NotTcp => (ConnectHook, "Nothing: only TCP is carried, see docs/limits.md."),
+    }
+}
