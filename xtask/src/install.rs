@@ -60,6 +60,9 @@ pub(crate) const TESTS: [Tool; 8] = [
 /// Version of the test runner that this repository is known to work with.
 const NEXTEST: &str = "0.9.143";
 
+/// Version of the checker of licences and duplicates that deny.toml is written for.
+const DENY: &str = "0.20.2";
+
 /// Installs the packages of those tools that are not there.
 ///
 /// # Errors
@@ -103,16 +106,30 @@ pub(crate) fn debian<'a>(tools: impl IntoIterator<Item = &'a Tool>) -> anyhow::R
 /// # Errors
 /// When there is none and cargo cannot build it.
 pub(crate) fn nextest(target: &Path) -> anyhow::Result<PathBuf> {
-    if let Some(found) = find("cargo-nextest") {
+    let features = ["--no-default-features", "--features", "default-no-update"];
+    cargo_tool("cargo-nextest", NEXTEST, &features, target)
+}
+
+/// The checker of licences and duplicates: the one in PATH, or one of our own under `target`.
+///
+/// # Errors
+/// When there is none and cargo cannot build it.
+pub(crate) fn deny(target: &Path) -> anyhow::Result<PathBuf> {
+    cargo_tool("cargo-deny", DENY, &[], target)
+}
+
+fn cargo_tool(name: &str, version: &str, flags: &[&str], target: &Path) -> anyhow::Result<PathBuf> {
+    if let Some(found) = find(name) {
         return Ok(found);
     }
     let root = target.join("tools");
-    let own = root.join("bin/cargo-nextest");
+    let own = root.join("bin").join(name);
     if !own.exists() {
-        say(&format!("building cargo-nextest {NEXTEST} into {}", root.display()));
+        say(&format!("building {name} {version} into {}", root.display()));
         run(Command::new("cargo")
-            .args(["install", "--quiet", "--locked", "--debug", "--no-default-features"])
-            .args(["--features", "default-no-update", "--version", NEXTEST, "cargo-nextest", "--root"])
+            .args(["install", "--quiet", "--locked", "--debug", "--version", version])
+            .args(flags)
+            .args([name, "--root"])
             .arg(&root))?;
     }
     Ok(own)

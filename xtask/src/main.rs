@@ -8,6 +8,8 @@ use clap::{Parser, Subcommand};
 mod bench;
 /// The story on this machine.
 mod demo;
+/// Licences, bans and duplicate versions.
+mod deny;
 /// Documents made from the code.
 mod docs;
 /// The programs for the BPF virtual machine.
@@ -34,6 +36,8 @@ enum Task {
     Bench(bench::Args),
     /// Show the whole story on this machine with real programs (needs root).
     Demo(demo::Args),
+    /// Check licences, bans and duplicate versions of every crate; advisories where a database is.
+    Deny,
     /// Write the documents that are made from the code: reasons, command line, metrics; and man pages.
     Docs(docs::Args),
     /// Build the eBPF object that is committed.
@@ -52,6 +56,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().task {
         Task::Bench(args) => bench::run(&args),
         Task::Demo(args) => demo::run(&args),
+        Task::Deny => deny::run(),
         Task::Docs(args) => docs::run(&args),
         Task::Ebpf { check } => ebpf::run(check),
         Task::Test(args) => test::run(&args),

@@ -79,7 +79,10 @@ pub(crate) fn cargo() -> Command {
 }
 
 /// The workspace's target directory.
-fn target_directory() -> anyhow::Result<PathBuf> {
+///
+/// # Errors
+/// When cargo cannot read the workspace.
+pub(crate) fn target_directory() -> anyhow::Result<PathBuf> {
     Ok(metadata()?.target_directory)
 }
 
