@@ -220,10 +220,14 @@ impl World {
                 }
             }
             Event::Exchange(n) => {
-                [Event::Tell(n), Event::Answer(n), Event::Apply(n)].map(|e| self.happen(e));
+                for event in [Event::Tell(n), Event::Answer(n), Event::Apply(n)] {
+                    self.happen(event);
+                }
             }
             Event::Renew(n) => {
-                [Event::Ask(n), Event::Sign(n), Event::Take(n)].map(|e| self.happen(e));
+                for event in [Event::Ask(n), Event::Sign(n), Event::Take(n)] {
+                    self.happen(event);
+                }
             }
             Event::Ask(n) => {
                 let node = self.nodes.get_mut(n)?;
