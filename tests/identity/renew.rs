@@ -92,6 +92,19 @@ async fn renewal_comes_at_half_life_and_not_before() {
 }
 
 #[tokio::test]
+async fn a_certificate_lives_as_long_as_was_asked_for() {
+    let world = World::new();
+    let running = world.serve().await;
+    let node = Node::new(world.bundle(), world.client("one", running.address));
+    node.store.ask_for(Duration::from_secs(600));
+    node.want(&["web"]);
+    node.obtains("web", None).await;
+    let left = node.store.status()[0].not_after.unwrap().duration_since(SystemTime::now()).unwrap();
+    assert!(left <= Duration::from_secs(600) && left > Duration::from_secs(500), "{left:?}");
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn what_is_not_wanted_any_more_is_forgotten() {
     let world = World::new();
     let running = world.serve().await;

@@ -34,6 +34,23 @@ pub struct Status {
     pub connections_open: usize,
     /// Where certificates come from.
     pub ca_url: String,
+    /// Agents of this node that only finish what they carry: those before this one, or this one itself.
+    pub draining: Vec<DrainingView>,
+}
+
+/// An agent that takes nothing new any more and lets open connections finish.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrainingView {
+    /// Version of its binary.
+    pub version: String,
+    /// Its process id.
+    pub process: u32,
+    /// Seconds until it resets what is still open then, and ends.
+    pub ends_in_seconds: u64,
+    /// Connections that it still carries.
+    pub connections_open: usize,
+    /// The oldest of them; a few dozen at most.
+    pub connections: Vec<ConnectionView>,
 }
 
 /// Pods in a state.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
@@ -101,6 +102,8 @@ struct Inner {
     wanted: watch::Sender<BTreeSet<SpiffeId>>,
     changed: watch::Sender<u64>,
     clock: Clock,
+    /// Of the certificates that are asked for, in seconds.
+    life: AtomicU64,
 }
 
 /// The SVIDs of a node. Cheap to clone; reading takes no lock.
@@ -122,7 +125,13 @@ impl SvidStore {
             wanted: watch::Sender::default(),
             changed: watch::Sender::default(),
             clock,
+            life: AtomicU64::new(SVID_LIFE.as_secs()),
         }))
+    }
+
+    /// Asks for certificates of this life from now on. The CA may give shorter ones.
+    pub fn ask_for(&self, life: Duration) {
+        self.0.life.store(life.as_secs(), Ordering::Relaxed);
     }
 
     /// The time that the store goes by.
@@ -307,7 +316,8 @@ impl SvidStore {
     /// One new certificate, verified before anybody sees it.
     async fn obtain<I: Issuer>(&self, issuer: &I, id: &SpiffeId) -> Result<Svid, RenewError> {
         let (key, csr) = key_and_csr()?;
-        let answer = issuer.issue(csr, id, SVID_LIFE).await?;
+        let life = Duration::from_secs(self.0.life.load(Ordering::Relaxed));
+        let answer = issuer.issue(csr, id, life).await?;
         accept(&answer, &key, id, &self.bundle(), self.now())
     }
 }

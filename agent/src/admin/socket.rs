@@ -38,19 +38,16 @@ pub async fn answers(path: &Path) -> bool {
     UnixStream::connect(path).await.is_ok()
 }
 
-/// Makes the socket, replacing one that nobody answers on.
+/// Makes the socket, replacing what is there.
 ///
 /// # Errors
-/// When somebody does, or the file cannot be made.
-pub async fn bind(path: &Path) -> Result<UnixListener, AdminError> {
+/// When the file cannot be made.
+pub fn bind(path: &Path) -> Result<UnixListener, AdminError> {
     let failed = |source| AdminError::Bind { path: path.to_owned(), source };
     if let Some(parent) = path.parent() {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(parent).map_err(failed)?;
     }
     if path.exists() {
-        if answers(path).await {
-            return Err(AdminError::InUse { path: path.to_owned() });
-        }
         std::fs::remove_file(path).map_err(failed)?;
     }
     let listener = UnixListener::bind(path).map_err(failed)?;

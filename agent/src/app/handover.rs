@@ -4,7 +4,7 @@
 //! stops changing anything in the kernel, hands its listeners over and goes on carrying connections. The
 //! new one captures every pod: each entry that it writes turns that pod's next connect to its own
 //! listeners. Then it says `ready`, and the old one drains and ends. If the new one fails or stays silent
-//! before that, the old one takes everything back.
+//! before that, the old one takes everything back. While it drains it tells the new one what it carries.
 
 use std::io;
 use std::os::unix::net::UnixStream as StdStream;
@@ -12,20 +12,25 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use lark_core::view::DrainingView;
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 
+use super::drain::Drains;
 use super::listeners::Listeners;
 
 /// Version of this exchange; another one is refused.
-const PROTOCOL: u32 = 1;
+const PROTOCOL: u32 = 2;
 /// How long a new agent may need to capture everything.
 pub(super) const LIMIT: Duration = Duration::from_secs(60);
 /// How long one answer may take.
 const ANSWER: Duration = Duration::from_secs(5);
 const MESSAGE_MAX: usize = 4096;
+/// How often an agent that drains says what it carries, and how long that may be.
+const TELL_EVERY: Duration = Duration::from_millis(500);
+const TOLD_MAX: u32 = 256 * 1024;
 
 const READY: u8 = b'r';
 const LEAVING: u8 = b'l';
@@ -134,15 +139,26 @@ impl Predecessor {
         if heard == expect { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
     }
 
-    /// Resolves when the old agent has ended.
-    pub(super) async fn gone(mut self) {
-        let _ = self.stream.read(&mut [0]).await;
+    /// Passes on what the old agent says while it drains. Resolves when it has ended.
+    pub(super) async fn gone(mut self, mut hear: impl FnMut(Vec<DrainingView>)) {
+        loop {
+            match hear_one(&mut self.stream).await {
+                Ok(told) => hear(told),
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                    tracing::warn!(%error, "what the old agent says while it drains is not understood");
+                    // Its end is still to be waited for.
+                    let _ = tokio::io::copy(&mut self.stream, &mut tokio::io::sink()).await;
+                    break;
+                }
+                Err(_) => break,
+            }
+        }
+        hear(Vec::new());
     }
 }
 
-/// Serves successors until one has taken over. `paused` is true while one tries.
-///
-/// The stream stays open until this process ends, which tells the successor so.
+/// Serves successors until one has taken over; what [`tell`] says goes to that one. `paused` is true while
+/// one tries.
 pub(super) async fn succeeded(
     listener: UnixListener,
     listeners: &Listeners,
@@ -174,6 +190,33 @@ pub(super) async fn succeeded(
             Err(error) => tracing::warn!(%error, "a handover broke off"),
         }
     }
+}
+
+async fn hear_one(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<DrainingView>> {
+    let length = stream.read_u32().await?;
+    if length > TOLD_MAX {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("{length} bytes at once")));
+    }
+    let mut told = vec![0; usize::try_from(length).unwrap_or_default()];
+    stream.read_exact(&mut told).await?;
+    serde_json::from_slice(&told).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
+}
+
+async fn tell_one(stream: &mut (impl AsyncWrite + Unpin), told: &[DrainingView]) -> io::Result<()> {
+    let told = serde_json::to_vec(told)?;
+    let length = u32::try_from(told.len()).ok().filter(|length| *length <= TOLD_MAX);
+    // More than a successor takes is not told; the next time it may be less.
+    let Some(length) = length else { return Ok(()) };
+    stream.write_all(&[&length.to_be_bytes(), told.as_slice()].concat()).await
+}
+
+/// Tells a successor, for as long as it listens, what drains here. The stream stays open until this
+/// process ends, which is what a successor waits for.
+pub(super) async fn tell(mut successor: UnixStream, drains: Drains) {
+    while tell_one(&mut successor, &drains.views()).await.is_ok() {
+        tokio::time::sleep(TELL_EVERY).await;
+    }
+    std::future::pending::<()>().await;
 }
 
 /// Hands the listeners over, unless the other may not have them.
@@ -209,12 +252,31 @@ mod tests {
         let own = Hello::new("one", Path::new("/pins"));
         assert_eq!(own.refuses(&Hello { version: "9.9.9".to_owned(), ..own.clone() }), None);
         for other in [
-            Hello { protocol: 2, ..own.clone() },
+            Hello { protocol: 99, ..own.clone() },
             Hello { layout: 99, ..own.clone() },
             Hello { node: "two".to_owned(), ..own.clone() },
             Hello { pin_root: "/others".to_owned(), ..own.clone() },
         ] {
             assert!(own.refuses(&other).is_some(), "{other:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn what_drains_is_told_and_an_endless_message_is_not_believed() -> io::Result<()> {
+        let (mut old, mut new) = UnixStream::pair()?;
+        let told = vec![DrainingView {
+            version: "0.1.0".to_owned(),
+            process: 7,
+            ends_in_seconds: 20,
+            connections_open: 1,
+            connections: Vec::new(),
+        }];
+        tell_one(&mut old, &told).await?;
+        assert_eq!(hear_one(&mut new).await?, told);
+        old.write_u32(u32::MAX).await?;
+        assert!(hear_one(&mut new).await.is_err_and(|e| e.kind() == io::ErrorKind::InvalidData));
+        drop(old);
+        assert!(hear_one(&mut new).await.is_err_and(|e| e.kind() == io::ErrorKind::UnexpectedEof));
+        Ok(())
     }
 }

@@ -37,9 +37,10 @@ use crate::cli::AgentArgs;
 use crate::observe::Observer;
 use crate::proxy::Identities;
 
+use drain::Drains;
 use handover::{Hello, Predecessor};
 use heartbeat::{Pulse, Watched};
-use listeners::Listeners;
+use listeners::{Listeners, SocketFile};
 use reconcile::Reconcile;
 use source::AgentSource;
 use worker::{Shared, Workers};
@@ -75,13 +76,14 @@ async fn agent(args: AgentArgs) -> anyhow::Result<()> {
 
     // Everything that can be refused comes before anything that attaches.
     let hello = Hello::new(&args.node, &args.pin_root);
-    let (mut predecessor, listeners) = if args.take_over && admin::answers(&args.admin_socket).await {
-        let path = listeners::handover_path(&args.admin_socket);
-        let (predecessor, inherited) = Predecessor::ask(&path, &hello)?;
+    let handover_at = listeners::handover_path(&args.admin_socket);
+    let (mut predecessor, listeners) = if args.take_over && admin::answers(&handover_at).await {
+        let (predecessor, inherited) = Predecessor::ask(&handover_at, &hello)?;
         (Some(predecessor), inherited)
     } else {
         (None, Listeners::bind(&args.admin_socket, tunnel, metrics_at).await?)
     };
+    let (handover_file, admin_file) = (SocketFile::of(&handover_at), SocketFile::of(&args.admin_socket));
     let mut kernel = Kernel::open(&KernelConfig {
         pin_root: args.pin_root.clone(),
         destinations_max: args.destinations_max,
@@ -92,6 +94,7 @@ async fn agent(args: AgentArgs) -> anyhow::Result<()> {
     kernel.spawn_logs();
 
     let svids = SvidStore::new(bundle, Arc::new(SystemTime::now));
+    svids.ask_for(Duration::from_secs(args.svid_life));
     let issuer = Arc::new(CaClient {
         url: args.ca_url.clone(),
         root: args.ca_root.clone(),
@@ -144,6 +147,7 @@ async fn agent(args: AgentArgs) -> anyhow::Result<()> {
     );
     let (ready, mut is_ready) = watch::channel(false);
     let (paused, is_paused) = watch::channel(false);
+    let drains = Drains::new(observer.clone());
     let source = Arc::new(AgentSource::new(
         &args,
         node.name.clone(),
@@ -156,6 +160,7 @@ async fn agent(args: AgentArgs) -> anyhow::Result<()> {
         age,
         capturer.reports(),
         is_ready.clone(),
+        drains.clone(),
     ));
     if predecessor.is_none() {
         capturer.adopt(&snapshot);
@@ -193,8 +198,9 @@ async fn agent(args: AgentArgs) -> anyhow::Result<()> {
         if let Err(error) = old.ready().await {
             tracing::warn!(%error, "the old agent is gone already");
         }
+        let before = drains.clone();
         tokio::spawn(async move {
-            old.gone().await;
+            old.gone(|told| before.hear(told)).await;
             alone.notify_one();
         });
     } else {
@@ -221,15 +227,22 @@ async fn agent(args: AgentArgs) -> anyhow::Result<()> {
         }
         result = capture => bail!("the reconciler ended: {result:?}"),
     };
-    admin.abort();
+    // The kernel is whatever agent comes next's.
+    paused.send_replace(true);
     metrics.abort();
     drop(listeners);
+    let is_succeeded = successor.is_some();
+    if let Some(successor) = successor {
+        admin.abort();
+        tokio::spawn(handover::tell(successor, drains.clone()));
+    } else {
+        // Another agent may start from here on; until one does, this one is asked what it carries.
+        handover_file.remove();
+    }
     workers.drain();
-    drain::wait(&observer, Duration::from_secs(args.drain)).await;
-    if successor.is_none() {
-        for socket in [listeners::handover_path(&args.admin_socket), args.admin_socket] {
-            let _ = std::fs::remove_file(socket);
-        }
+    drain::wait(&observer, &drains, Duration::from_secs(args.drain)).await;
+    if !is_succeeded {
+        admin_file.remove();
     }
     Ok(())
 }

@@ -19,6 +19,7 @@ use lark_discovery::Discovery;
 use lark_identity::{SvidState, SvidStore};
 use tokio::sync::watch;
 
+use super::drain::Drains;
 use crate::admin::Source;
 use crate::capture::{PodReport, plaintext};
 use crate::cli::AgentArgs;
@@ -38,6 +39,7 @@ pub(super) struct AgentSource {
     heartbeat: Heartbeat,
     reports: Arc<Mutex<Vec<PodReport>>>,
     ready: watch::Receiver<bool>,
+    drains: Drains,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -58,6 +60,7 @@ impl AgentSource {
         heartbeat: Heartbeat,
         reports: Arc<Mutex<Vec<PodReport>>>,
         ready: watch::Receiver<bool>,
+        drains: Drains,
     ) -> Self {
         Self {
             node,
@@ -73,6 +76,7 @@ impl AgentSource {
             heartbeat,
             reports,
             ready,
+            drains,
         }
     }
 
@@ -117,6 +121,7 @@ impl Source for AgentSource {
             pods: self.states(),
             connections_open: self.observer.open_connections(),
             ca_url: self.ca_url.clone(),
+            draining: self.drains.views(),
         }
     }
 
@@ -172,6 +177,7 @@ impl Source for AgentSource {
                 self.long_stream
             );
         }
+        all.extend(self.drains.carried_before());
         all.extend(self.plaintext());
         all
     }
@@ -297,7 +303,7 @@ impl Source for AgentSource {
     }
 
     fn ready(&self) -> bool {
-        *self.ready.borrow()
+        *self.ready.borrow() && !self.drains.is_own()
     }
 }
 

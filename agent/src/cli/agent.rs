@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use lark_core::constants::{ADMIN_SOCKET, PIN_ROOT};
+use lark_core::constants::{ADMIN_SOCKET, PIN_ROOT, SVID_LIFE};
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -43,6 +43,12 @@ pub struct AgentArgs {
     /// No default. `lark token` makes one. Read anew at each request.
     #[arg(long, env = "LARK_TOKEN_FILE", value_name = "FILE")]
     pub token_file: PathBuf,
+    /// Life of the certificates that are asked for, in seconds.
+    ///
+    /// Default 86400, at least 60. Each is renewed at half of its life. The CA may give shorter ones.
+    #[arg(long, env = "LARK_SVID_LIFE", value_name = "SECONDS", default_value_t = SVID_LIFE.as_secs(),
+        value_parser = clap::value_parser!(u64).range(60..=86_400))]
+    pub svid_life: u64,
     /// Unix socket of the admin API.
     ///
     /// Default /run/lark/admin.sock, mode 0600.

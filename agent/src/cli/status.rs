@@ -29,6 +29,15 @@ pub(super) async fn run(query: &Query) -> anyhow::Result<ExitCode> {
         ] {
             table.row(vec![name.to_owned(), value]);
         }
+        for agent in &s.draining {
+            let whose = format!("process {}, version {}", agent.process, agent.version);
+            let held = format!(
+                "{whose}: {} connections may finish within {}",
+                agent.connections_open,
+                output::age(agent.ends_in_seconds)
+            );
+            table.row(vec!["draining".to_owned(), held]);
+        }
         table.render()
     })?;
     Ok(ExitCode::SUCCESS)

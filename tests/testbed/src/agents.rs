@@ -173,20 +173,36 @@ impl Agent {
     /// # Errors
     /// When either does not do so; with both logs.
     pub fn upgrade(&mut self, bed: &Testbed, controller: &Controller, mesh: &Mesh) -> Result<()> {
+        let mut old = self.succeed(bed, controller, mesh, &[])?;
+        eventually(READY, "the old agent has ended", || Ok(!old.is_running()))
+            .with_context(|| format!("old:\n{}\nnew:\n{}", old.log(), self.process.log()))
+    }
+
+    /// Starts another agent, with flags of the caller's, that takes over from this one; returns the old
+    /// process, which may still drain.
+    ///
+    /// # Errors
+    /// When the new one does not take over; with both logs.
+    pub fn succeed(
+        &mut self,
+        bed: &Testbed,
+        controller: &Controller,
+        mesh: &Mesh,
+        flags: &[String],
+    ) -> Result<Running> {
         self.upgrades += 1;
         let log = bed.directory().join(format!("agent-{}-{}.log", self.node.name, self.upgrades));
         let mut command = Self::command(bed, &self.node, controller, mesh)?;
-        command.arg("--take-over");
+        command.arg("--take-over").args(flags);
         let mut new = self.node.place.start(command, &log)?;
-        let done = eventually(READY, "the new agent has taken over and the old one has ended", || {
+        eventually(READY, "the new agent has taken over", || {
             if !new.is_running() {
                 bail!("the new agent ended");
             }
-            Ok(!self.process.is_running() && new.log().contains("agent runs"))
-        });
-        done.with_context(|| format!("old:\n{}\nnew:\n{}", self.process.log(), new.log()))?;
-        self.process = new;
-        Ok(())
+            Ok(new.log().contains("agent runs"))
+        })
+        .with_context(|| format!("old:\n{}\nnew:\n{}", self.process.log(), new.log()))?;
+        Ok(std::mem::replace(&mut self.process, new))
     }
 
     /// Its admin socket.
