@@ -1,6 +1,8 @@
 //! Two nodes with agents, a pod on each, and a second one on the first.
 
-use lark_testbed::{Agent, Controller, Mesh, Node, Pod, Testbed};
+use std::net::IpAddr;
+
+use lark_testbed::{Agent, Checked, Controller, Echo, Load, Mesh, Node, Place, Pod, Testbed, TwoNodes};
 
 /// Fields are dropped in this order: agents before the bed.
 pub(crate) struct House {
@@ -18,30 +20,31 @@ pub(crate) struct House {
 impl House {
     /// Everything runs, nothing is captured.
     pub(crate) fn new() -> Self {
+        Self::with(&[])
+    }
+
+    /// The same, with flags for both agents.
+    pub(crate) fn with(flags: &[&str]) -> Self {
+        let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
         let mut bed = Testbed::new().unwrap();
         let (one, two) = (bed.node("one").unwrap(), bed.node("two").unwrap());
         let client = bed.pod(&one, "client").unwrap();
         let neighbour = bed.pod(&one, "neighbour").unwrap();
         let server = bed.pod(&two, "server").unwrap();
-        let nodes = [&one, &two];
-        let mesh = Mesh::new(&bed, &nodes, &[&client, &neighbour, &server]).unwrap();
-        let controller = Controller::start(&bed, &one, &nodes, &mesh).unwrap();
-        Self {
-            one: Agent::start(&bed, &one, &controller, &mesh).unwrap(),
-            two: Agent::start(&bed, &two, &controller, &mesh).unwrap(),
-            controller,
-            mesh,
-            client,
-            neighbour,
-            server,
-            nodes: (one, two),
-            bed,
-        }
+        let pods = [&client, &neighbour, &server];
+        let TwoNodes { one, two, controller, mesh, nodes, bed } =
+            TwoNodes::start(bed, (one, two), &pods, &flags).unwrap();
+        Self { one, two, controller, mesh, client, neighbour, server, nodes, bed }
     }
 
     /// Everything runs, every pod is captured.
     pub(crate) fn captured() -> Self {
-        let mut house = Self::new();
+        Self::captured_with(&[])
+    }
+
+    /// The same, with flags for both agents.
+    pub(crate) fn captured_with(flags: &[&str]) -> Self {
+        let mut house = Self::with(flags);
         house.capture();
         house
     }
@@ -50,6 +53,25 @@ impl House {
         self.mesh.capture(true).unwrap();
         self.one.wait_captured(2).unwrap();
         self.two.wait_captured(1).unwrap();
+    }
+
+    /// An echo server in pod server.
+    pub(crate) fn echo(&self) -> Echo {
+        Echo::start(&self.bed, &self.server).unwrap()
+    }
+
+    /// Traffic from pod client to it, whose every byte is compared; it flows already.
+    pub(crate) fn traffic(&self, load: Load) -> Checked {
+        let traffic = Checked::start(&self.bed, &self.client, self.server.ip, load).unwrap();
+        traffic.flows(10).unwrap_or_else(|e| panic!("{e:#}\n{}", self.logs()));
+        traffic
+    }
+
+    /// Whether `lark check` finds nothing wrong with an agent; what it says otherwise.
+    pub(crate) fn checks(agent: &Agent) -> Result<(), String> {
+        let check = agent.lark(&["check"]).unwrap();
+        let said = String::from_utf8_lossy(&check.stdout).into_owned();
+        if check.status.success() { Ok(()) } else { Err(said) }
     }
 
     /// Both agents' logs, for a failed assertion.
@@ -63,4 +85,26 @@ impl House {
             .run("curl", &["-sS", "--max-time", "20", url])
             .unwrap_or_else(|e| panic!("{e:#}\n{}", self.logs()))
     }
+}
+
+/// Connects, waits for a byte or the end, and says what came.
+const FATE: &str = r"
+import socket, sys
+host, port, device = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
+s = socket.socket(socket.AF_INET6 if ':' in host else socket.AF_INET)
+if device: s.setsockopt(socket.SOL_SOCKET, 25, device[0].encode())  # SO_BINDTODEVICE
+s.settimeout(30)
+try:
+    s.connect((host, port))
+    print('bytes' if s.recv(1) else 'end')
+except ConnectionRefusedError: print('refused')
+except ConnectionResetError: print('reset')
+";
+
+/// What becomes of a connect from there: `refused`, `reset`, `end` or `bytes`. By default of no device.
+pub(crate) fn fate(from: &Place, to: IpAddr, port: u16, device: Option<&str>) -> String {
+    let (to, port) = (to.to_string(), port.to_string());
+    let mut arguments = vec!["-c", FATE, &to, &port];
+    arguments.extend(device);
+    from.run("python3", &arguments).unwrap().trim().to_owned()
 }

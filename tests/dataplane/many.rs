@@ -1,8 +1,12 @@
 //! Many connections: at once, one after another, and cut off in the middle; and many pods.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::time::Duration;
 
-use lark_testbed::{Agent, Nginx, eventually};
+use aya::maps::{HashMap, Map, MapData};
+use lark_abi::{DestinationKey, DestinationValue, Flow, PodEntry, Tuple};
+use lark_testbed::{Agent, Nginx, Record, eventually};
 use serde_json::Value;
 
 use crate::house::House;
@@ -188,13 +192,81 @@ fn a_port_used_again_at_once_never_leads_to_the_wrong_place_or_client() {
     );
 }
 
-/// What the kernel and the agent hold for the pods of a node.
-fn pinned(agent: &Agent) -> (usize, (usize, u64, u64, u64)) {
-    (agent.json("bpf").unwrap()["links"].as_array().unwrap().len(), held(agent))
+/// Everything that an agent or the kernel holds for the pods of a node.
+#[derive(Debug, PartialEq, Eq)]
+struct Kept {
+    /// Files below the agent's place on bpffs.
+    pins: usize,
+    /// Kernel ids of the links that are pinned.
+    links: BTreeSet<u64>,
+    /// Network namespaces that the agent holds open: inode, or the kernel's name of it.
+    namespaces: BTreeSet<String>,
+    /// The agent's descriptors by kind: sockets, maps, programs, directories of cgroups and so on.
+    descriptors: BTreeMap<String, usize>,
+    /// Entries of each map that has any, those of pods among them.
+    entries: BTreeMap<&'static str, usize>,
+    /// Connections that the agent carries.
+    open: u64,
+}
+
+fn kept(house: &House) -> Kept {
+    let agent = &house.one;
+    let pins = house.bed.pins(&agent.node);
+    let bpf = agent.json("bpf").unwrap();
+    let links = bpf["links"].as_array().unwrap().iter().map(|l| l["link_id"].as_u64().unwrap()).collect();
+    let (mut namespaces, mut descriptors) = (BTreeSet::new(), BTreeMap::new());
+    for entry in std::fs::read_dir(format!("/proc/{}/fd", agent.process.pid())).unwrap() {
+        // One that was closed meanwhile is none.
+        let Ok(target) = std::fs::read_link(entry.unwrap().path()) else { continue };
+        let target = target.to_string_lossy().into_owned();
+        let kind = match target.as_str() {
+            t if t.starts_with("net:") || t.starts_with("/run/netns/") => "namespace",
+            t if t.starts_with("/sys/fs/cgroup") => "cgroup",
+            t if t.starts_with("anon_inode:") => t,
+            t => t.split(':').next().unwrap_or_default(),
+        };
+        if kind == "namespace" {
+            namespaces.insert(target.clone());
+        }
+        *descriptors.entry(kind.to_owned()).or_insert(0) += 1;
+    }
+    Kept {
+        pins: walk(&pins),
+        links,
+        namespaces,
+        descriptors,
+        entries: BTreeMap::from([
+            // A cgroup's id and a hook's number, padded.
+            ("POD", entries::<[u8; 16], PodEntry>(&pins, "POD")),
+            ("DESTINATIONS", entries::<DestinationKey, DestinationValue>(&pins, "DESTINATIONS")),
+            ("FLOWS", entries::<Tuple, Flow>(&pins, "FLOWS")),
+            ("DELIVERIES", entries::<Tuple, Flow>(&pins, "DELIVERIES")),
+        ]),
+        open: held(agent).3,
+    }
+}
+
+/// Entries of a pinned map, asked from the kernel.
+fn entries<K: aya::Pod, V: aya::Pod>(pins: &Path, map: &str) -> usize {
+    let data = MapData::from_pin(pins.join("maps").join(map)).unwrap();
+    HashMap::<_, K, V>::try_from(Map::HashMap(data)).unwrap().keys().map(Result::unwrap).count()
+}
+
+/// Pods that are pinned.
+fn pinned(agent: &Agent) -> usize {
+    let bpf = agent.json("bpf").unwrap();
+    bpf["links"].as_array().unwrap().iter().map(|l| l["pod"].to_string()).collect::<BTreeSet<_>>().len()
+}
+
+/// Files below a directory.
+fn walk(directory: &Path) -> usize {
+    let entries = std::fs::read_dir(directory).unwrap().map(Result::unwrap);
+    entries.map(|e| if e.file_type().unwrap().is_dir() { walk(&e.path()) } else { 1 }).sum()
 }
 
 #[test]
 fn a_thousand_pod_lives_leave_nothing_behind() {
+    let mut record = Record::of("pods come and go").unwrap();
     let mut house = House::captured();
     let _nginx = Nginx::start(&house.bed, &house.server).unwrap();
     let node = house.nodes.0.clone();
@@ -208,7 +280,9 @@ fn a_thousand_pod_lives_leave_nothing_behind() {
         house.one.wait_captured(52).unwrap();
         for pod in &pods {
             let said = pod.place.run("curl", &["-sS", "--max-time", "20", &url]);
-            assert_eq!(said.unwrap_or_else(|e| panic!("{e:#}\n{}", house.logs())), "canary-of-lark\n");
+            let said = said.unwrap_or_else(|e| panic!("{e:#}\n{}", house.logs()));
+            assert_eq!(said, "canary-of-lark\n");
+            record.compared(said.len());
         }
         // By turns the runtime and discovery are first to know that they have ended.
         if batch % 2 == 0 {
@@ -221,19 +295,38 @@ fn a_thousand_pod_lives_leave_nothing_behind() {
         for pod in &pods {
             house.bed.end(&node, pod).unwrap();
         }
+        record.injected(50);
         if batch == 0 {
-            before = Some(pinned(&house.one));
+            // A pod's hooks go when its last connection is over.
+            eventually(Duration::from_secs(20), "only two are pinned", || Ok(pinned(&house.one) == 2))
+                .unwrap();
+            before = Some(kept(&house));
         }
     }
     house.mesh.replace(&last, &[], "life").unwrap();
     house.one.wait_captured(2).unwrap();
     eventually(Duration::from_secs(20), "nothing more is held than after the first fifty", || {
-        let now = pinned(&house.one);
-        anyhow::ensure!(Some(now) == before, "{now:?} instead of {before:?}");
+        let now = kept(&house);
+        anyhow::ensure!(Some(&now) == before.as_ref(), "{now:#?} instead of {before:#?}");
         Ok(true)
     })
     .unwrap();
-    let check = house.one.lark(&["check"]).unwrap();
-    assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stdout));
+    // It really was looked: two pods with their hooks and entries, and their namespaces beside the node's.
+    let before = before.unwrap();
+    let hooks = lark_bpf::hook::Hook::ALL.len();
+    assert_eq!((before.namespaces.len(), before.links.len()), (3, 2 * hooks), "{before:#?}");
+    assert!(before.entries["POD"] >= 2 && before.entries["DESTINATIONS"] > 0, "{before:#?}");
+    assert!(before.pins > before.links.len(), "{before:#?}");
+    House::checks(&house.one).unwrap();
     assert!(!house.one.process.log().contains("ERROR"), "{}", house.one.process.log());
+    record
+        .write(format!(
+            "equal: {} pins, {} links, {} namespaces, {} descriptors, {} entries",
+            before.pins,
+            before.links.len(),
+            before.namespaces.len(),
+            before.descriptors.values().sum::<usize>(),
+            before.entries.values().sum::<usize>()
+        ))
+        .unwrap();
 }

@@ -78,6 +78,7 @@ fn what_the_machine_lacks_is_said_and_named() {
 #[test]
 fn a_clock_that_is_off_is_named_as_the_cause() {
     lark_testbed::need("faketime", "faketime").unwrap();
+    let mut record = lark_testbed::Record::of("clock of the node off by 30 h and by -2 h").unwrap();
     let mut house = House::new();
     for (off, sentence) in [("+30h", "expired since 6 hours"), ("-2h", "valid only in 117 minutes")] {
         house.one.process.kill();
@@ -99,7 +100,9 @@ fn a_clock_that_is_off_is_named_as_the_cause() {
             Ok(true)
         })
         .unwrap();
+        record.injected(1);
     }
+    record.write("2 of 2 named by `lark check`, with how far the clock is off").unwrap();
 }
 
 /// Becomes the program in its arguments with one system call, or one of its commands, taken away, as on a

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lark_testbed::{Agent, Nginx, Running, eventually};
+use lark_testbed::{Agent, Load, Record, Running, eventually};
 
 use crate::house::House;
 
@@ -69,6 +69,7 @@ fn echo(house: &House) -> Running {
 
 #[test]
 fn two_hundred_upgrades_refuse_and_reset_nothing() {
+    let mut record = Record::of("agent upgraded in place under new connections at full rate").unwrap();
     let mut house = House::captured();
     let _server = echo(&house);
     let (ip, stop) = (house.server.ip.to_string(), house.bed.directory().join("stop"));
@@ -84,6 +85,7 @@ fn two_hundred_upgrades_refuse_and_reset_nothing() {
     for number in 0..200 {
         let agent = if number % 2 == 0 { &mut house.one } else { &mut house.two };
         agent.upgrade(&house.bed, &house.controller, &house.mesh).unwrap();
+        record.injected(1);
         assert_eq!(bad(&clients), "", "at upgrade {number}: {}", house.logs());
     }
     std::fs::write(&stop, "").unwrap();
@@ -105,27 +107,86 @@ fn two_hundred_upgrades_refuse_and_reset_nothing() {
     }
     let own = |agent: &Agent| std::fs::read_dir(house.bed.pins(&agent.node).join("agent")).unwrap().count();
     assert_eq!((own(&house.one), own(&house.two)), (1, 1), "programs of earlier agents stay attached");
+    record.compared(usize::try_from(good).unwrap() * "hello\n".len());
+    record.write(format!("0 of {good} connections refused or reset")).unwrap();
 }
+
+/// Connections that stay open.
+const HELD: Load =
+    Load { long: 3, short: 0, block: 16 * 1024, pause: Duration::from_millis(5), blocks: None };
 
 #[test]
 fn a_stream_shorter_than_the_drain_is_unharmed_by_upgrades_of_both_agents() {
+    let mut record = Record::of("agent upgraded in place under open streams").unwrap();
     let mut house = House::captured();
-    let _server = echo(&house);
-    let ip = house.server.ip.to_string();
-    let mut long = python(&house, "long.log", LONG, &[&ip, "4"]);
-    eventually(Duration::from_secs(20), "it is open", || Ok(long.log().contains("open"))).unwrap();
-    house.one.upgrade(&house.bed, &house.controller, &house.mesh).unwrap();
-    let mut second = python(&house, "second.log", LONG, &[&ip, "4"]);
-    eventually(Duration::from_secs(20), "it is open", || Ok(second.log().contains("open"))).unwrap();
-    house.two.upgrade(&house.bed, &house.controller, &house.mesh).unwrap();
-    for client in [&mut long, &mut second] {
-        eventually(Duration::from_secs(30), "it ends", || Ok(!client.is_running())).unwrap();
-        assert!(client.log().contains("whole"), "{}", client.log());
+    let _echo = house.echo();
+    for second in [false, true] {
+        let traffic = house.traffic(HELD);
+        let agent = if second { &mut house.two } else { &mut house.one };
+        let process = u64::from(agent.process.pid());
+        let mut old = agent.succeed(&house.bed, &house.controller, &house.mesh, &[]).unwrap();
+        record.injected(1);
+        // What the old one still holds is said: in its log, and by the new one.
+        assert!(old.log().contains("another agent has taken over"), "{}", old.log());
+        eventually(Duration::from_secs(10), "the new agent tells what the old one holds", || {
+            let draining = agent.json("status")?["draining"].clone();
+            let told = draining[0]["process"] == process && draining[0]["connections_open"] == 3;
+            anyhow::ensure!(told && draining[0]["ends_in_seconds"].as_u64() <= Some(20), "{draining:#}");
+            Ok(true)
+        })
+        .unwrap();
+        let connections = agent.table(&["connections"]).unwrap();
+        let note = format!("carried by the agent before this one, process {process}");
+        assert_eq!(connections.matches(&note).count(), 3, "{connections}");
+        let status = agent.table(&["status"]).unwrap();
+        assert!(
+            status.contains(&format!("process {process}")) && status.contains("3 connections"),
+            "{status}"
+        );
+        eventually(Duration::from_secs(10), "the old one says so too", || {
+            Ok(old.log().matches("may finish").count() == 4)
+        })
+        .unwrap_or_else(|e| panic!("{e:#}\n{}", old.log()));
+        traffic.flows(20).unwrap();
+        let seen = traffic.finish().unwrap();
+        assert_eq!((seen.failed(), seen.opened), (0, 3), "{seen:?}");
+        record.traffic(seen);
+        eventually(Duration::from_secs(30), "the old one ends", || Ok(!old.is_running())).unwrap();
+        assert!(old.log().contains("all connections have finished"), "{}", old.log());
+        eventually(Duration::from_secs(10), "nothing drains any more", || {
+            Ok(agent.json("status")?["draining"].as_array().is_some_and(Vec::is_empty))
+        })
+        .unwrap();
     }
+    record
+        .write("all went on to their end; listed by `lark status` and `lark connections` meanwhile")
+        .unwrap();
+}
+
+#[test]
+fn a_stream_longer_than_the_drain_is_reset_and_named() {
+    let mut record = Record::of("the drain is over").unwrap();
+    let mut house = House::captured_with(&["--drain", "1"]);
+    let _echo = house.echo();
+    let traffic = house.traffic(HELD);
+    let mut old = house.one.succeed(&house.bed, &house.controller, &house.mesh, &[]).unwrap();
+    record.injected(1);
+    eventually(Duration::from_secs(20), "the old one ends", || Ok(!old.is_running())).unwrap();
+    let log = old.log();
+    assert!(log.contains("the agent ends and resets what is still open open=3"), "{log}");
+    let named = log.lines().filter(|l| l.contains("still open, and reset") && l.contains("shop/server"));
+    assert_eq!(named.count(), 3, "{log}");
+    // They are opened again, through the new agent.
+    traffic.flows(20).unwrap();
+    let seen = traffic.finish().unwrap();
+    assert_eq!((seen.lost, seen.refused, seen.reset, seen.stalled), (3, 0, 0, 0), "{seen:?}");
+    record.traffic(seen);
+    record.write("3 of 3 reset and named; none ended in order, new ones not refused").unwrap();
 }
 
 #[test]
 fn an_agent_that_is_told_to_stop_lets_streams_finish() {
+    let mut record = Record::of("agent told to stop (SIGTERM)").unwrap();
     for second in [false, true] {
         let mut house = House::captured();
         let _server = echo(&house);
@@ -133,18 +194,51 @@ fn an_agent_that_is_told_to_stop_lets_streams_finish() {
         eventually(Duration::from_secs(20), "it is open", || Ok(long.log().contains("open"))).unwrap();
         let agent = if second { &mut house.two } else { &mut house.one };
         agent.process.signal("TERM");
+        record.injected(1);
+        eventually(Duration::from_secs(10), "it is asked what it still holds", || {
+            let status = agent.json("status")?;
+            Ok(status["ready"] == false && status["draining"][0]["connections_open"] == 1)
+        })
+        .unwrap();
         eventually(Duration::from_secs(30), "the stream ends", || Ok(!long.is_running())).unwrap();
         assert!(long.log().contains("whole"), "{}", long.log());
+        record.compared((0..30).map(|n: u32| n.to_string().len() + 1).sum());
         eventually(Duration::from_secs(10), "the agent ends", || Ok(!agent.process.is_running())).unwrap();
         assert!(agent.process.log().contains("all connections have finished"), "{}", agent.process.log());
+        assert!(!agent.socket().exists());
     }
+    record.write("2 of 2 streams whole; `lark status` said what was open; then the agent ended").unwrap();
+}
+
+#[test]
+fn another_agent_may_start_while_one_still_drains() {
+    let mut house = House::captured();
+    let _echo = house.echo();
+    let traffic = house.traffic(HELD);
+    house.one.process.signal("TERM");
+    eventually(Duration::from_secs(10), "it drains", || {
+        Ok(house.one.json("status")?["draining"][0]["connections_open"] == 3)
+    })
+    .unwrap();
+    let old = Agent::start(&house.bed, &house.nodes.0, &house.controller, &house.mesh).unwrap();
+    let mut old = std::mem::replace(&mut house.one, old).process;
+    house.one.wait_captured(2).unwrap();
+    traffic.flows(20).unwrap();
+    let seen = traffic.finish().unwrap();
+    assert_eq!((seen.failed(), seen.opened), (0, 3), "{seen:?}");
+    eventually(Duration::from_secs(30), "the old one ends", || Ok(!old.is_running())).unwrap();
+    // It took nothing of the new one's along.
+    House::checks(&house.one).unwrap();
+    let again = house.traffic(HELD).finish().unwrap();
+    assert_eq!(again.failed(), 0, "{again:?}");
 }
 
 #[test]
 fn a_successor_that_dies_half_way_leaves_the_old_agent_in_charge() {
+    let mut record = Record::of("successor killed half-way").unwrap();
     let house = House::captured();
-    let _nginx = Nginx::start(&house.bed, &house.server).unwrap();
-    let url = format!("http://{}:8080/who", house.server.ip);
+    let _echo = house.echo();
+    let traffic = house.traffic(Load::default());
     for wait in [0, 20, 60, 120] {
         let mut command = Agent::command(&house.bed, &house.nodes.0, &house.controller, &house.mesh).unwrap();
         command.arg("--take-over");
@@ -156,26 +250,33 @@ fn a_successor_that_dies_half_way_leaves_the_old_agent_in_charge() {
         successor.kill();
         if house.one.process.log().contains("has taken over") {
             // It was quick enough to have done it all before it was killed.
-            return;
+            break;
         }
-        eventually(Duration::from_secs(10), "the old agent goes on", || {
-            Ok(house.client.place.output("curl", &["-sf", "--max-time", "5", &url])?.status.success())
-        })
-        .unwrap_or_else(|e| panic!("{e:#}\n{}", house.logs()));
-        let check = house.one.lark(&["check"]).unwrap();
-        assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stdout));
+        record.injected(1);
+        traffic.flows(20).unwrap_or_else(|e| panic!("{e:#}\n{}", house.logs()));
+        House::checks(&house.one).unwrap();
+        assert!(house.one.table(&["edges"]).unwrap().contains("√ mTLS"));
     }
-    assert!(house.one.table(&["edges"]).unwrap().contains("√ mTLS"));
+    let seen = traffic.finish().unwrap();
+    // A connect that was pointed at the successor's listener died with it; what the old one carries goes on.
+    assert!(seen.lost <= 1, "{seen:?}");
+    let failed = seen.failed();
+    record.traffic(seen);
+    record
+        .write(format!("the old agent goes on each time; {failed} connects met the one that died"))
+        .unwrap();
 }
 
 #[test]
 fn another_nodes_agent_may_not_take_over() {
+    let mut record = Record::of("a successor for another node").unwrap();
     let house = House::captured();
     let mut command = Agent::command(&house.bed, &house.nodes.0, &house.controller, &house.mesh).unwrap();
     let output = command.args(["--take-over", "--node", "two"]).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains("cannot take over: the agent that runs here has node one, this one two"), "{said}");
-    let check = house.one.lark(&["check"]).unwrap();
-    assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stdout));
+    House::checks(&house.one).unwrap();
+    record.injected(1);
+    record.write("refused by a sentence that names both nodes").unwrap();
 }

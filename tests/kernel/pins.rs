@@ -75,6 +75,7 @@ fn a_failed_capture_leaves_nothing_attached() {
 
 #[test]
 fn what_another_layout_has_pinned_is_refused_by_name() {
+    let mut record = lark_testbed::Record::of("pins of another map layout").unwrap();
     let mut room = Room::new();
     let own = room.pins.clone();
     room.kernel.set_config(lark_abi::Config { layout: 99, flags: 0, heartbeat_stale_ns: 0 }).unwrap();
@@ -89,4 +90,7 @@ fn what_another_layout_has_pinned_is_refused_by_name() {
     let other = own.with_file_name("v2");
     let error = Kernel::open(&config(&other)).map(drop).unwrap_err().to_string();
     assert!(error.contains("v1 was made by a version of Lark with map layout 1"), "{error}");
+    assert!(error.contains("stop that agent and remove"), "{error}");
+    record.injected(2);
+    record.write("2 of 2 refused by a sentence that names the pins, both layouts and what to do").unwrap();
 }

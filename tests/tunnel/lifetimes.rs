@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 use lark_core::reason::Reason;
 use lark_identity::SvidStore;
 use lark_identity::store::issue_directly;
+use lark_testbed::Record;
 use lark_tunnel::{Deliver, Delivery, End, Ended, Inbound, Refusal, TunnelSettings};
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -49,6 +50,7 @@ async fn refused(client: &Client) -> Refusal {
 #[test]
 fn a_stream_that_meets_a_draining_tunnel_goes_to_another_with_its_first_bytes() {
     on_worker(async {
+        let mut record = Record::of("a tunnel told to drain (GOAWAY) meets a new stream").unwrap();
         let world = World::new();
         let node = node(world.store(&["db"]), echo().await, quick()).await;
         let client = Client::new(world.store(&["web"]), node.address, quick()).await;
@@ -73,12 +75,16 @@ fn a_stream_that_meets_a_draining_tunnel_goes_to_another_with_its_first_bytes() 
         drop(stays);
         assert_eq!(stays_ended.await.unwrap().how, End::Clean);
         until(|| old.tunnels() == 0).await;
+        record.injected(1);
+        record.compared("early ping ping".len());
+        record.write("the new stream on a second tunnel, the open one finished on the first").unwrap();
     });
 }
 
 #[test]
 fn an_aged_tunnel_takes_no_more_and_ends_with_its_last_stream() {
     on_worker(async {
+        let mut record = Record::of("a tunnel reaches its greatest age").unwrap();
         let world = World::new();
         let node = node(world.store(&["db"]), echo().await, quick()).await;
         let young = TunnelSettings { max_age: Duration::from_millis(1), ..quick() };
@@ -93,6 +99,9 @@ fn an_aged_tunnel_takes_no_more_and_ends_with_its_last_stream() {
         drop(first);
         assert_eq!(ended.await.unwrap().how, End::Clean);
         until(|| client.seen.closed() == 1).await;
+        record.injected(1);
+        record.compared("ping ping ping".len());
+        record.write("the next stream on a second tunnel, the first closed by its last stream").unwrap();
     });
 }
 
@@ -119,6 +128,7 @@ fn an_idle_tunnel_is_closed_and_the_next_stream_opens_another() {
 #[test]
 fn an_expired_certificate_is_refused_by_whoever_knows() {
     on_worker(async {
+        let mut record = Record::of("SVID expired, at either end").unwrap();
         let world = World::new();
         // The client's clock is ahead: to it, db's certificate has expired.
         let (theirs, _) = store(&world, "db");
@@ -139,12 +149,15 @@ fn an_expired_certificate_is_refused_by_whoever_knows() {
         assert!(refusal.detail.contains("certificate_expired"), "{refusal}");
         let said = second.error().await.to_string();
         assert!(said.contains("expired") && said.contains("clocks"), "{said}");
+        record.injected(2);
+        record.write("2 of 2 reset for tunnel_handshake: expired, compare the clocks").unwrap();
     });
 }
 
 #[test]
 fn no_stream_goes_on_a_tunnel_whose_certificate_expired() {
     on_worker(async {
+        let mut record = Record::of("an SVID expires under an open tunnel").unwrap();
         let world = World::new();
         let (theirs, their_clock) = store(&world, "db");
         let (ours, our_clock) = store(&world, "web");
@@ -164,12 +177,16 @@ fn no_stream_goes_on_a_tunnel_whose_certificate_expired() {
         assert_eq!(refusal.reason, Reason::SourceSvidMissing, "{refusal}");
         // What is open goes on.
         echoes(&mut stays).await;
+        record.injected(2);
+        record.compared("ping ping ping".len());
+        record.write("a new tunnel where there was a new SVID, else reset; the open stream went on").unwrap();
     });
 }
 
 #[test]
 fn no_stream_goes_on_a_tunnel_whose_root_is_gone() {
     on_worker(async {
+        let mut record = Record::of("a root goes away under an open tunnel").unwrap();
         let (world, other) = (World::new(), World::new());
         for by_client in [true, false] {
             let (theirs, ours) = (world.store(&["db"]), world.store(&["web"]));
@@ -183,7 +200,10 @@ fn no_stream_goes_on_a_tunnel_whose_root_is_gone() {
             let expected = if by_client { "does not chain to an accepted root" } else { "unknown_ca" };
             assert!(refusal.detail.contains(expected), "{refusal}");
             echoes(&mut stays).await;
+            record.injected(1);
+            record.compared("ping ping".len());
         }
+        record.write("2 of 2 new streams reset for tunnel_handshake; open ones went on").unwrap();
     });
 }
 

@@ -23,6 +23,8 @@ async fn refused(client: &Client, destination: &str, port: u16) -> (Reason, Stri
 #[test]
 fn another_identity_than_discovery_names_is_refused() {
     on_worker(async {
+        let fault = "wrong peer identity: another answers for the destination";
+        let mut record = lark_testbed::Record::of(fault).unwrap();
         let world = World::new();
         // The accepting end shows db's certificate whatever it is asked for.
         let impostor = world.store(&["db"]);
@@ -31,6 +33,10 @@ fn another_identity_than_discovery_names_is_refused() {
         let (reason, detail) = refused(&client, "cache", 80).await;
         assert_eq!(reason, Reason::PeerIdentityMismatch, "{detail}");
         assert!(detail.contains("expected spiffe://cluster.local/ns/shop/sa/cache"), "{detail}");
+        record.injected(1);
+        record
+            .write("reset with zero bytes for peer_identity_mismatch, which names both identities")
+            .unwrap();
     });
 }
 

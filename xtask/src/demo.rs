@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use lark_testbed::{Agent, Controller, Mesh, Nginx, Pod, Postgres, Running, Testbed, Wire};
+use lark_testbed::{Agent, Controller, Mesh, Nginx, Pod, Postgres, Running, Testbed, TwoNodes, Wire};
 use serde_json::{Value, json};
 
 use crate::install;
@@ -83,11 +83,8 @@ impl Story {
         let ingress = bed.pod(&one, "ingress")?;
         let web = bed.pod(&two, "web")?;
         let db = bed.pod(&two, "db")?;
-        let nodes = [&one, &two];
-        let mesh = Mesh::new(&bed, &nodes, &[&ingress, &web, &db])?;
-        let controller = Controller::start(&bed, &one, &nodes, &mesh)?;
-        let (a, b) =
-            (Agent::start(&bed, &one, &controller, &mesh)?, Agent::start(&bed, &two, &controller, &mesh)?);
+        let pods = [&ingress, &web, &db];
+        let TwoNodes { one, two, controller, mesh, bed, .. } = TwoNodes::start(bed, (one, two), &pods, &[])?;
         tell("· real nginx in pod web, real PostgreSQL in pod db");
         let nginx = Nginx::start(&bed, &web)?;
         let postgres = Postgres::start(&bed, &db)?;
@@ -97,8 +94,8 @@ impl Story {
             client,
             postgres,
             nginx,
-            one: a,
-            two: b,
+            one,
+            two,
             _controller: controller,
             mesh: mesh.into(),
             web,

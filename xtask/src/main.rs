@@ -14,8 +14,16 @@ mod deny;
 mod docs;
 /// The programs for the BPF virtual machine.
 mod ebpf;
+/// Every fault, injected.
+mod failures;
 /// What comes from Debian and from crates.io.
 mod install;
+/// Pictures, for reports.
+mod picture;
+/// Processes, as the kernel has them.
+mod process;
+/// Traffic for hours, with everything around it changing.
+mod soak;
 /// Every test.
 mod test;
 /// The project's own rules.
@@ -46,6 +54,10 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
+    /// Inject every fault and write docs/failures.md from what was seen (needs root).
+    Failures,
+    /// Run mixed real traffic while pods, certificates and agents come and go, and judge leaks (needs root).
+    Soak(soak::Args),
     /// Run every test, the privileged ones included (needs root).
     Test(test::Args),
     /// Check the rules that Cargo, rustc and clippy cannot.
@@ -59,6 +71,8 @@ fn main() -> ExitCode {
         Task::Deny => deny::run(),
         Task::Docs(args) => docs::run(&args),
         Task::Ebpf { check } => ebpf::run(check),
+        Task::Failures => failures::run(),
+        Task::Soak(args) => soak::run(&args),
         Task::Test(args) => test::run(&args),
         Task::Tidy => tidy::run(),
     };

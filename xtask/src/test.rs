@@ -2,7 +2,7 @@
 //! is a failure which says what is missing.
 
 use std::env;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, ensure};
@@ -24,18 +24,27 @@ pub(crate) struct Args {
 /// When a test fails, or the machine cannot run them all.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     able()?;
-    install::debian(install::DEMO.iter().chain(&install::TESTS))?;
-    let target = target_directory()?;
-    let nextest = install::nextest(&target)?;
-    let binary = lark(false)?;
-
     say("doc tests");
     install::run(cargo().args(["test", "--quiet", "--locked", "--workspace", "--doc"]))?;
+    let arguments: Vec<&str> = args.runner.iter().map(String::as_str).collect();
+    run_tests(&arguments, &[])
+}
+
+/// Runs tests, all or those that the runner's arguments choose, with what they need.
+///
+/// # Errors
+/// When a test fails, or the machine cannot run them all.
+pub(crate) fn run_tests(arguments: &[&str], environment: &[(&str, &Path)]) -> anyhow::Result<()> {
+    able()?;
+    install::debian(install::DEMO.iter().chain(&install::TESTS))?;
+    let nextest = install::nextest(&target_directory()?)?;
+    let binary = lark(false)?;
     say("tests");
     install::run(
         Command::new(nextest)
             .args(["nextest", "run", "--locked", "--workspace", "--no-fail-fast"])
-            .args(&args.runner)
+            .args(arguments)
+            .envs(environment.iter().copied())
             .env("LARK_BIN", binary)
             .env("PATH", wide_path()?),
     )

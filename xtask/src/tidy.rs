@@ -12,6 +12,8 @@ use crate::test::{Package, metadata};
 
 /// Crates that a crate may import.
 mod edges;
+/// Faults, their tests and docs/failures.md agree.
+mod failures;
 /// Markdown and the code map point to files that exist.
 mod links;
 /// Every crate is under the workspace's lints.
@@ -88,8 +90,9 @@ impl Tree {
     }
 }
 
-const RULES: [fn(&Tree) -> Vec<Finding>; 10] = [
+const RULES: [fn(&Tree) -> Vec<Finding>; 11] = [
     edges::check,
+    failures::check,
     links::check,
     lints::check,
     marks::check,

@@ -9,21 +9,25 @@
 
 mod agents;
 mod bed;
-mod faults;
+mod checked;
+pub mod faults;
 mod mesh;
 mod place;
 mod pure;
 mod reaper;
 mod servers;
+mod two_nodes;
 mod wire;
 
 pub use agents::{Agent, Controller, lark_binary};
 pub use bed::{Node, Pod, Testbed};
-pub use faults::Fault;
+pub use checked::{Checked, Echo, Load, Seen};
+pub use faults::{Fault, Record};
 pub use lark_core::constants::LABEL_CAPTURE;
 pub use mesh::Mesh;
 pub use place::{Place, Running, eventually};
 pub use pure::on_pure_cgroup_v2;
 pub use reaper::Reaper;
-pub use servers::{Nginx, Postgres, need};
+pub use servers::{Nginx, Postgres, Redis, need};
+pub use two_nodes::TwoNodes;
 pub use wire::Wire;

@@ -160,3 +160,31 @@ impl Postgres {
         self.process.pid()
     }
 }
+
+/// redis in a pod, on port 6379, IPv4; keeps nothing on disk.
+#[derive(Debug)]
+pub struct Redis {
+    _process: Running,
+}
+
+impl Redis {
+    /// Starts one.
+    ///
+    /// # Errors
+    /// When it does not come up; with its log.
+    pub fn start(bed: &Testbed, pod: &Pod) -> Result<Self> {
+        need("redis-server", "redis-server")?;
+        need("redis-cli", "redis-tools")?;
+        let mut command = pod.place.command("redis-server");
+        command.args(["--bind", "0.0.0.0", "--protected-mode", "no", "--save", ""]);
+        let mut process =
+            pod.place.start(command, &bed.directory().join(format!("redis-{}.log", pod.name)))?;
+        eventually(READY, "redis answers", || {
+            if !process.is_running() {
+                bail!("redis ended: {}", process.log());
+            }
+            Ok(pod.place.output("redis-cli", &["ping"])?.stdout == b"PONG\n")
+        })?;
+        Ok(Self { _process: process })
+    }
+}

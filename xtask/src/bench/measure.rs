@@ -8,10 +8,10 @@ use serde_json::Value;
 
 use super::rows::Job;
 use super::stage::{CLIENT_UID, Contestant, Route, Stage, Way};
+use crate::process;
 
-/// Bytes of a GiB and of a MiB.
+/// Bytes of a GiB.
 const GIB: f64 = 1_073_741_824.0;
-const MIB: f64 = 1_048_576.0;
 
 /// Open connections of the memory rows, and how long everything is left alone before a look.
 const HELD: [(&str, usize); 2] = [("rss_1k", 1_000), ("rss_10k", 10_000)];
@@ -251,13 +251,6 @@ fn cpu_seconds(route: &Route) -> Result<f64> {
 
 /// Resident memory of the larger agent, MiB.
 fn resident(route: &Route) -> Result<f64> {
-    let mut largest = 0.0_f64;
-    for process in &route.processes {
-        let file = format!("/proc/{process}/smaps_rollup");
-        let text = fs::read_to_string(&file).with_context(|| format!("read {file}"))?;
-        let line = text.lines().find_map(|line| line.strip_prefix("Rss:")).context("no Rss")?;
-        let kib: f64 = line.trim().trim_end_matches(" kB").parse().context("Rss is no number")?;
-        largest = largest.max(kib * 1024.0 / MIB);
-    }
-    Ok(largest)
+    let all = route.processes.iter().map(|process| process::resident(*process));
+    all.collect::<Result<Vec<f64>>>().map(|all| all.into_iter().fold(0.0, f64::max))
 }

@@ -5,25 +5,14 @@ use std::fmt::Write;
 use serde_json::Value;
 
 use super::report::{FIXED, display};
+use crate::picture::{HEAD, MARGIN, PANEL, escape, frame, heading};
 
 /// Sizes in pixels.
-const PANEL: usize = 430;
 const BAR: usize = 17;
 const TITLE: usize = 30;
-const HEAD: usize = 78;
 const NAME: usize = 76;
 /// The longest bar; a value stands right of it.
 const LONGEST: f64 = 265.0;
-
-/// Colours of the viewer's own scheme; peers take turns at the last three.
-const STYLE: &str = "\
-<style>\
-text{font:12px system-ui,sans-serif;fill:#1f2328}.title{font-weight:600}.small{fill:#59636e}\
-.ground{fill:#fff}.c0{fill:#8c959f}.c1{fill:#b6c2cf}.c2{fill:#d4884a}.c3{fill:#1a7f5a}\
-.c4{fill:#8250df}.c5{fill:#bf3989}.c6{fill:#0969da}\
-@media (prefers-color-scheme:dark){text{fill:#e6edf3}.small{fill:#9198a1}.ground{fill:#0d1117}\
-.c0{fill:#7d8590}.c1{fill:#4d5761}.c2{fill:#e0995e}.c3{fill:#3fb984}.c4{fill:#ab7df8}.c5{fill:#db61a2}.c6{fill:#4493f8}}\
-</style>";
 
 /// Draws what [`super::report::json`] made, with a caption.
 pub(crate) fn draw(result: &Value, caption: &str) -> String {
@@ -38,18 +27,12 @@ pub(crate) fn draw(result: &Value, caption: &str) -> String {
     let (mut body, mut top) = (String::new(), HEAD);
     for pair in rows.chunks(2) {
         for (column, (row, bars)) in pair.iter().enumerate() {
-            panel(&mut body, row, bars, 16 + column * PANEL, top);
+            panel(&mut body, row, bars, MARGIN + column * PANEL, top);
         }
         top += TITLE + BAR * pair.iter().map(|(_, bars)| bars.len()).max().unwrap_or(0) + 14;
     }
-    let width = 16 + 2 * PANEL;
-    format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {top}\" width=\"{width}\" height=\"{top}\">\
-         {STYLE}\n<rect class=\"ground\" width=\"{width}\" height=\"{top}\"/>\n\
-         <text class=\"title\" x=\"16\" y=\"26\">Between the same two pods, medians of one run; each panel has its own scale</text>\n\
-         <text class=\"small\" x=\"16\" y=\"46\">{}</text>\n{body}</svg>\n",
-        escape(caption)
-    )
+    let title = "Between the same two pods, medians of one run; each panel has its own scale";
+    frame(title, caption, &body, top)
 }
 
 struct Bar {
@@ -71,19 +54,18 @@ fn bars(row: &Value) -> Vec<Bar> {
 }
 
 fn panel(out: &mut String, row: &Value, bars: &[Bar], left: usize, top: usize) {
-    let text = |name: &str| escape(row[name].as_str().unwrap_or_default());
+    let text = |name: &str| row[name].as_str().unwrap_or_default();
     let most = bars.iter().map(|bar| bar.value).fold(f64::MIN_POSITIVE, f64::max);
+    out.push_str(&heading(
+        left,
+        top,
+        text("name"),
+        &format!("{}, {} is better", text("unit"), text("better")),
+    ));
     let mut line = |text: String| {
         // Writing into a string cannot fail.
         let _ = writeln!(out, "{text}");
     };
-    line(format!(
-        "<text x=\"{left}\" y=\"{}\"><tspan class=\"title\">{}</tspan> <tspan class=\"small\">{}, {} is better</tspan></text>",
-        top + 16,
-        text("name"),
-        text("unit"),
-        text("better"),
-    ));
     for (number, bar) in bars.iter().enumerate() {
         let y = top + TITLE - 4 + number * BAR;
         let (start, length) = (left + NAME, LONGEST * bar.value / most);
@@ -101,10 +83,6 @@ fn panel(out: &mut String, row: &Value, bars: &[Bar], left: usize, top: usize) {
             display(bar.value),
         ));
     }
-}
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
 #[cfg(test)]

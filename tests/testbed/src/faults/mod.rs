@@ -1,5 +1,14 @@
 //! Faults of the wire: loss by nftables' `numgen`, rate by tbf, delay and reordering by a relay between
-//! two TAP devices (not every kernel has netem), and a node that is cut off.
+//! two TAP devices (not every kernel has netem), a port that is blocked, and a node that is cut off. Beside
+//! them the table of all faults that tests inject, and what these record.
+
+/// What a test has seen.
+mod record;
+/// Every fault, what must happen, and its test.
+mod table;
+
+pub use record::{RECORDS, Record};
+pub use table::{Mode, Row, Section, TABLE, rows};
 
 use std::time::Duration;
 
@@ -105,6 +114,18 @@ impl Fault {
         eventually(Duration::from_secs(10), "the relay runs", || Ok(relay.log().contains("relays")))
             .with_context(|| relay.log())?;
         Ok(fault)
+    }
+
+    /// Drops what reaches a TCP port of a node from the wire, without a word to anybody.
+    ///
+    /// # Errors
+    /// When nft is missing or refuses.
+    pub fn block(node: &Node, port: u16) -> Result<Self> {
+        need("nft", "nftables")?;
+        let rules = format!(
+            "nft 'table inet lark {{ chain block {{ type filter hook input priority 0; tcp dport {port} drop; }}; }}'"
+        );
+        Self::make(node.place.clone(), &rules, "nft delete table inet lark")
     }
 
     /// Takes a node off the wire without a word to anybody.

@@ -1,0 +1,128 @@
+//! Agents that do not turn: stopped as a whole, or a thread of theirs.
+
+use std::time::Duration;
+
+use lark_testbed::{Load, Record, Running, eventually};
+
+use crate::house::{House, fate};
+
+/// Stops one thread of a process, until this is killed: then it runs again. Arguments: process, thread's name.
+const STOP_THREAD: &str = r"
+import ctypes, os, sys, time
+libc = ctypes.CDLL(None, use_errno=True)
+pid, name = sys.argv[1:]
+tids = [t for t in os.listdir(f'/proc/{pid}/task') if open(f'/proc/{pid}/task/{t}/comm').read().strip() == name]
+assert len(tids) == 1, tids
+libc.ptrace.argtypes = [ctypes.c_long] * 4
+assert libc.ptrace(16, int(tids[0]), 0, 0) == 0, ctypes.get_errno()  # PTRACE_ATTACH
+os.waitpid(int(tids[0]), 0x40000000)  # __WALL
+print('stopped', flush=True)
+time.sleep(600)
+";
+
+/// Stops that thread of node one's agent, until the returned program is killed.
+fn stop_thread(house: &House, name: &str) -> Running {
+    let mut stop = house.nodes.0.place.command("python3");
+    stop.args(["-c", STOP_THREAD, &house.one.process.pid().to_string(), name]);
+    let stop = house.nodes.0.place.start(stop, &house.bed.directory().join("stop.log")).unwrap();
+    eventually(Duration::from_secs(20), "the thread is stopped", || Ok(stop.log().contains("stopped")))
+        .unwrap_or_else(|e| panic!("{e:#}\n{}", stop.log()));
+    stop
+}
+
+fn untouched(house: &House) -> u64 {
+    house.one.kernel_counter("agent_down_untouched").unwrap()
+}
+
+#[test]
+fn a_stopped_agent_counts_as_dead_and_what_it_carries_goes_on_when_it_does() {
+    let mut record = Record::of("own agent stopped (SIGSTOP) and continued").unwrap();
+    // The peer must not take it for gone on a busy machine.
+    let house = House::captured_with(&["--keepalive", "600"]);
+    let _echo = house.echo();
+    let traffic = house.traffic(Load { short: 0, ..Load::default() });
+    house.one.process.signal("STOP");
+    record.injected(1);
+    let nginx = lark_testbed::Nginx::start(&house.bed, &house.server).unwrap();
+    let url = format!("http://{}:8080/who", house.server.ip);
+    // In the first two seconds connects are accepted by the kernel, and answered by nobody.
+    eventually(Duration::from_secs(30), "connects are left alone", || {
+        Ok(house.client.place.output("curl", &["-sf", "--max-time", "2", &url])?.status.success())
+    })
+    .unwrap();
+    assert!(nginx.access_log().contains("/who"));
+    house.one.process.signal("CONT");
+    traffic.flows(20).unwrap();
+    let left_alone = untouched(&house);
+    assert!(left_alone > 0);
+    let seen = traffic.finish().unwrap();
+    assert_eq!(seen.failed(), 0, "{seen:?}");
+    record.traffic(seen);
+    record.write(format!("{left_alone} left alone and counted; open connections went on")).unwrap();
+}
+
+#[test]
+fn a_stuck_worker_counts_as_a_dead_agent_and_is_said() {
+    let mut record = Record::of("a worker thread of the own agent stuck").unwrap();
+    let house = House::captured_with(&["--keepalive", "600"]);
+    let _echo = house.echo();
+    let traffic = house.traffic(Load { short: 0, ..Load::default() });
+    let mut stop = stop_thread(&house, "lark-worker-0");
+    record.injected(1);
+    eventually(Duration::from_secs(20), "connects are left alone", || {
+        house
+            .client
+            .place
+            .output("curl", &["-s", "--max-time", "3", &format!("http://{}:9", house.server.ip)])?;
+        Ok(untouched(&house) > 0)
+    })
+    .unwrap_or_else(|e| panic!("{e:#}\n{}", house.logs()));
+    let left_alone = untouched(&house);
+    let log = house.one.process.log();
+    assert!(log.contains("does not turn runtime=\"worker-0\""), "{log}");
+    stop.kill();
+    eventually(Duration::from_secs(20), "it turns again", || {
+        Ok(house.one.process.log().contains("turns again runtime=\"worker-0\""))
+    })
+    .unwrap();
+    traffic.flows(20).unwrap();
+    let before = untouched(&house);
+    for _ in 0..2 {
+        assert_eq!(fate(&house.client.place, house.server.ip, 9, None), "reset");
+    }
+    assert_eq!(untouched(&house), before);
+    let seen = traffic.finish().unwrap();
+    assert_eq!(seen.failed(), 0, "{seen:?}");
+    record.traffic(seen);
+    record
+        .write(format!("said as worker-0; {left_alone} left alone and counted; open connections went on"))
+        .unwrap();
+}
+
+#[test]
+fn a_stuck_control_runtime_is_said_and_carries_on() {
+    let mut record = Record::of("the control thread of the own agent stuck").unwrap();
+    let house = House::captured();
+    let _echo = house.echo();
+    let traffic = house.traffic(Load::default());
+    let before = (traffic.seen().unwrap(), untouched(&house));
+    let mut stop = stop_thread(&house, "lark");
+    record.injected(1);
+    // Nobody answers on the admin socket meanwhile: the log is the heartbeat thread's.
+    eventually(Duration::from_secs(20), "it is said", || {
+        Ok(house.one.process.log().contains("does not turn runtime=\"control\""))
+    })
+    .unwrap_or_else(|e| panic!("{e:#}\n{}", house.logs()));
+    let seen = traffic.flows(50).unwrap();
+    assert!(seen.opened > before.0.opened + 3, "no new connections: {seen:?}");
+    stop.kill();
+    eventually(Duration::from_secs(20), "it turns again", || {
+        Ok(house.one.process.log().contains("turns again runtime=\"control\""))
+    })
+    .unwrap();
+    assert_eq!(untouched(&house), before.1);
+    let seen = traffic.finish().unwrap();
+    assert_eq!(seen.failed(), 0, "{seen:?}");
+    record.traffic(seen);
+    record.write("said as control; open and new connections as before").unwrap();
+}
