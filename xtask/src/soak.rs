@@ -128,6 +128,7 @@ fn soak(stage: &mut Stage, time: Duration) -> Result<Run> {
     stage.end_traffic()?;
     run.samples.push(stage.sample(seconds(Instant::now()), &run.pods)?);
     run.after = stage.after(&run.at_rest)?;
+    run.certificates = stage.certificates();
     run.words = stage.last_words();
     Ok(run)
 }

@@ -169,10 +169,11 @@ impl Testbed {
                 "link add {port} type veth peer name eth0 netns {own}\nlink set {port} master br0\nlink set {port} up\n"
             ),
         )?;
+        // The bridge's own address is given, or it would be the least of its ports' and change with the pods.
         let mut commands = format!(
             "link set lo up\n\
              addr add 192.168.77.{n}/24 dev eth0\naddr add fd77::{n}/64 dev eth0 nodad\nlink set eth0 up\n\
-             link add pods type bridge mcast_snooping 0\naddr add 10.77.{n}.254/24 dev pods\n\
+             link add pods address 02:77:00:00:00:{n:02x} type bridge mcast_snooping 0\naddr add 10.77.{n}.254/24 dev pods\n\
              addr add fd77:{n}::ff/64 dev pods nodad\nlink set pods up\n"
         );
         for other in 1..n {

@@ -40,6 +40,24 @@ fn pods_of_two_nodes_meet_over_a_wire_that_shows_everything() -> Result<()> {
 }
 
 #[test]
+fn pods_that_come_and_go_change_nothing_for_their_neighbours() -> Result<()> {
+    let mut bed = Testbed::new()?;
+    let node = bed.node("one")?;
+    // By default a bridge has the least address of its ports; its pods would speak to an old one for a while.
+    let gateway = |place: &lark_testbed::Place| place.run("ip", &["-o", "link", "show", "pods"]);
+    let address = |said: String| said.split("link/ether ").nth(1).map(|rest| rest[..17].to_owned());
+    let before = address(gateway(&node.place)?);
+    assert!(before.is_some());
+    for number in 0..8 {
+        let pod = bed.pod(&node, &format!("pod{number}"))?;
+        assert_eq!(address(gateway(&node.place)?), before);
+        bed.end(&node, &pod)?;
+        assert_eq!(address(gateway(&node.place)?), before);
+    }
+    Ok(())
+}
+
+#[test]
 fn ten_beds_stand_side_by_side() -> Result<()> {
     let beds = (0..10)
         .map(|_| {

@@ -87,6 +87,8 @@ pub(crate) struct Run {
     pub(crate) events: Vec<Event>,
     /// Pods that lived.
     pub(crate) pods: Tally,
+    /// Certificates that the controller issued.
+    pub(crate) certificates: usize,
     /// Before the traffic.
     pub(crate) at_rest: Rest,
     /// After it.
@@ -182,6 +184,12 @@ pub(crate) fn judge(run: &Run) -> Vec<Verdict> {
             ),
         });
     }
+    // Half of a life apart at the most, for each pod that stays.
+    let seconds = run.samples.last().map_or(0.0, |sample| sample.at);
+    #[expect(clippy::cast_precision_loss, reason = "certificates are few")]
+    let renewed = run.certificates as f64 >= seconds / 30.0;
+    let sentence = format!("certificates: {} were issued in {seconds:.0} s", run.certificates);
+    verdicts.push(Verdict { met: renewed && seconds > 0.0, sentence });
     let same = |what: &str, before: String, after: String| Verdict {
         met: before == after,
         sentence: format!("{what}: {before} before the traffic, {after} after it"),

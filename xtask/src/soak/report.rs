@@ -46,13 +46,14 @@ pub(crate) fn document(facts: &Value, run: &Run, verdicts: &[Verdict]) -> String
         "# Soak\n\n<!-- Made by `cargo xtask soak --minutes {} --docs`. -->\n\n{}.\n\n\
          Two nodes; nginx and curl, PostgreSQL and pgbench, redis, and an echo in both directions whose every byte is \
          compared, without a pause. Meanwhile {} pods came and went, certificates lived for a minute, and the second \
-         node's agent was upgraded {} times and killed {} times. The first node's agent and the controller ran throughout.\n\n\
+         node's agent was upgraded {} times and killed {} times; {} certificates were issued. The first node's agent and the controller ran throughout.\n\n\
          ![memory, descriptors, entries and failures over time](soak.svg)\n\n| | judgement |\n|---|---|\n",
         facts["minutes"],
         caption(facts),
         facts["pods"],
         facts["upgrades"],
         facts["kills"],
+        run.certificates,
     );
     for verdict in verdicts {
         let _ = writeln!(

@@ -63,7 +63,8 @@ impl Stage {
             far: bed.pod(&two, "far")?,
             back: bed.pod(&two, "back")?,
         };
-        let flags = ["--svid-life", SVID_LIFE].map(str::to_owned).to_vec();
+        // A line a connection would fill the disk in an hour.
+        let flags = ["--svid-life", SVID_LIFE, "--log", "info,access=off"].map(str::to_owned).to_vec();
         let Pods { client, home, web, db, cache, far, back } = &pods;
         let all = [client, home, web, db, cache, far, back];
         let mut two = TwoNodes::start(bed, (one, two), &all, &flags)?;
@@ -239,6 +240,11 @@ impl Stage {
         });
         drained.context("an agent that was taken over from does not end")?;
         Ok(rest)
+    }
+
+    /// Certificates issued so far.
+    pub(crate) fn certificates(&self) -> usize {
+        self.two.controller.process.log().matches("certificate issued").count()
     }
 
     /// What clients and agents complained of last.

@@ -14,7 +14,9 @@ pub(super) fn check(tree: &Tree) -> Vec<Finding> {
     let sources: Vec<(&str, &str)> = tree
         .files
         .iter()
-        .filter(|file| file.path.starts_with("tests/") && file.path.ends_with(".rs"))
+        // What the table itself is made of is no test of a fault.
+        .filter(|file| file.path.starts_with("tests/") && !file.path.starts_with("tests/testbed/"))
+        .filter(|file| file.is_rust())
         .map(|file| (file.path.as_str(), file.text.as_str()))
         .collect();
     let document = tree.files.iter().find(|file| file.path == DOCUMENT);
@@ -29,6 +31,13 @@ fn compare(rows: &[&Row], sources: &[(&str, &str)], document: &str) -> Vec<Findi
     for fault in known.symmetric_difference(&documented) {
         let lacks = if documented.contains(fault) { TABLE } else { DOCUMENT };
         findings.push(finding(lacks, format!("lacks the fault \"{fault}\"; run `cargo xtask failures`")));
+    }
+    for &(path, text) in sources {
+        let named = text.split("Record::of(\"").skip(1).filter_map(|rest| rest.split('"').next());
+        for fault in named.filter(|fault| !known.contains(*fault)) {
+            findings
+                .push(finding(path, format!("records the fault \"{fault}\", which has no row in {TABLE}")));
+        }
     }
     for row in rows {
         let (program, path) = row.test;
@@ -68,7 +77,8 @@ mod tests {
         let document = "| fault | pods |\n|---|---|\n| the moon falls | both |\n";
         assert_eq!(compare(&[&ROW], &source, document), []);
         assert_eq!(compare(&[&ROW], &source, "").len(), 1);
-        assert_eq!(compare(&[], &source, document).len(), 1);
+        assert_eq!(compare(&[], &source, document).len(), 2);
+        assert_eq!(compare(&[], &source, "").len(), 1);
         assert_eq!(compare(&[&ROW], &[("tests/dataplane/moon.rs", "fn it_falls() {}")], document).len(), 1);
         assert_eq!(compare(&[&ROW], &[], document).len(), 2);
     }
