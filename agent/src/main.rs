@@ -6,7 +6,17 @@ use clap::Parser;
 use lark::cli::{Cli, Command};
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    run(Cli::parse().command).unwrap_or_else(|error| {
+        lark::app::complain(&error);
+        ExitCode::FAILURE
+    })
+}
+
+fn run(command: Command) -> anyhow::Result<ExitCode> {
+    if matches!(command, Command::Agent(_) | Command::Controller(_) | Command::Token(_)) {
+        lark::app::keep_private()?;
+    }
+    match command {
         Command::Agent(args) => lark::app::run(args).map(|()| ExitCode::SUCCESS),
         Command::Controller(args) => {
             lark::app::init_logs(args.log_format, &args.log);
@@ -14,9 +24,5 @@ fn main() -> ExitCode {
         }
         Command::Token(args) => lark::controller::run_token(&args).map(|()| ExitCode::SUCCESS),
         query => lark::app::block_on(lark::cli::run(query)),
-    };
-    result.unwrap_or_else(|error| {
-        lark::app::complain(&error);
-        ExitCode::FAILURE
-    })
+    }
 }

@@ -10,6 +10,7 @@ mod many;
 mod peer;
 mod programs;
 mod sockets;
+mod standalone;
 mod start;
 mod stuck;
 mod upgrade;

@@ -46,15 +46,19 @@ pub(crate) const BENCH: [Tool; 4] = [
 ];
 
 /// For the tests, beyond the demo's.
-pub(crate) const TESTS: [Tool; 8] = [
+pub(crate) const TESTS: [Tool; 12] = [
+    tool("dbus-daemon", "dbus"),
     tool("faketime", "faketime"),
     tool("h2load", "nghttp2-client"),
     tool("nghttpd", "nghttp2-server"),
     tool("iperf3", "iperf3"),
     tool("nft", "nftables"),
+    tool("openssl", "openssl"),
     tool("redis-cli", "redis-tools"),
     tool("python3", "python3"),
+    tool("systemd-analyze", "systemd"),
     server("redis-server", "redis-server", "redis-server"),
+    server("vsftpd", "vsftpd", "vsftpd"),
 ];
 
 /// Version of the test runner that this repository is known to work with.

@@ -15,7 +15,9 @@ mod source;
 mod worker;
 
 pub use gauges::catalogue;
-pub use process::{block_on, complain, discovery_path, init_logs, stop_signal};
+pub use process::{
+    block_on, complain, discovery_path, init_logs, keep_private, service_ready, service_stopping, stop_signal,
+};
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -212,10 +214,12 @@ async fn agent(args: AgentArgs) -> anyhow::Result<()> {
     let metrics = TcpListener::from_std(listeners.metrics.try_clone()?)?;
     let metrics = tokio::spawn(admin::serve_metrics(metrics, source));
     tracing::info!(node = %node.name, %tunnel, metrics = %metrics_at, workers = count, "agent runs");
+    service_ready();
 
     let asked = UnixListener::from_std(listeners.handover.try_clone()?)?;
     let successor = tokio::select! {
         () = stop_signal() => {
+            service_stopping();
             tracing::info!("agent stops; captured pods follow the mesh's agentDown setting until another runs");
             // New connects must not wait for the heartbeat to grow stale.
             heart.stop();

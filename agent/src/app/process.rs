@@ -21,6 +21,32 @@ pub fn discovery_path(discovery: &str) -> anyhow::Result<&Path> {
         .with_context(|| format!("--discovery {discovery} must be of the form file:PATH"))
 }
 
+/// Before anything secret is read or made: nobody gets this process's memory, in a core file or otherwise.
+///
+/// # Errors
+/// When the system refuses; then nothing secret may be touched.
+pub fn keep_private() -> anyhow::Result<()> {
+    lark_sys::memory::keep_private()
+        .context("core dumps of this process, which holds keys, cannot be turned off")
+}
+
+/// Tells a service manager, if one started us, that this process serves. That it cannot be told stops
+/// nothing.
+pub fn service_ready() {
+    told(lark_sys::service::ready());
+}
+
+/// Tells a service manager that this process stops; not to be told by one that another takes over from.
+pub fn service_stopping() {
+    told(lark_sys::service::stopping());
+}
+
+fn told(result: std::io::Result<()>) {
+    if let Err(error) = result {
+        tracing::warn!(%error, "the service manager at $NOTIFY_SOCKET cannot be told");
+    }
+}
+
 /// Resolves at SIGTERM or SIGINT.
 pub async fn stop_signal() {
     use tokio::signal::unix::{SignalKind, signal};

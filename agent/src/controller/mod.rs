@@ -110,6 +110,7 @@ impl Controller {
     /// When it cannot go on.
     pub async fn run_until(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
         let incoming = accept(self.listener, self.certificate.clone())?;
+        crate::app::service_ready();
         let server = Server::builder()
             .concurrency_limit_per_connection(CONCURRENT)
             .timeout(REQUEST_TIMEOUT)
@@ -123,6 +124,7 @@ impl Controller {
             () = self.certificate.follow() => {}
             () = self.tokens.follow() => {}
         }
+        crate::app::service_stopping();
         let refused: u64 = self.service.refused().values().sum();
         tracing::info!(issued = self.service.issued(), refused, "controller stopped");
         Ok(())

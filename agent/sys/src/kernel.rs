@@ -18,6 +18,16 @@ pub enum KernelError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The directory cannot be made there.
+    #[error(
+        "{path} cannot be made on the bpf file system: {source}; it must be writable for this process, which a hardened unit or container may keep it from"
+    )]
+    NoDirectory {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
 }
 
 /// Magic of bpffs (include/uapi/linux/magic.h).
@@ -42,7 +52,8 @@ pub fn ensure_bpffs(directory: &Path) -> Result<(), KernelError> {
         rustix::mount::mount("bpf", base, "bpf", rustix::mount::MountFlags::empty(), None)
             .map_err(|e| failed(e.into()))?;
     }
-    std::fs::create_dir_all(directory).map_err(failed)?;
+    std::fs::create_dir_all(directory)
+        .map_err(|source| KernelError::NoDirectory { path: directory.to_owned(), source })?;
     if is_bpffs(directory) {
         Ok(())
     } else {

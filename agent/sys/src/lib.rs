@@ -11,7 +11,11 @@ pub mod connections;
 pub mod handover;
 /// What the kernel offers.
 pub mod kernel;
+/// What others can get of this process's memory.
+pub mod memory;
 /// Network namespaces.
 pub mod netns;
+/// What a service manager wants to be told.
+pub mod service;
 /// Listeners and dialling sockets as the data path needs them.
 pub mod socket;

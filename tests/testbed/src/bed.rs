@@ -147,9 +147,14 @@ impl Testbed {
     }
 
     fn place(&self, cgroup: &str, netns: &str) -> Result<Place> {
-        let cgroup = self.cgroup.join(cgroup);
+        Ok(Place { cgroup: self.cgroup_of(cgroup)?, netns: Path::new("/run/netns").join(netns) })
+    }
+
+    /// A cgroup of the bed.
+    pub(crate) fn cgroup_of(&self, name: &str) -> Result<PathBuf> {
+        let cgroup = self.cgroup.join(name);
         std::fs::create_dir_all(&cgroup)?;
-        Ok(Place { cgroup, netns: Path::new("/run/netns").join(netns) })
+        Ok(cgroup)
     }
 
     /// A node on the wire.
