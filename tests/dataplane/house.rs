@@ -25,8 +25,12 @@ impl House {
 
     /// The same, with flags for both agents.
     pub(crate) fn with(flags: &[&str]) -> Self {
+        Self::on(Testbed::new().unwrap(), flags)
+    }
+
+    /// The same, on an empty bed.
+    pub(crate) fn on(mut bed: Testbed, flags: &[&str]) -> Self {
         let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
-        let mut bed = Testbed::new().unwrap();
         let (one, two) = (bed.node("one").unwrap(), bed.node("two").unwrap());
         let client = bed.pod(&one, "client").unwrap();
         let neighbour = bed.pod(&one, "neighbour").unwrap();

@@ -9,6 +9,12 @@ use crate::house::House;
 #[test]
 fn what_is_wrong_at_the_start_is_one_sentence_and_nothing_stays_attached() {
     let house = House::new();
+    let pins = || {
+        let found = std::process::Command::new("find").arg(house.bed.pins(&house.nodes.0)).output().unwrap();
+        String::from_utf8(found.stdout).unwrap()
+    };
+    let before = pins();
+    assert!(before.lines().count() > 1, "{before}");
     let start = |arguments: &[&str]| {
         let mut command = Agent::command(&house.bed, &house.nodes.0, &house.controller, &house.mesh).unwrap();
         let output = command.args(arguments).output().unwrap();
@@ -32,29 +38,27 @@ fn what_is_wrong_at_the_start_is_one_sentence_and_nothing_stays_attached() {
     assert!(said.contains("/nonexistent.yaml"), "{said}");
     let said = start(&["--ca-root", "/nonexistent.pem"]);
     assert!(said.contains("the root certificates /nonexistent.pem cannot be read"), "{said}");
+    assert_eq!(pins(), before);
+    assert_eq!(house.one.json("bpf").unwrap()["links"], serde_json::json!([]));
 }
 
 #[test]
-fn what_the_machine_lacks_is_said_and_named() {
-    let mut house = House::new();
-    // Without one of its capabilities.
-    for (capability, name) in [("bpf", "CAP_BPF"), ("sys_admin", "CAP_SYS_ADMIN")] {
-        let bare = Agent::command(&house.bed, &house.nodes.0, &house.controller, &house.mesh).unwrap();
-        let output = std::process::Command::new("setpriv")
-            .args([&format!("--bounding-set=-{capability}"), &format!("--inh-caps=-{capability}")])
-            .arg(lark_testbed::lark_binary().unwrap())
-            // The arguments after the place's own: shell, script, cgroup, namespace, program.
-            .args(bare.get_args().skip(5))
-            .args(["--admin-socket", house.bed.directory().join("bare.sock").to_str().unwrap()])
-            .output()
-            .unwrap();
-        assert_eq!(output.status.code(), Some(1));
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(
-            said.lines().last().unwrap().contains(&format!("capabilities are missing: {name}")),
-            "{said}"
-        );
+fn an_agent_that_starts_again_has_every_pod_before_it_is_ready() {
+    let mut house = House::captured();
+    for _ in 0..5 {
+        house.one.process.kill();
+        house.one = Agent::start(&house.bed, &house.nodes.0, &house.controller, &house.mesh).unwrap();
+        // At once, without waiting: it said that it is ready.
+        let pods = house.one.json("status").unwrap()["pods"].clone();
+        assert_eq!(pods, serde_json::json!([{ "state": "captured", "count": 2 }]), "{}", house.logs());
+        let check = house.one.lark(&["check"]).unwrap();
+        assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stdout));
     }
+}
+
+#[test]
+fn a_bad_file_and_a_missing_cgroup_are_named() {
+    let mut house = House::new();
     // A file that is no mesh, at the start.
     let bad = house.bed.directory().join("bad.yaml");
     std::fs::write(&bad, "mesh: {}\nnodes:\n  - name: one\n    adresses: []\n").unwrap();

@@ -11,6 +11,13 @@ pub struct Capability {
     pub reason: &'static str,
 }
 
+impl Capability {
+    /// Its number, which is its bit in the masks of /proc/PID/status.
+    pub const fn bit(&self) -> u32 {
+        self.bit
+    }
+}
+
 /// All capabilities that the agent needs.
 pub const REQUIRED: [Capability; 4] = [
     Capability { name: "CAP_BPF", bit: 39, reason: "load programs and maps" },
