@@ -1,9 +1,12 @@
 use super::{File, Finding, Tree};
 
 /// Tops of paths that a document may name in backticks; what it names so has to exist.
-const TOPS: [&str; 7] = [".ci/", ".config/", "agent/", "docs/", "ebpf/", "tests/", "xtask/"];
+const TOPS: [&str; 8] = [".ci/", ".config/", "agent/", "deploy/", "docs/", "ebpf/", "tests/", "xtask/"];
 
-/// Documents point to files that exist.
+/// The document that names what enforces each invariant: its tests have to exist.
+const INVARIANTS: &str = "ARCHITECTURE.md";
+
+/// Documents point to files that exist, and to tests that exist.
 pub(super) fn check(tree: &Tree) -> Vec<Finding> {
     let mut findings = Vec::new();
     for file in tree.files.iter().filter(|file| file.path.ends_with(".md")) {
@@ -13,9 +16,15 @@ pub(super) fn check(tree: &Tree) -> Vec<Finding> {
                     findings.push(file.finding(number, format!("links to {target}, which is not there")));
                 }
             }
-            for path in line.split('`').skip(1).step_by(2).filter(|word| is_path(word)) {
+            let quoted = || line.split('`').skip(1).step_by(2);
+            for path in quoted().filter(|word| is_path(word)) {
                 if !tree.has(path.trim_end_matches('/')) {
                     findings.push(file.finding(number, format!("names {path}, which is not there")));
+                }
+            }
+            for test in quoted().filter(|word| file.path == INVARIANTS && is_test(word)) {
+                if !tree.rust().any(|source| source.text.contains(&format!("fn {test}("))) {
+                    findings.push(file.finding(number, format!("names test {test}, which is not there")));
                 }
             }
         }
@@ -49,6 +58,12 @@ fn is_path(word: &str) -> bool {
         && word.chars().all(|c| c.is_ascii_alphanumeric() || "/._-".contains(c))
 }
 
+/// A sentence in snake case, as tests are called.
+fn is_test(word: &str) -> bool {
+    word.matches('_').count() >= 3
+        && word.chars().all(|c| c.is_ascii_lowercase() || "_0123456789".contains(c))
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::{places, tree};
@@ -65,5 +80,17 @@ mod tests {
             ("agent/src/main.rs", ""),
         ]);
         assert_eq!(places(&check(&tree)), ["README.md:1", "README.md:2"]);
+    }
+
+    #[test]
+    fn invariants_without_their_test_are_found() {
+        let tree = tree([
+            (
+                "ARCHITECTURE.md",
+                "`a_reset_stays_a_reset` (tunnel)\n`nobody_has_written_it` `pod_sock_ops.rs`",
+            ),
+            ("tests/tunnel/main.rs", "#[test]\nfn a_reset_stays_a_reset() {}\n"),
+        ]);
+        assert_eq!(places(&check(&tree)), ["ARCHITECTURE.md:2"]);
     }
 }
