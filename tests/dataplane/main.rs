@@ -2,10 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "what fails to be set up fails the test")]
 
+mod answers;
 mod capture;
 mod failure;
 mod house;
 mod identity;
+mod kinds;
 mod many;
 mod peer;
 mod privileges;

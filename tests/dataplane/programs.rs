@@ -195,6 +195,29 @@ fn a_service_leads_to_its_endpoints_and_to_oneself() {
 }
 
 #[test]
+fn what_a_service_has_outside_the_mesh_is_dialled_from_the_pod_itself() {
+    let mut house = House::new();
+    house.mesh.label(&house.neighbour, "lark.mesh/capture", "disabled").unwrap();
+    let service = serde_json::json!({
+        "namespace": "shop", "name": "mixed", "addresses": ["10.96.0.13"],
+        "ports": [{ "port": 80, "targetPort": 8080 }],
+        "endpoints": [{ "address": house.server.ip, "ready": false }, { "address": house.neighbour.ip }],
+    });
+    house.mesh.change(|document| document["services"] = serde_json::json!([service])).unwrap();
+    house.mesh.capture(true).unwrap();
+    house.one.wait_captured(1).unwrap();
+    house.two.wait_captured(1).unwrap();
+    let _nginx = Nginx::start(&house.bed, &house.neighbour).unwrap();
+    // The pod's own address, which the agent has only inside the pod's namespace.
+    let who = house.curl("http://10.96.0.13/who");
+    assert_eq!(who, format!("{} {}\n", house.client.ip, house.neighbour.ip));
+    let edges = house.one.json("edges").unwrap();
+    let edge = edges.as_array().unwrap().iter().find(|e| e["destination"]["name"] == "Deployment/neighbour");
+    let edge = edge.unwrap_or_else(|| panic!("{edges:#}"));
+    assert_eq!((&edge["secured"], &edge["connections"]), (&"plaintext".into(), &1.into()), "{edges:#}");
+}
+
+#[test]
 fn http2_with_many_streams_goes_through() {
     lark_testbed::need("nghttpd", "nghttp2-server").unwrap();
     lark_testbed::need("h2load", "nghttp2-client").unwrap();
@@ -213,6 +236,66 @@ fn http2_with_many_streams_goes_through() {
     .unwrap();
     let said = house.client.place.run("h2load", &load).unwrap_or_else(|e| panic!("{e:#}\n{}", house.logs()));
     assert!(said.contains("2000 succeeded, 0 failed, 0 errored"), "{said}");
+}
+
+/// vsftpd greets before the client has said anything, tells its own address for passive transfers, and
+/// connects back to the client's for active ones.
+#[test]
+fn a_server_that_speaks_first_and_calls_back_is_served_both_ways() {
+    lark_testbed::need("vsftpd", "vsftpd").unwrap();
+    let house = House::captured();
+    let home = house.bed.directory().join("ftp");
+    std::fs::create_dir_all(home.join("empty")).unwrap();
+    let text: String = (0..200_000).map(|i| format!("{i} ")).collect();
+    std::fs::write(home.join("down"), &text).unwrap();
+    let configuration = home.join("vsftpd.conf");
+    let (ftp, log) = (home.display(), home.join("log"));
+    std::fs::write(
+        &configuration,
+        format!(
+            "listen=YES\nbackground=NO\nlisten_port=2121\nanonymous_enable=YES\nno_anon_password=YES\n\
+             run_as_launching_user=YES\nanon_root={ftp}\nsecure_chroot_dir={ftp}/empty\nwrite_enable=YES\n\
+             anon_upload_enable=YES\nallow_writeable_chroot=YES\nseccomp_sandbox=NO\nisolate=NO\n\
+             isolate_network=NO\nconnect_from_port_20=NO\nxferlog_enable=YES\nvsftpd_log_file={}\n",
+            log.display()
+        ),
+    )
+    .unwrap();
+    let mut vsftpd = house.server.place.command("vsftpd");
+    vsftpd.arg(&configuration);
+    let vsftpd = house.server.place.start(vsftpd, &house.bed.directory().join("vsftpd.log")).unwrap();
+    let url = |name: &str| format!("ftp://{}:2121/{name}", house.server.ip);
+    lark_testbed::eventually(std::time::Duration::from_secs(20), "vsftpd answers", || {
+        Ok(house.client.place.output("curl", &["-sS", "--list-only", &url("")])?.status.success())
+    })
+    .unwrap_or_else(|e| panic!("{e:#}\n{}\n{}", vsftpd.log(), house.logs()));
+    let curl = |arguments: &[&str]| {
+        let all = [&["-sS", "--max-time", "60"], arguments].concat();
+        house.client.place.run("curl", &all).unwrap_or_else(|e| panic!("{e:#}\n{}", house.logs()))
+    };
+    let wire = Wire::listen(&house.bed).unwrap();
+    let down = home.join("down");
+    // Passive with IPv6's form and with addresses, then active, in which the server dials the client.
+    for (number, mode) in
+        [&["--ftp-pasv"][..], &["--disable-epsv"], &["--ftp-port", "-", "--disable-eprt"]].iter().enumerate()
+    {
+        assert!(curl(&[*mode, &[&url("down")]].concat()) == text, "{mode:?}: other bytes came");
+        let up = url(&format!("up{number}"));
+        curl(&[*mode, &["--upload-file", down.to_str().unwrap(), &up]].concat());
+        assert!(std::fs::read_to_string(home.join(format!("up{number}"))).unwrap() == text, "{mode:?}");
+    }
+    assert_eq!(wire.count("199998 199999").unwrap(), 0);
+    let log = std::fs::read_to_string(log).unwrap();
+    assert!(
+        log.contains(&format!("Client \"::ffff:{}\"", house.client.ip))
+            || log.contains(&house.client.ip.to_string()),
+        "{log}"
+    );
+    // The transfers that the server dialled are its own connections.
+    let edges = house.two.json("edges").unwrap();
+    let dialled =
+        edges.as_array().unwrap().iter().any(|e| e["direction"] == "outbound" && e["secured"] == "mtls");
+    assert!(dialled, "{edges:#}");
 }
 
 /// Asks, is silent for more than two minutes, and asks again over the same connection.

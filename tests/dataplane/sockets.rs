@@ -1,6 +1,8 @@
 //! Sockets that are not a pod's own, and pods that share their node's network.
 
-use lark_testbed::{Agent, Controller, Mesh, Nginx, Testbed, Wire};
+use std::time::Duration;
+
+use lark_testbed::{Agent, Controller, Mesh, Nginx, Testbed, Wire, eventually};
 
 use crate::house::House;
 
@@ -40,6 +42,104 @@ fn a_socket_belongs_to_the_pod_that_made_it() {
     let wire = Wire::listen(&house.bed).unwrap();
     run(&outside, &pod);
     assert!(wire.count("canary-of-lark").unwrap() > 0);
+}
+
+/// Makes a socket, hands it over a Unix socket to whoever asks there, and ends.
+const GIVES: &str = r"
+import socket, sys
+s = socket.socket()
+u = socket.socket(socket.AF_UNIX); u.bind(sys.argv[1]); u.listen()
+print('ready', flush=True)
+socket.send_fds(u.accept()[0], [b'x'], [s.fileno()])
+";
+
+/// Is given a socket, connects it, and asks nginx whom it sees.
+const TAKES: &str = r"
+import socket, sys
+u = socket.socket(socket.AF_UNIX); u.connect(sys.argv[1])
+s = socket.socket(fileno=socket.recv_fds(u, 1, 1)[1][0])
+s.settimeout(20)
+s.connect((sys.argv[2], 8080))
+s.sendall(b'GET /who HTTP/1.0\r\n\r\ncanary-of-lark')
+data = b''
+while True:
+    part = s.recv(4096)
+    if not part: break
+    data += part
+print(data.decode().rsplit('\r\n\r\n')[1].split()[0])
+";
+
+#[test]
+fn a_socket_passed_from_pod_to_pod_speaks_for_the_one_that_made_it() {
+    let house = House::captured();
+    let _nginx = Nginx::start(&house.bed, &house.server).unwrap();
+    let path = house.bed.directory().join("passed");
+    let path = path.to_str().unwrap();
+    let mut gives = house.client.place.command("python3");
+    gives.args(["-c", GIVES, path]);
+    let gives = house.client.place.start(gives, &house.bed.directory().join("gives.log")).unwrap();
+    eventually(Duration::from_secs(20), "the socket is made", || Ok(gives.log().contains("ready"))).unwrap();
+    let wire = Wire::listen(&house.bed).unwrap();
+    let who = house
+        .neighbour
+        .place
+        .run("python3", &["-c", TAKES, path, &house.server.ip.to_string()])
+        .unwrap_or_else(|e| panic!("{e:#}\n{}", house.logs()));
+    assert_eq!(who.trim(), house.client.ip.to_string());
+    assert_eq!(wire.count("canary-of-lark").unwrap(), 0);
+    let edges = house.two.json("edges").unwrap();
+    assert_eq!(edges[0]["source"]["identity"], "spiffe://cluster.local/ns/shop/sa/client", "{edges:#}");
+}
+
+/// Answers each datagram with the sender's address.
+const UDP: &str = r"
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(('0.0.0.0', 5353))
+print('ready', flush=True)
+while True:
+    data, client = s.recvfrom(100)
+    s.sendto(b'%s %s' % (client[0].encode(), data), client)
+";
+
+#[test]
+fn udp_is_left_alone() {
+    let house = House::captured();
+    let mut server = house.server.place.command("python3");
+    server.args(["-c", UDP]);
+    let server = house.server.place.start(server, &house.bed.directory().join("udp.log")).unwrap();
+    eventually(Duration::from_secs(20), "the server is up", || Ok(server.log().contains("ready"))).unwrap();
+    let wire = Wire::listen(&house.bed).unwrap();
+    let ask = "import socket, sys; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(20); \
+               s.connect((sys.argv[1], 5353)); s.send(b'canary-of-lark'); print(s.recv(100).decode())";
+    let said = house.client.place.run("python3", &["-c", ask, &house.server.ip.to_string()]).unwrap();
+    assert_eq!(said.trim(), format!("{} canary-of-lark", house.client.ip));
+    // There and back, as it would be without Lark.
+    assert_eq!(wire.count("canary-of-lark").unwrap(), 2);
+    assert_eq!(house.one.kernel_counter("redirected").unwrap(), 0);
+    assert_eq!(house.one.kernel_counter("not_tcp").unwrap(), 1);
+}
+
+#[test]
+fn a_hosts_own_address_is_no_destination_in_the_mesh() {
+    let mut bed = Testbed::new().unwrap();
+    let (one, two) = (bed.node("one").unwrap(), bed.node("two").unwrap());
+    let client = bed.pod(&one, "client").unwrap();
+    let server = bed.host_pod(&two, "server").unwrap();
+    let mut mesh = Mesh::new(&bed, &[&one, &two], &[&client, &server]).unwrap();
+    let controller = Controller::start(&bed, &one, &[&one, &two], &mesh).unwrap();
+    let a = Agent::start(&bed, &one, &controller, &mesh).unwrap();
+    let b = Agent::start(&bed, &two, &controller, &mesh).unwrap();
+    let _nginx = Nginx::start(&bed, &server).unwrap();
+    mesh.capture(true).unwrap();
+    a.wait_captured(1).unwrap();
+    b.wait_captured(1).unwrap();
+    // Both are captured, and still the address says nothing about who answers there: as docs/standalone.md
+    // and docs/limits.md say, this connection is what it was without Lark, and counted.
+    let wire = Wire::listen(&bed).unwrap();
+    let url = format!("http://{}:8080/", two.ip);
+    assert_eq!(client.place.run("curl", &["-sS", "--max-time", "20", &url]).unwrap(), "canary-of-lark\n");
+    assert!(wire.count("canary-of-lark").unwrap() > 0);
+    assert_eq!(a.kernel_counter("not_mesh").unwrap(), 1);
 }
 
 #[test]

@@ -8,4 +8,5 @@
 
 mod hooks;
 mod pins;
+mod reuse;
 mod room;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::observe::Secured;
 use crate::route::Step;
-use crate::snapshot::Workload;
+use crate::snapshot::{Snapshot, Workload};
 
 /// How an agent is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -132,6 +132,13 @@ impl Party {
     /// Somebody outside the mesh. All of them are one in edges and metrics, or addresses would be labels.
     pub fn outside(address: IpAddr) -> Self {
         Self { name: address.to_string(), owner: "outside".to_owned(), ..Self::default() }
+    }
+
+    /// Who is at an address, as far as discovery knows; nothing has proved it.
+    pub fn at(address: IpAddr, snapshot: &Snapshot) -> Self {
+        snapshot
+            .workload_by_address(address)
+            .map_or_else(|| Self::outside(address), |workload| Self::of(workload).unproved())
     }
 
     /// The same without an identity, where nothing proved one.

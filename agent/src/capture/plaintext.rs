@@ -45,10 +45,7 @@ fn of_pod(workload: &Workload) -> Vec<Established> {
 }
 
 fn view(me: Party, found: &Established, snapshot: &Snapshot) -> ConnectionView {
-    let remote = found.remote.ip();
-    let peer = snapshot
-        .workload_by_address(remote)
-        .map_or_else(|| Party::outside(remote), |workload| Party::of(workload).unproved());
+    let peer = Party::at(found.remote.ip(), snapshot);
     ConnectionView {
         direction: "outbound".to_owned(),
         source: me,

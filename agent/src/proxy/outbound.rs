@@ -101,7 +101,8 @@ impl Outbound {
         let _loaded = decision.endpoint.map(|e| Load::add(&self.load, e.ip()));
         // The port is the pod's own choice or the kernel's; the address is the pod's, not loopback.
         let source_address = SocketAddr::new(own_address(&source, destination.ip()), from.port());
-        let connection = self.observer.open(opening(&source, source_address, destination, &decision));
+        let connection =
+            self.observer.open(opening(&snapshot, &source, source_address, destination, &decision));
         self.take(&pod, &source, socket, source_address, destination, decision, connection).await;
     }
 
@@ -191,12 +192,18 @@ fn own_address(source: &Workload, destination: IpAddr) -> IpAddr {
     })
 }
 
-fn opening(source: &Workload, source_address: SocketAddr, asked: SocketAddr, decision: &Decision) -> Opening {
+fn opening(
+    snapshot: &Snapshot,
+    source: &Workload,
+    source_address: SocketAddr,
+    asked: SocketAddr,
+    decision: &Decision,
+) -> Opening {
     let (direction, destination, peer) = match &decision.route {
         Route::Tunnel { destination, node, .. } => (Direction::Outbound, Party::of(destination), Some(*node)),
         Route::Local { destination, .. } => (Direction::Local, Party::of(destination), None),
-        Route::Passthrough { address, .. } => (Direction::Outbound, Party::outside(address.ip()), None),
-        Route::Deny { .. } => (Direction::Outbound, Party::outside(asked.ip()), None),
+        Route::Passthrough { address, .. } => (Direction::Outbound, Party::at(address.ip(), snapshot), None),
+        Route::Deny { .. } => (Direction::Outbound, Party::at(asked.ip(), snapshot), None),
     };
     Opening {
         direction,
