@@ -26,6 +26,9 @@ pub(crate) struct Args {
     /// Leave everything up until Enter is pressed, with hints what to type.
     #[arg(long)]
     keep: bool,
+    /// Show this binary of lark instead of one built for release.
+    #[arg(long, value_name = "FILE")]
+    lark: Option<PathBuf>,
 }
 
 #[expect(clippy::print_stdout, reason = "xtask is a program for the terminal")]
@@ -41,7 +44,7 @@ fn tell(text: &str) {
 pub(crate) fn run(args: &Args) -> Result<()> {
     test::able()?;
     install::debian(&install::DEMO)?;
-    let binary = test::lark(true)?;
+    let binary = args.lark.clone().map_or_else(|| test::lark(true), Ok)?;
     let began = Instant::now();
     let story = Story::set_up(binary)?;
     let seen = story.play()?;
