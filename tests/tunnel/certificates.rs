@@ -16,13 +16,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::ends::{Client, DAY, echo, id, node, on_worker, quick};
 
-struct Authority {
+pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     bundle: TrustBundle,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -32,7 +32,7 @@ impl Authority {
     }
 
     /// A certificate that the store takes for `account`'s, whatever it says.
-    fn store(&self, account: &str, change: impl FnOnce(&mut CertificateParams)) -> SvidStore {
+    pub(crate) fn store(&self, account: &str, change: impl FnOnce(&mut CertificateParams)) -> SvidStore {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         params.subject_alt_names = vec![uri(id(account).as_str())];
@@ -53,11 +53,11 @@ impl Authority {
     }
 }
 
-fn uri(text: &str) -> SanType {
+pub(crate) fn uri(text: &str) -> SanType {
     SanType::URI(Ia5String::try_from(text).unwrap())
 }
 
-fn dns(text: &str) -> SanType {
+pub(crate) fn dns(text: &str) -> SanType {
     SanType::DnsName(Ia5String::try_from(text).unwrap())
 }
 

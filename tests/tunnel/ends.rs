@@ -1,13 +1,14 @@
 //! Two ends of a tunnel on loopback, with real TLS and an application behind the accepting one.
 
 use std::cell::RefCell;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
+use lark_core::explain::Cause;
 use lark_core::framing::ConnectRequest;
 use lark_core::identity::{SpiffeId, TrustDomain};
 use lark_core::observe::ByteCounters;
@@ -15,10 +16,13 @@ use lark_core::reason::Reason;
 use lark_identity::ca::Ca;
 use lark_identity::store::issue_directly;
 use lark_identity::{SvidStore, TrustBundle};
+use lark_testbed::hostile::{self, Hostile};
 use lark_tunnel::{
     Acceptor, Deliver, Delivery, Dialer, Ended, Inbound, LocalIdentities, Observer, PoolKey, Refusal,
     ServeError, Side, TunnelSettings,
 };
+use rustls::ClientConfig;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
@@ -76,22 +80,26 @@ impl Seen {
 }
 
 impl Observer for Seen {
-    fn handshake(&self, _: Side, result: Result<(), Reason>, _: Duration) {
+    fn handshake(&self, _: Side, result: Result<(), Cause>, _: Duration) {
         let which = if result.is_ok() { &self.handshakes } else { &self.failures };
         which.fetch_add(1, Ordering::Relaxed);
     }
-    fn tunnel(&self, _: Side, opened: bool) {
-        if !opened {
-            self.closed.fetch_add(1, Ordering::Relaxed);
-        }
+    fn opened(&self, _: Side) {}
+    fn closed(&self, _: Side, _: Option<Cause>) {
+        self.closed.fetch_add(1, Ordering::Relaxed);
     }
+    fn stream_refused(&self, _: Reason) {}
 }
 
-struct Local(Vec<SpiffeId>);
+pub(crate) struct Local(pub(crate) Vec<SpiffeId>);
 
 impl LocalIdentities for Local {
     fn identity(&self, server_name: &str) -> Option<SpiffeId> {
         self.0.iter().find(|id| lark_tunnel::name::server_name(id) == server_name).cloned()
+    }
+
+    fn is_node(&self, address: IpAddr) -> bool {
+        [Ipv4Addr::LOCALHOST, Ipv4Addr::new(127, 0, 0, 2)].map(IpAddr::from).contains(&address)
     }
 }
 
@@ -114,10 +122,15 @@ impl Deliver for ToApplication {
     }
 }
 
-/// An accepting agent's acceptor, for db.
+/// An accepting agent's acceptor, for db. It knows nodes 127.0.0.1 and 127.0.0.2.
 pub(crate) fn acceptor(store: SvidStore, settings: TunnelSettings) -> Acceptor {
+    watched(store, settings, Rc::new(Seen::default()))
+}
+
+/// The same, with somebody who is told.
+pub(crate) fn watched(store: SvidStore, settings: TunnelSettings, observer: Rc<dyn Observer>) -> Acceptor {
     let local = Rc::new(Local(vec![id("db")]));
-    Acceptor::new(store, domain(), local, settings, Rc::new(Seen::default()))
+    Acceptor::new(store, domain(), local, settings, observer)
 }
 
 /// An accepting agent with db's certificate.
@@ -174,6 +187,19 @@ pub(crate) fn quick() -> TunnelSettings {
     TunnelSettings { identity_wait: Duration::from_millis(50), ..TunnelSettings::default() }
 }
 
+/// Speaks as `account` to db, whatever it does then.
+pub(crate) fn config(store: &SvidStore, account: &str) -> ClientConfig {
+    let svid = store.current(&id(account)).unwrap();
+    lark_tunnel::tls::client(&lark_tunnel::tls::provider(), &svid, store, &id("db")).unwrap()
+}
+
+/// A tunnel to db in hands that need not be an agent's.
+pub(crate) async fn raw(store: &SvidStore, from: IpAddr, node: SocketAddr) -> Hostile {
+    let socket = hostile::from(from, node).await.unwrap();
+    let name = lark_tunnel::name::server_name(&id("db"));
+    Hostile::new(socket, config(store, "web"), Some(&name)).await.unwrap()
+}
+
 /// A dialling agent; `connect` gives the application's end of a captured connection.
 pub(crate) struct Client {
     pub(crate) dialer: Dialer,
@@ -214,6 +240,14 @@ impl Client {
     }
 }
 
+/// What is sent comes back.
+pub(crate) async fn echoes(socket: &mut TcpStream) {
+    socket.write_all(b"ping").await.unwrap();
+    let mut answer = [0; 4];
+    socket.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"ping");
+}
+
 /// Two connected sockets.
 pub(crate) async fn sockets() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -232,7 +266,7 @@ pub(crate) async fn until(so: impl Fn() -> bool) {
 pub(crate) fn on_worker(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let limited = async {
-        tokio::time::timeout(Duration::from_secs(60), test).await.expect("the test hangs");
+        tokio::time::timeout(Duration::from_secs(120), test).await.expect("the test hangs");
     };
     tokio::task::LocalSet::new().block_on(&runtime, limited);
 }

@@ -156,18 +156,8 @@ fn a_client_without_a_certificate_gets_no_tunnel() {
     on_worker(async {
         let world = World::new();
         let node = accept(world.store(&["db"]), echo().await, quick()).await;
-        let mut roots = rustls::RootCertStore::empty();
-        for root in world.bundle().certificates() {
-            roots.add(root.clone()).unwrap();
-        }
         for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
-            let verifier = Arc::new(AnyServer);
-            let config = rustls::ClientConfig::builder_with_provider(lark_tunnel::tls::provider())
-                .with_protocol_versions(&[version])
-                .unwrap()
-                .dangerous()
-                .with_custom_certificate_verifier(verifier)
-                .with_no_client_auth();
+            let config = lark_testbed::hostile::nobody(&[version]).unwrap();
             let tcp = TcpStream::connect(node).await.unwrap();
             match TlsConnector::from(Arc::new(config)).connect(name("db"), tcp).await {
                 // In TLS 1.3 the client's handshake ends before the server has looked.
@@ -187,39 +177,4 @@ fn a_client_without_a_certificate_gets_no_tunnel() {
         let _ = plain.read_to_end(&mut answer).await;
         assert!(answer.len() <= 7, "plaintext was answered with more than an alert: {answer:?}");
     });
-}
-
-#[derive(Debug)]
-struct AnyServer;
-
-impl rustls::client::danger::ServerCertVerifier for AnyServer {
-    fn verify_server_cert(
-        &self,
-        _: &rustls::pki_types::CertificateDer<'_>,
-        _: &[rustls::pki_types::CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: rustls::pki_types::UnixTime,
-    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
-        Ok(rustls::client::danger::ServerCertVerified::assertion())
-    }
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &rustls::pki_types::CertificateDer<'_>,
-        _: &rustls::DigitallySignedStruct,
-    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
-    }
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &rustls::pki_types::CertificateDer<'_>,
-        _: &rustls::DigitallySignedStruct,
-    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
-        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
-    }
-    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
-        lark_tunnel::tls::provider().signature_verification_algorithms.supported_schemes()
-    }
 }

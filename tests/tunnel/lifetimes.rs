@@ -17,19 +17,14 @@ use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::ends::{Client, DAY, Node, World, acceptor, echo, id, node, on_worker, quick, sockets, until};
+use crate::ends::{
+    Client, DAY, Node, World, acceptor, echo, echoes, id, node, on_worker, quick, sockets, until,
+};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-async fn echoes(socket: &mut TcpStream) {
-    socket.write_all(b"ping").await.unwrap();
-    let mut answer = [0; 4];
-    socket.read_exact(&mut answer).await.unwrap();
-    assert_eq!(&answer, b"ping");
-}
-
 /// A store whose clock can be moved, with certificates of an hour.
-fn store(world: &World, account: &str) -> (SvidStore, Arc<AtomicU64>) {
+pub(crate) fn store(world: &World, account: &str) -> (SvidStore, Arc<AtomicU64>) {
     let ahead = Arc::new(AtomicU64::new(0));
     let clock = ahead.clone();
     let now = move || SystemTime::now() + Duration::from_secs(clock.load(Ordering::Relaxed));
@@ -87,11 +82,11 @@ fn an_aged_tunnel_takes_no_more_and_ends_with_its_last_stream() {
         let mut record = Record::of("a tunnel reaches its greatest age").unwrap();
         let world = World::new();
         let node = node(world.store(&["db"]), echo().await, quick()).await;
-        let young = TunnelSettings { max_age: Duration::from_millis(1), ..quick() };
+        let young = TunnelSettings { max_age: Duration::from_millis(500), ..quick() };
         let client = Client::new(world.store(&["web"]), node.address, young).await;
         let (mut first, _, ended) = client.connect().await;
         echoes(&mut first).await;
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        tokio::time::sleep(Duration::from_millis(600)).await;
         let (mut second, _, _) = client.connect().await;
         echoes(&mut second).await;
         assert_eq!(client.seen.handshakes(), 2);

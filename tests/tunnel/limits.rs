@@ -8,13 +8,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lark_core::framing;
+use lark_core::quota::Full;
 use lark_core::reason::Reason;
 use lark_tunnel::{Deliver, Delivery, End, HandshakeError, Inbound, Refusal, ServeError, TunnelSettings};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
-use crate::ends::{Client, Node, World, accept, acceptor, echo, node, on_worker, quick, sockets, until};
+use crate::ends::{
+    Client, Node, World, accept, acceptor, echo, echoes, node, on_worker, quick, sockets, until,
+};
 
 /// Delivers when it is let, or refuses.
 pub(crate) struct Gate {
@@ -44,13 +47,6 @@ impl Deliver for Gate {
             Ok(Delivery { pod, counters: Arc::default(), on_end: Box::new(|_| {}) })
         })
     }
-}
-
-async fn echoes(socket: &mut TcpStream) {
-    socket.write_all(b"ping").await.unwrap();
-    let mut answer = [0; 4];
-    socket.read_exact(&mut answer).await.unwrap();
-    assert_eq!(&answer, b"ping");
 }
 
 #[test]
@@ -141,7 +137,10 @@ fn tunnels_are_bounded_and_closed_ones_make_room() {
         let second = Client::new(world.store(&["web"]), node.address, quick()).await;
         let (_refused, _, failed) = second.connect().await;
         assert_eq!(failed.await.unwrap().refusal.unwrap().reason, Reason::TunnelHandshake);
-        assert!(matches!(node.error().await, ServeError::TooMany { what: "tunnels", limit: 1, .. }));
+        assert!(matches!(
+            node.error().await,
+            ServeError::TooMany { what: "tunnels", full: Full::All(1), .. }
+        ));
         drop(socket);
         ended.await.unwrap();
         first.dialer.drain();
@@ -162,7 +161,10 @@ fn whoever_says_nothing_gets_no_handshake_for_ever() {
         let mut mute = TcpStream::connect(node.address).await.unwrap();
         tokio::task::yield_now().await;
         let _another = TcpStream::connect(node.address).await.unwrap();
-        assert!(matches!(node.error().await, ServeError::TooMany { what: "handshakes", limit: 1, .. }));
+        assert!(matches!(
+            node.error().await,
+            ServeError::TooMany { what: "handshakes", full: Full::All(1), .. }
+        ));
         assert!(matches!(node.error().await, ServeError::TimedOut { .. }));
         assert_eq!(mute.read(&mut [0; 1]).await.unwrap(), 0);
         // And an agent that says nothing is not waited for either.

@@ -6,6 +6,8 @@
     reason = "a test ends where something is not as it should be"
 )]
 
+mod aging;
+mod attacks;
 mod bytes;
 mod certificates;
 mod ends;
@@ -15,3 +17,4 @@ mod lifetimes;
 mod limits;
 mod refusals;
 mod resets;
+mod storm;

@@ -50,22 +50,37 @@ pub struct Refused {
 
 /// Decides whether a stream that reached `node` may be delivered.
 pub fn admit(snapshot: &Snapshot, node: &str, claim: &Claim<'_>) -> Admission {
-    let authority = claim.authority.ip();
+    let authority = claim.authority.ip().to_canonical();
     if claim.authority.port() == 0 {
-        return refuse(Reason::NotMyWorkload, "port 0 is no application's".to_owned());
+        return refuse(Reason::AuthorityPortZero, "port 0 is no application's".to_owned());
+    }
+    let expected = || format!("expected a captured pod of node {node} at {authority}");
+    if is_local(authority) {
+        return refuse(Reason::AuthorityLocal, format!("{}, which is no pod's address", expected()));
     }
     let Some(destination) = snapshot.workload_by_address(authority) else {
-        return wait(Reason::NotMyWorkload, format!("expected a captured pod of node {node} at {authority}"));
+        if let Some(service) = snapshot.service_by_address(authority) {
+            return refuse(
+                Reason::AuthorityService,
+                format!("{}, found Service {}", expected(), service.full_name()),
+            );
+        }
+        if let Some(found) =
+            snapshot.nodes().find(|n| n.addresses.iter().any(|a| a.to_canonical() == authority))
+        {
+            return refuse(
+                Reason::AuthorityAgent,
+                format!("{}, found node {} itself", expected(), found.name),
+            );
+        }
+        return wait(Reason::NotMyWorkload, expected());
     };
-    if &*destination.node != node || !destination.capture.is_wanted() {
-        return wait(
-            Reason::NotMyWorkload,
-            format!(
-                "expected a captured pod of node {node} at {authority}, found {} on {}",
-                destination.full_name(),
-                destination.node
-            ),
-        );
+    let found = || format!("{}, found {} on {}", expected(), destination.full_name(), destination.node);
+    if &*destination.node != node {
+        return wait(Reason::NotMyNode, found());
+    }
+    if !destination.capture.is_wanted() {
+        return wait(Reason::NotMyWorkload, found());
     }
     if destination.identity != *claim.server {
         return refuse(
@@ -80,6 +95,17 @@ pub fn admit(snapshot: &Snapshot, node: &str, claim: &Claim<'_>) -> Admission {
         Ok(source) => Admission::Deliver { destination: destination.clone(), source },
         Err(detail) => wait(Reason::SourceUnknown, detail),
     }
+}
+
+/// An address that means something else on each machine, or nothing.
+fn is_local(address: IpAddr) -> bool {
+    address.is_loopback()
+        || address.is_unspecified()
+        || address.is_multicast()
+        || match address {
+            IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
+            IpAddr::V6(v6) => v6.is_unicast_link_local(),
+        }
 }
 
 /// The workload whose connection this is: of the proved identity, with the claimed address, on the

@@ -22,6 +22,10 @@ pub mod identity;
 pub mod observe;
 /// Which tunnel a stream takes, and when tunnels are opened and given up.
 pub mod pool;
+/// What the admin API is asked.
+pub mod question;
+/// How much of what a worker has each peer may take.
+pub mod quota;
 /// Protocols seen in passing: requests, their answers and how long they took.
 pub mod recognise;
 /// Every reason for which a connection is refused or left alone.

@@ -46,6 +46,22 @@ reasons! {
     TunnelLost = "tunnel_lost", "The other agent went away; its log says why.";
     /// The peer broke the tunnel's protocol.
     ProtocolError = "protocol_error", "Both agents' versions and logs; a foreign client on the tunnel port shows up here too.";
+    /// The stream is no CONNECT, or has headers that do not belong into one.
+    NotConnect = "not_connect", "Whoever dialled is no agent of this mesh; the log has the peer and its identity.";
+    /// The authority of the stream is no literal address with a port, but a host name, for instance.
+    AuthorityUnusable = "authority_unusable", "Whoever dialled is no agent of this mesh; the log has the peer and its identity.";
+    /// The stream does not say whose connection it is, or not in the form that agents use.
+    ForwardedUnusable = "forwarded_unusable", "Whoever dialled is no agent of this mesh; the log has the peer and its identity.";
+    /// The port of the authority is 0, which is no application's.
+    AuthorityPortZero = "authority_port_zero", "Whoever dialled is hostile: no agent asks for that. The log has the peer and its identity.";
+    /// The authority is a loopback, link-local, multicast or unspecified address, which is no pod's.
+    AuthorityLocal = "authority_local", "Whoever dialled is hostile: no agent asks for that. The log has the peer and its identity.";
+    /// The authority is an agent's own: an address of a node, or a listener of the agent in a pod.
+    AuthorityAgent = "authority_agent", "Whoever dialled is hostile: no agent asks for that. The log has the peer and its identity.";
+    /// The authority is the address of a Service; a stream names the pod itself.
+    AuthorityService = "authority_service", "Whoever dialled is no agent of this mesh, or both agents' discovery differs: compare `lark services`.";
+    /// The authority of the stream is a pod of another node.
+    NotMyNode = "not_my_node", "The sender's discovery places the pod on this node, ours on another: one of them is stale, or the sender is hostile.";
     /// The authority of the stream is no captured pod of this node.
     NotMyWorkload = "not_my_workload", "The sender's discovery places the pod on this node, ours does not; one of them is stale.";
     /// The authority's identity is another than the tunnel was accepted for.

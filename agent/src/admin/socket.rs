@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hyper::{Method, StatusCode};
+use lark_core::question::{NoQuestion, Question};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 
@@ -77,31 +78,29 @@ pub async fn serve(listener: UnixListener, source: Arc<dyn Source>) {
 }
 
 fn answer(source: &dyn Source, method: &Method, path: &str, query: &str) -> Answer {
-    if method != Method::GET {
-        return text(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "only GET\n".to_owned());
-    }
-    match path {
-        "/v1/status" => json(&source.status()),
-        "/v1/workloads" => json(&source.workloads()),
-        "/v1/services" => json(&source.services()),
-        "/v1/connections" => json(&source.connections()),
-        "/v1/edges" => json(&source.edges()),
-        "/v1/certs" => json(&source.certs()),
-        "/v1/check" => json(&source.check()),
-        "/v1/bpf" => json(&source.bpf()),
-        "/v1/trace" => {
-            let value = |name: &str| {
-                query
-                    .split('&')
-                    .find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
-                    .unwrap_or_default()
+    let question = match Question::parse(method.as_str(), path, query) {
+        Ok(question) => question,
+        Err(why) => {
+            let status = match why {
+                NoQuestion::Method => StatusCode::METHOD_NOT_ALLOWED,
+                NoQuestion::Path => StatusCode::NOT_FOUND,
             };
-            match source.trace(value("from"), value("to")) {
-                Ok(trace) => json(&trace),
-                Err(what) => text(StatusCode::BAD_REQUEST, "text/plain", what),
-            }
+            return text(status, "text/plain", format!("{why}\n"));
         }
-        "/metrics" => text(StatusCode::OK, "text/plain; version=0.0.4", source.metrics()),
-        _ => text(StatusCode::NOT_FOUND, "text/plain", "not found\n".to_owned()),
+    };
+    match question {
+        Question::Status => json(&source.status()),
+        Question::Workloads => json(&source.workloads()),
+        Question::Services => json(&source.services()),
+        Question::Connections => json(&source.connections()),
+        Question::Edges => json(&source.edges()),
+        Question::Certs => json(&source.certs()),
+        Question::Check => json(&source.check()),
+        Question::Bpf => json(&source.bpf()),
+        Question::Trace { from, to } => match source.trace(from, to) {
+            Ok(trace) => json(&trace),
+            Err(what) => text(StatusCode::BAD_REQUEST, "text/plain", what),
+        },
+        Question::Metrics => text(StatusCode::OK, "text/plain; version=0.0.4", source.metrics()),
     }
 }

@@ -8,10 +8,9 @@ use std::sync::Arc;
 use anyhow::Context;
 use lark_bpf::{Accepted, Claims, Kernel};
 use lark_core::identity::TrustDomain;
-use lark_core::reason::Reason;
 use lark_core::snapshot::Snapshot;
 use lark_identity::SvidStore;
-use lark_tunnel::{Acceptor, Dialer, Side, TunnelSettings};
+use lark_tunnel::{Acceptor, Dialer, TunnelSettings};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, LocalSet};
@@ -20,7 +19,7 @@ use super::heartbeat::{self, Pulse, Watched};
 use crate::capture::{Pod, PodListener, Pods, ToWorker};
 use crate::deliver::Dial;
 use crate::observe::Observer;
-use crate::proxy::{Identities, Inbound, Outbound};
+use crate::proxy::{Identities, Inbound, Known, Outbound, Tunnels};
 
 /// What workers are made from.
 #[derive(Clone)]
@@ -130,18 +129,6 @@ struct Parts {
     pulse: Pulse,
 }
 
-/// Tells the agent's observer what tunnels tell.
-struct Tunnels(Observer);
-
-impl lark_tunnel::Observer for Tunnels {
-    fn handshake(&self, side: Side, result: Result<(), Reason>, took: std::time::Duration) {
-        self.0.handshake(side.label(), result, took);
-    }
-    fn tunnel(&self, side: Side, opened: bool) {
-        self.0.tunnel(side.label(), opened);
-    }
-}
-
 fn work(parts: Parts) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     LocalSet::new().block_on(&runtime, run(parts))
@@ -174,7 +161,7 @@ async fn run(parts: Parts) -> anyhow::Result<()> {
     let acceptor = Acceptor::new(
         shared.svids.clone(),
         shared.domain.clone(),
-        Rc::new(shared.identities.clone()),
+        Rc::new(Known::new(shared.identities.clone(), shared.snapshot.clone())),
         shared.settings.clone(),
         watcher,
     );
@@ -221,7 +208,7 @@ async fn accept_tunnels(listener: TcpListener, acceptor: Acceptor, inbound: Rc<d
         let (acceptor, inbound) = (acceptor.clone(), inbound.clone());
         tokio::task::spawn_local(async move {
             if let Err(error) = acceptor.serve(socket, peer, inbound).await {
-                tracing::warn!(reason = %error.reason(), cause = error.cause(), %error, "no tunnel");
+                tracing::warn!(reason = %error.reason(), cause = error.cause().label(), %error, "no tunnel");
             }
         });
     })

@@ -25,6 +25,13 @@ pub struct PodListener {
     pub worker: usize,
 }
 
+impl PodListener {
+    /// The port in the pod.
+    pub(super) fn port(&self) -> Option<u16> {
+        self.socket.local_addr().ok().map(|address| address.port())
+    }
+}
+
 /// Why a pod has no listeners.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ListenError {

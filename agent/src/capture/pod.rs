@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use lark_sys::cgroup::Cgroup;
@@ -25,6 +25,7 @@ pub struct Pod {
     pub cgroup: Cgroup,
     /// Its own addresses.
     pub addresses: Vec<IpAddr>,
+    listeners: OnceLock<Vec<u16>>,
     hooks_live: AtomicBool,
     connections: AtomicUsize,
     next_source: AtomicU32,
@@ -47,6 +48,7 @@ impl Pod {
             netns,
             cgroup,
             addresses,
+            listeners: OnceLock::new(),
             hooks_live: AtomicBool::new(false),
             connections: AtomicUsize::new(0),
             next_source: AtomicU32::new(0),
@@ -62,6 +64,17 @@ impl Pod {
     /// Records whether all hooks are attached.
     pub fn set_hooks_live(&self, live: bool) {
         self.hooks_live.store(live, Ordering::Release);
+    }
+
+    /// Records the ports of the agent's own listeners in the pod, once they are there.
+    pub fn set_listeners(&self, ports: Vec<u16>) {
+        // A pod's listeners are opened once, when it is captured.
+        let _ = self.listeners.set(ports);
+    }
+
+    /// Whether the agent itself listens on that port in the pod: nothing is delivered there.
+    pub fn is_listener(&self, port: u16) -> bool {
+        self.listeners.get().is_some_and(|ports| ports.contains(&port))
     }
 
     /// Open connections that this agent carries for the pod.

@@ -268,6 +268,7 @@ impl Capturer {
         ));
         let (listeners, entry) = listeners::open(&pod, self.inputs.workers, workload.host_network)
             .map_err(|e| failed(e.to_string()))?;
+        pod.set_listeners(listeners.iter().filter_map(PodListener::port).collect());
         for listener in listeners {
             self.inputs.to_worker.listen(&pod, listener);
         }

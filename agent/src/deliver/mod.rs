@@ -24,6 +24,14 @@ pub enum DialError {
         /// The pod.
         pod: String,
     },
+    /// The agent itself listens there.
+    #[error("{address} is a listener of the agent's own in {pod}")]
+    OwnListener {
+        /// Where to.
+        address: SocketAddr,
+        /// The pod.
+        pod: String,
+    },
     /// Its namespace cannot be entered.
     #[error(transparent)]
     Namespace(#[from] lark_sys::netns::NetNsError),
@@ -64,6 +72,7 @@ impl DialError {
     pub const fn reason(&self) -> Reason {
         match self {
             Self::HooksNotLive { .. } | Self::NotPublished => Reason::HooksNotLive,
+            Self::OwnListener { .. } => Reason::AuthorityAgent,
             Self::TimedOut { .. } => Reason::DialTimeout,
             Self::Refused { .. } => Reason::DialRefused,
             Self::Namespace(_) | Self::Claim(_) | Self::Failed { .. } => Reason::DialFailed,
@@ -101,6 +110,9 @@ impl Dial {
     ) -> Result<TcpStream, DialError> {
         if !pod.hooks_live() {
             return Err(DialError::HooksNotLive { pod: pod.name.clone() });
+        }
+        if pod.is_listener(address.port()) {
+            return Err(DialError::OwnListener { address, pod: pod.name.clone() });
         }
         let spread = pod.next_source();
         let socket = pod

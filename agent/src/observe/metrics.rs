@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use lark_core::explain::Cause;
 use lark_core::reason::Reason;
 use lark_core::view::EdgeView;
 use prometheus::core::Collector;
@@ -56,6 +57,7 @@ pub(super) struct Metrics {
     handshakes: IntCounterVec,
     handshake_seconds: HistogramVec,
     tunnels: IntGaugeVec,
+    lost: IntCounterVec,
 }
 
 impl Metrics {
@@ -87,6 +89,11 @@ impl Metrics {
                 &["side"],
             )?,
             tunnels: IntGaugeVec::new(Opts::new("lark_tunnel_open", "Tunnels open now, by side"), &["side"])?,
+            lost: counter(
+                "lark_tunnel_lost_total",
+                "Tunnels that ended otherwise than in order, by side and cause",
+                &["side", "cause"],
+            )?,
         };
         for collector in metrics.own() {
             metrics.registry.register(collector)?;
@@ -97,17 +104,26 @@ impl Metrics {
                 metrics.refused.with_label_values(&[direction, reason.label()]);
             }
         }
+        for side in ["client", "server"] {
+            for cause in Cause::all() {
+                metrics.handshakes.with_label_values(&[side, cause.label()]);
+            }
+            for cause in Cause::of_ends() {
+                metrics.lost.with_label_values(&[side, cause.label()]);
+            }
+        }
         Ok(metrics)
     }
 
     /// What is kept here.
-    fn own(&self) -> [Box<dyn Collector>; 5] {
+    fn own(&self) -> [Box<dyn Collector>; 6] {
         [
             Box::new(self.refused.clone()),
             Box::new(self.closed.clone()),
             Box::new(self.handshakes.clone()),
             Box::new(self.handshake_seconds.clone()),
             Box::new(self.tunnels.clone()),
+            Box::new(self.lost.clone()),
         ]
     }
 
@@ -137,14 +153,21 @@ impl Metrics {
         self.closed.with_label_values(&[direction, how]).inc();
     }
 
-    pub(super) fn handshake(&self, side: &str, result: Result<(), Reason>, took: Duration) {
-        let result = result.map_or_else(Reason::label, |()| "ok");
+    pub(super) fn handshake(&self, side: &str, result: Result<(), Cause>, took: Duration) {
+        let result = result.map_or_else(Cause::label, |()| "ok");
         self.handshakes.with_label_values(&[side, result]).inc();
         self.handshake_seconds.with_label_values(&[side]).observe(took.as_secs_f64());
     }
 
-    pub(super) fn tunnel(&self, side: &str, opened: bool) {
-        self.tunnels.with_label_values(&[side]).add(if opened { 1 } else { -1 });
+    pub(super) fn tunnel_opened(&self, side: &str) {
+        self.tunnels.with_label_values(&[side]).inc();
+    }
+
+    pub(super) fn tunnel_closed(&self, side: &str, cause: Option<Cause>) {
+        self.tunnels.with_label_values(&[side]).dec();
+        if let Some(cause) = cause {
+            self.lost.with_label_values(&[side, cause.label()]).inc();
+        }
     }
 
     pub(super) fn text(&self, edges: &[EdgeView], gauges: &Gauges) -> Result<String, prometheus::Error> {

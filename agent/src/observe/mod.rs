@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use lark_core::explain::Cause;
 use lark_core::reason::Reason;
 use lark_core::view::{ConnectionView, EdgeView};
 
@@ -81,13 +82,18 @@ impl Observer {
     }
 
     /// A tunnel's handshake ended.
-    pub fn handshake(&self, side: &'static str, result: Result<(), Reason>, took: Duration) {
+    pub fn handshake(&self, side: &'static str, result: Result<(), Cause>, took: Duration) {
         self.0.metrics.handshake(side, result, took);
     }
 
-    /// A tunnel opened or closed.
-    pub fn tunnel(&self, side: &'static str, opened: bool) {
-        self.0.metrics.tunnel(side, opened);
+    /// A tunnel opened.
+    pub fn tunnel_opened(&self, side: &'static str) {
+        self.0.metrics.tunnel_opened(side);
+    }
+
+    /// A tunnel closed; if not in order, why.
+    pub fn tunnel_closed(&self, side: &'static str, cause: Option<Cause>) {
+        self.0.metrics.tunnel_closed(side, cause);
     }
 
     /// Connections open now.

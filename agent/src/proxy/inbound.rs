@@ -1,6 +1,7 @@
 //! Inbound: what a stream of a tunnel becomes.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -35,9 +36,28 @@ impl Identities {
     }
 }
 
-impl LocalIdentities for Identities {
+/// What an accepting end asks about whoever dials.
+#[derive(Debug, Clone)]
+pub struct Known {
+    identities: Identities,
+    snapshot: watch::Receiver<Arc<Snapshot>>,
+}
+
+impl Known {
+    /// With this node's identities, and the nodes that discovery knows.
+    pub fn new(identities: Identities, snapshot: watch::Receiver<Arc<Snapshot>>) -> Self {
+        Self { identities, snapshot }
+    }
+}
+
+impl LocalIdentities for Known {
     fn identity(&self, server_name: &str) -> Option<SpiffeId> {
-        self.0.load().get(server_name).cloned()
+        self.identities.0.load().get(server_name).cloned()
+    }
+
+    fn is_node(&self, address: IpAddr) -> bool {
+        let snapshot = self.snapshot.borrow();
+        snapshot.nodes().any(|node| node.addresses.iter().any(|own| own.to_canonical() == address))
     }
 }
 

@@ -3,6 +3,8 @@
 
 mod inbound;
 mod outbound;
+mod tunnels;
 
-pub use inbound::{Identities, Inbound};
+pub use inbound::{Identities, Inbound, Known};
 pub use outbound::Outbound;
+pub use tunnels::Tunnels;

@@ -1,16 +1,17 @@
 //! The accepting end.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lark_core::explain::Tunnel;
+use lark_core::explain::{Cause, Tunnel};
 use lark_core::framing::ConnectRequest;
 use lark_core::identity::{SpiffeId, TrustDomain};
 use lark_core::observe::ByteCounters;
+use lark_core::quota::{Full, Origin};
 use lark_core::reason::Reason;
 use lark_identity::SvidStore;
 use lark_identity::svid::Svid;
@@ -23,18 +24,22 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::ended::{Ended, Refusal};
-use crate::engine::{Accepting, Engine, TunnelError};
+use crate::engine::{Accepting, Engine, Terms, TunnelError};
 use crate::handshake::{self, HandshakeError};
 pub(crate) use crate::load::Load;
+use crate::load::Permit;
 use crate::proof::Proof;
 use crate::record::{RecordError, Records, Socket};
 use crate::settings::{Observer, Side, TunnelSettings};
 use crate::tls;
 
-/// Says which identities this node accepts tunnels for.
+/// Says which identities this node accepts tunnels for, and from where.
 pub trait LocalIdentities {
     /// The identity whose [`crate::name::server_name`] this is, if a captured workload of this node has it.
     fn identity(&self, server_name: &str) -> Option<SpiffeId>;
+    /// Whether discovery knows a node of that address, which comes in its canonical form. The others may
+    /// try, since discovery may lag, but they share little.
+    fn is_node(&self, address: IpAddr) -> bool;
 }
 
 /// What a stream asks for and what its tunnel proved.
@@ -89,14 +94,14 @@ pub enum ServeError {
         limit: Duration,
     },
     /// The worker has as many as it takes.
-    #[error("{peer} was closed before its handshake: this worker has {limit} {what} already")]
+    #[error("{peer} was closed, because of the {what} that are open: {full}")]
     TooMany {
         /// The other end.
         peer: SocketAddr,
         /// `tunnels` or `handshakes`.
         what: &'static str,
-        /// The limit.
-        limit: usize,
+        /// Which limit.
+        full: Full,
     },
     /// The tunnel was lost.
     #[error("the tunnel from {peer} as {client} was lost: {why}")]
@@ -125,11 +130,11 @@ impl ServeError {
 
 impl ServeError {
     /// What it was, in one word that `lark explain` knows.
-    pub fn cause(&self) -> &'static str {
+    pub fn cause(&self) -> Cause {
         match self {
             Self::Handshake { why, .. } => why.cause(),
-            Self::TimedOut { .. } => Tunnel::HandshakeTimeout.label(),
-            Self::TooMany { .. } => Tunnel::TooMany.label(),
+            Self::TimedOut { .. } => Tunnel::HandshakeTimeout.into(),
+            Self::TooMany { .. } => Tunnel::TooMany.into(),
             Self::Lost { why, .. } => why.cause(),
         }
     }
@@ -160,6 +165,7 @@ struct Proved {
     server: SpiffeId,
     proof: Proof,
     tls: Connection,
+    permit: Permit,
 }
 
 impl Acceptor {
@@ -173,7 +179,8 @@ impl Acceptor {
         observer: Rc<dyn Observer>,
     ) -> Self {
         let provider = tls::provider();
-        Self(Rc::new(Inner { svids, domain, local, settings, observer, provider, load: Rc::default() }))
+        let load = Rc::new(Load::new(&settings));
+        Self(Rc::new(Inner { svids, domain, local, settings, observer, provider, load }))
     }
 
     /// Takes no more streams on any tunnel: each peer is told by GOAWAY, streams that are open may
@@ -182,7 +189,7 @@ impl Acceptor {
         self.0.load.drain();
     }
 
-    /// Tunnels that are open.
+    /// Tunnels that are open or being opened.
     pub fn tunnels(&self) -> usize {
         self.0.load.tunnels()
     }
@@ -203,25 +210,30 @@ impl Acceptor {
         if let Some(congestion) = &inner.settings.congestion {
             set_congestion(&socket, congestion);
         }
+        let address = peer.ip().to_canonical();
+        let origin = if inner.local.is_node(address) { Origin::Node(address) } else { Origin::Elsewhere };
         let began = Instant::now();
-        let result = self.admit(&socket, peer).await;
-        let outcome = result.as_ref().map(|_| ()).map_err(ServeError::reason);
+        let result = self.admit(&socket, peer, origin).await;
+        let outcome = result.as_ref().map(|_| ()).map_err(ServeError::cause);
         inner.observer.handshake(Side::Server, outcome, began.elapsed());
-        let proved = result?;
-        let client = proved.client.clone();
+        let Proved { client, server, proof, tls, permit: _permit } = result?;
+        let terms =
+            Terms { settings: inner.settings.clone(), proof: Rc::new(proof), held: inner.load.held(origin) };
         let accepting = Accepting {
             deliver,
-            client: proved.client,
-            server: proved.server,
+            client: client.clone(),
+            server,
             peer,
-            proof: proved.proof,
+            origin,
             load: inner.load.clone(),
+            observer: inner.observer.clone(),
         };
-        let engine = Engine::server(Records::new(socket, proved.tls), accepting, inner.settings.clone());
-        let _counted = inner.load.tunnel(engine.ready());
-        inner.observer.tunnel(Side::Server, true);
-        let closed = Closed(&inner.observer);
+        let engine = Engine::server(Records::new(socket, tls), accepting, terms);
+        inner.load.watch(engine.ready());
+        inner.observer.opened(Side::Server);
+        let mut closed = Closed { observer: &inner.observer, cause: None };
         let result = tokio::task::unconstrained(engine.run()).await;
+        closed.cause = result.as_ref().err().map(TunnelError::cause);
         drop(closed);
         match result {
             Ok(()) | Err(TunnelError::Record(RecordError::Closed)) => Ok(()),
@@ -229,25 +241,24 @@ impl Acceptor {
         }
     }
 
-    async fn admit(&self, socket: &TcpStream, peer: SocketAddr) -> Result<Proved, ServeError> {
-        let settings = &self.0.settings;
-        let too_many = |what, limit| ServeError::TooMany { peer, what, limit };
-        if self.0.load.tunnels() >= settings.tunnels_max {
-            return Err(too_many("tunnels", settings.tunnels_max));
-        }
-        let _permit = self
-            .0
-            .load
-            .handshake(settings.handshakes_max)
-            .ok_or_else(|| too_many("handshakes", settings.handshakes_max))?;
-        let limit = settings.handshake_timeout;
-        tokio::time::timeout(limit, self.handshake(socket))
+    async fn admit(
+        &self,
+        socket: &TcpStream,
+        peer: SocketAddr,
+        origin: Origin,
+    ) -> Result<Proved, ServeError> {
+        let load = &self.0.load;
+        let too_many = |what| move |full| ServeError::TooMany { peer, what, full };
+        let _handshake = load.handshake(origin).map_err(too_many("handshakes"))?;
+        let permit = load.tunnel(origin).map_err(too_many("tunnels"))?;
+        let limit = self.0.settings.handshake_timeout;
+        tokio::time::timeout(limit, self.handshake(socket, permit))
             .await
             .map_err(|_| ServeError::TimedOut { peer, limit })?
             .map_err(|why| ServeError::Handshake { peer, why })
     }
 
-    async fn handshake(&self, socket: &TcpStream) -> Result<Proved, HandshakeError> {
+    async fn handshake(&self, socket: &TcpStream, permit: Permit) -> Result<Proved, HandshakeError> {
         let inner = &self.0;
         let hello = read_hello(socket).await?;
         let name = hello.client_hello().server_name().map(str::to_owned).unwrap_or_default();
@@ -276,7 +287,7 @@ impl Acceptor {
         let client = spiffe_id(leaf).map_err(HandshakeError::Certificate)?;
         let (_, not_after, _) = validity(leaf).map_err(HandshakeError::Certificate)?;
         let proof = Proof::new(inner.svids.clone(), not_after.min(own.not_after), bundle);
-        Ok(Proved { client, server: own.id.clone(), proof, tls })
+        Ok(Proved { client, server: own.id.clone(), proof, tls, permit })
     }
 
     /// The certificate that a server name stands for. A workload may be on its way here: discovery and
@@ -301,11 +312,14 @@ impl Acceptor {
 }
 
 /// Tells the observer that a tunnel closed, also when its future is dropped.
-struct Closed<'a>(&'a Rc<dyn Observer>);
+struct Closed<'a> {
+    observer: &'a Rc<dyn Observer>,
+    cause: Option<Cause>,
+}
 
 impl Drop for Closed<'_> {
     fn drop(&mut self) {
-        self.0.tunnel(Side::Server, false);
+        self.observer.closed(Side::Server, self.cause);
     }
 }
 

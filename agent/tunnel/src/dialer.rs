@@ -6,9 +6,11 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
+use lark_core::explain::{Cause, Tunnel as Lack};
 use lark_core::framing::ConnectRequest;
 use lark_core::observe::ByteCounters;
 use lark_core::pool::{Facts, Limits, Pool, PoolKey, Want};
+use lark_core::quota::{Origin, Quota};
 use lark_core::reason::Reason;
 use lark_identity::SvidStore;
 use lark_identity::verify::validity;
@@ -21,9 +23,10 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::ended::{Ended, Refusal};
-use crate::engine::{Engine, Open, Shared, TunnelError};
+use crate::engine::{Engine, Open, Shared, Terms, TunnelError};
 use crate::fate::{self, News, Outcome};
 use crate::handshake::{self, HandshakeError};
+use crate::held::Held;
 use crate::pod::Pod;
 use crate::proof::Proof;
 use crate::record::Records;
@@ -43,7 +46,19 @@ const AHEAD_AT_ONCE: usize = 8;
 struct Tunnel {
     commands: mpsc::UnboundedSender<Open>,
     shared: Rc<Shared>,
-    proof: Proof,
+    proof: Rc<Proof>,
+}
+
+/// Why there is no tunnel: for those who waited for it, and in one word.
+struct NoTunnel {
+    refusal: Refusal,
+    cause: Cause,
+}
+
+impl NoTunnel {
+    fn new(reason: Reason, cause: impl Into<Cause>, detail: String) -> Self {
+        Self { refusal: Refusal::new(reason, detail), cause: cause.into() }
+    }
 }
 
 /// The outcome of a handshake under way, for all who wait for it.
@@ -57,6 +72,8 @@ struct Inner {
     pool: RefCell<Pool<Rc<Tunnel>, Opening, Refusal>>,
     /// Paces handshakes: after a restart every stream wants one.
     dials: Semaphore,
+    /// What may wait for applications that do not read.
+    held: Rc<RefCell<Quota>>,
     /// The moment that the pool's times count from.
     began: Instant,
 }
@@ -81,6 +98,7 @@ impl Dialer {
             ahead: settings.ahead,
         };
         let dials = Semaphore::new(settings.dials_max);
+        let held = Rc::new(RefCell::new(Quota::new(settings.held_max)));
         Self(Rc::new(Inner {
             svids,
             settings,
@@ -88,6 +106,7 @@ impl Dialer {
             provider: tls::provider(),
             pool: RefCell::new(Pool::new(limits)),
             dials,
+            held,
             began: Instant::now(),
         }))
     }
@@ -215,12 +234,13 @@ impl Dialer {
         let began = Instant::now();
         let limit = self.0.settings.handshake_timeout;
         let result = tokio::time::timeout(limit, self.handshake(&key)).await.unwrap_or_else(|_| {
-            Err(Refusal::new(
+            Err(NoTunnel::new(
                 Reason::TunnelUnreachable,
+                Lack::HandshakeTimeout,
                 format!("the agent at {} did not complete a handshake within {limit:?}", key.node),
             ))
         });
-        let outcome = result.as_ref().map(|_| ()).map_err(|refusal| refusal.reason);
+        let outcome = result.as_ref().map(|_| ()).map_err(|no| no.cause);
         self.0.observer.handshake(Side::Client, outcome, began.elapsed());
         let now = self.0.began.elapsed();
         let mut pool = self.0.pool.borrow_mut();
@@ -234,9 +254,9 @@ impl Dialer {
                 }
                 Ok(())
             }
-            Err(refusal) => {
+            Err(NoTunnel { refusal, cause }) => {
                 tracing::warn!(node = %key.node, source = %key.source, destination = %key.destination,
-                    reason = %refusal.reason, detail = refusal.detail, "no tunnel");
+                    reason = %refusal.reason, cause = cause.label(), detail = refusal.detail, "no tunnel");
                 pool.failed(&key, now, refusal.clone());
                 Err(refusal)
             }
@@ -245,18 +265,19 @@ impl Dialer {
         let _ = done.send(Some(told));
     }
 
-    async fn handshake(&self, key: &PoolKey) -> Result<Tunnel, Refusal> {
+    async fn handshake(&self, key: &PoolKey) -> Result<Tunnel, NoTunnel> {
         let inner = &self.0;
         let own = inner.svids.valid(&key.source).ok_or_else(|| {
-            Refusal::new(
+            NoTunnel::new(
                 Reason::SourceSvidMissing,
+                Lack::NoCertificate,
                 format!("{} has no valid certificate on this node; see `lark certs`", key.source),
             )
         })?;
         let bundle = inner.svids.bundle();
         let socket = TcpStream::connect(key.node).await.map_err(|e| {
             let detail = format!("the agent at {} cannot be reached: {}", key.node, crate::told(&e));
-            Refusal::new(Reason::TunnelUnreachable, detail)
+            NoTunnel::new(Reason::TunnelUnreachable, Lack::ConnectionFailed, detail)
         })?;
         set_nodelay(&socket);
         if let Some(congestion) = &inner.settings.congestion {
@@ -265,8 +286,9 @@ impl Dialer {
         let failed = |error: HandshakeError| explain(key, &error);
         let config = tls::client(&inner.provider, &own, &inner.svids, &key.destination)
             .map_err(|e| failed(e.into()))?;
-        let name = ServerName::try_from(crate::name::server_name(&key.destination))
-            .map_err(|e| Refusal::new(Reason::TunnelHandshake, format!("{}: {e}", key.destination)))?;
+        let name = ServerName::try_from(crate::name::server_name(&key.destination)).map_err(|e| {
+            NoTunnel::new(Reason::TunnelHandshake, Lack::UnknownName, format!("{}: {e}", key.destination))
+        })?;
         let tls = ClientConnection::new(Arc::new(config), name).map_err(|e| failed(e.into()))?;
         let mut tls = Connection::from(tls);
         handshake::complete(&socket, &mut tls).await.map_err(failed)?;
@@ -275,8 +297,8 @@ impl Dialer {
             .ok_or(HandshakeError::Closed)
             .and_then(|leaf| validity(leaf).map_err(HandshakeError::Certificate))
             .map_err(failed)?;
-        let (commands, shared) = self.start(key, Records::new(socket, tls)).await?;
-        let proof = Proof::new(inner.svids.clone(), own.not_after.min(peer_expires), bundle);
+        let proof = Rc::new(Proof::new(inner.svids.clone(), own.not_after.min(peer_expires), bundle));
+        let (commands, shared) = self.start(key, Records::new(socket, tls), proof.clone()).await?;
         Ok(Tunnel { commands, shared, proof })
     }
 
@@ -286,42 +308,48 @@ impl Dialer {
         &self,
         key: &PoolKey,
         records: Records,
-    ) -> Result<(mpsc::UnboundedSender<Open>, Rc<Shared>), Refusal> {
+        proof: Rc<Proof>,
+    ) -> Result<(mpsc::UnboundedSender<Open>, Rc<Shared>), NoTunnel> {
         let inner = &self.0;
         let shared = Rc::<Shared>::default();
         shared.streams_max.set(usize::MAX);
         let (commands, receiver) = mpsc::unbounded_channel();
         let (settled, open) = oneshot::channel();
         let name = format!("the tunnel to {} as {}", key.node, key.destination);
-        let engine = Engine::client(name, records, receiver, shared.clone(), settled, inner.settings.clone());
+        let held = Held::new(inner.held.clone(), Origin::Node(key.node.ip()));
+        let terms = Terms { settings: inner.settings.clone(), proof, held };
+        let engine = Engine::client(name, records, receiver, shared.clone(), settled, terms);
         let (pool, key_of_task, shared_of_task) = (Rc::downgrade(&self.0), key.clone(), shared.clone());
         let (failure, failed) = oneshot::channel();
         tokio::task::spawn_local(async move {
             let result = tokio::task::unconstrained(engine.run()).await;
-            closed(&pool, &key_of_task, &shared_of_task);
+            let cause = result.as_ref().err().map(TunnelError::cause);
+            closed(&pool, &key_of_task, &shared_of_task, cause);
             if let Err(error) = result {
-                tracing::debug!(node = %key_of_task.node, destination = %key_of_task.destination, cause = error.cause(), %error, "tunnel lost");
+                tracing::debug!(node = %key_of_task.node, destination = %key_of_task.destination, cause = error.cause().label(), %error, "tunnel lost");
                 let _ = failure.send(error);
             }
         });
         if open.await.is_ok() {
-            inner.observer.tunnel(Side::Client, true);
+            inner.observer.opened(Side::Client);
             shared.opened.set(true);
             return Ok((commands, shared));
         }
         Err(match failed.await {
             Ok(TunnelError::Record(error)) => explain(key, &error.into()),
-            Ok(error) => Refusal::new(error.reason(), format!("the agent at {}: {error}", key.node)),
+            Ok(error) => {
+                NoTunnel::new(error.reason(), error.cause(), format!("the agent at {}: {error}", key.node))
+            }
             Err(_) => explain(key, &HandshakeError::Closed),
         })
     }
 }
 
 /// A tunnel's task is over.
-fn closed(dialer: &Weak<Inner>, key: &PoolKey, shared: &Rc<Shared>) {
+fn closed(dialer: &Weak<Inner>, key: &PoolKey, shared: &Rc<Shared>, cause: Option<Cause>) {
     let Some(inner) = dialer.upgrade() else { return };
     if shared.opened.get() {
-        inner.observer.tunnel(Side::Client, false);
+        inner.observer.closed(Side::Client, cause);
     }
     Dialer(inner).forget(key, shared);
 }
@@ -339,10 +367,10 @@ impl Tunnel {
 }
 
 /// A failed handshake as a person needs it: which node, which identities, which check.
-fn explain(key: &PoolKey, error: &HandshakeError) -> Refusal {
+fn explain(key: &PoolKey, error: &HandshakeError) -> NoTunnel {
     let PoolKey { source, destination, node } = key;
     let cause = error.cause();
-    let detail =
-        format!("handshake of {source} with the agent at {node} for {destination}: {cause}: {error}");
-    Refusal::new(error.reason(), detail)
+    let word = cause.label();
+    let detail = format!("handshake of {source} with the agent at {node} for {destination}: {word}: {error}");
+    NoTunnel::new(error.reason(), cause, detail)
 }

@@ -6,7 +6,7 @@
 //! - A pod is read only while its stream has window and the records have room: back-pressure goes from
 //!   end to end.
 //! - Window is given back only for bytes that a pod has taken, so a stream's backlog is bounded by its
-//!   window.
+//!   window; all backlogs of a worker are bounded by `held`.
 //! - A stream that does not end in order resets its pod's socket; an error is never taken for an end.
 //! - A stream of which both ends have said everything outlives the tunnel until its pod has taken it.
 //! - A stream that the peer never saw goes to another tunnel, with what was read of it.
@@ -25,20 +25,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::FuturesUnordered;
-use lark_core::explain::Tunnel;
+use lark_core::explain::{Cause, Tunnel};
 use lark_core::framing::{Connection, ConnectionError, ErrorCode, Role, StreamId};
 use lark_core::identity::SpiffeId;
+use lark_core::quota::Origin;
 use lark_core::reason::Reason;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, Interval, MissedTickBehavior};
+use tokio::time::{Instant, Sleep};
 
 use crate::acceptor::{Deliver, Delivery, Load};
 use crate::ended::{End, Ended, Refusal};
 use crate::fate::{Outcome, Teller};
+use crate::held::Held;
 use crate::proof::Proof;
 use crate::ready::ReadyList;
 use crate::record::{RecordError, Records};
-use crate::settings::{Side, TunnelSettings};
+use crate::settings::{Observer, Side, TunnelSettings};
 use crate::stream::{Carried, Stream, Told};
 
 /// Most bytes read from one pod in a turn, so that a bulk stream does not hold up the small ones.
@@ -88,8 +90,18 @@ pub(crate) struct Accepting {
     pub(crate) client: SpiffeId,
     pub(crate) server: SpiffeId,
     pub(crate) peer: SocketAddr,
-    pub(crate) proof: Proof,
+    pub(crate) origin: Origin,
     pub(crate) load: Rc<Load>,
+    pub(crate) observer: Rc<dyn Observer>,
+}
+
+/// What both ends have to keep to.
+pub(crate) struct Terms {
+    pub(crate) settings: TunnelSettings,
+    /// For how long the handshake counts.
+    pub(crate) proof: Rc<Proof>,
+    /// What may wait for applications.
+    pub(crate) held: Held,
 }
 
 enum Part {
@@ -112,11 +124,15 @@ pub(crate) struct Engine {
     /// Decrypted bytes of a frame that is not complete.
     rest: Vec<u8>,
     dials: FuturesUnordered<Dial>,
+    held: Held,
+    proof: Rc<Proof>,
     settings: TunnelSettings,
     began: Instant,
     heard: Instant,
     idle_since: Instant,
-    timer: Interval,
+    /// Since when the peer takes nothing of what waits for it.
+    stuck: Option<Instant>,
+    timer: Pin<Box<Sleep>>,
 }
 
 /// Why a tunnel is over.
@@ -131,6 +147,9 @@ pub enum TunnelError {
     /// The peer says nothing.
     #[error("the peer has said nothing for {0:?}, though asked")]
     Silent(Duration),
+    /// The peer takes nothing.
+    #[error("the peer has taken nothing of what waits for it for {0:?}")]
+    Stalled(Duration),
     /// The connection failed.
     #[error("the connection failed: {}", crate::told(.0))]
     Io(#[from] std::io::Error),
@@ -146,14 +165,16 @@ impl TunnelError {
     }
 
     /// What it was, in one word that `lark explain` knows.
-    pub const fn cause(&self) -> &'static str {
-        match self {
-            Self::Record(RecordError::Io(_)) | Self::Io(_) => Tunnel::ConnectionFailed.label(),
-            Self::Record(RecordError::Tls(_)) => Tunnel::NotOurTls.label(),
-            Self::Record(RecordError::Closed) => Tunnel::ClosedByPeer.label(),
-            Self::Protocol(_) => Tunnel::ProtocolBroken.label(),
-            Self::Silent(_) => Tunnel::PeerSilent.label(),
-        }
+    pub fn cause(&self) -> Cause {
+        let tunnel = match self {
+            Self::Record(RecordError::Io(_)) | Self::Io(_) => Tunnel::ConnectionFailed,
+            Self::Record(RecordError::Tls(_)) => Tunnel::NotOurTls,
+            Self::Record(RecordError::Closed) => Tunnel::ClosedByPeer,
+            Self::Protocol(error) => return error.violation.into(),
+            Self::Silent(_) => Tunnel::PeerSilent,
+            Self::Stalled(_) => Tunnel::PeerStalled,
+        };
+        tunnel.into()
     }
 }
 
@@ -165,26 +186,24 @@ impl Engine {
         commands: mpsc::UnboundedReceiver<Open>,
         shared: Rc<Shared>,
         settled: oneshot::Sender<()>,
-        settings: TunnelSettings,
+        terms: Terms,
     ) -> Self {
         let part = Dialling { commands: Some(commands), settled: Some(settled), shared };
-        Self::new(Part::Dialling(part), name, records, settings)
+        Self::new(Part::Dialling(part), name, records, terms)
     }
 
     /// The accepting end.
-    pub(crate) fn server(records: Records, accepting: Accepting, settings: TunnelSettings) -> Self {
+    pub(crate) fn server(records: Records, accepting: Accepting, terms: Terms) -> Self {
         let name = format!("the tunnel from {} as {}", accepting.peer, accepting.client);
-        Self::new(Part::Accepting(accepting), name, records, settings)
+        Self::new(Part::Accepting(accepting), name, records, terms)
     }
 
-    fn new(part: Part, name: String, records: Records, settings: TunnelSettings) -> Self {
+    fn new(part: Part, name: String, records: Records, terms: Terms) -> Self {
+        let Terms { settings, proof, held } = terms;
         let role = match part {
             Part::Dialling(_) => Role::Client,
             Part::Accepting(_) => Role::Server,
         };
-        let every = (settings.keepalive / 4).max(Duration::from_millis(20));
-        let mut timer = tokio::time::interval(every);
-        timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let now = Instant::now();
         Self {
             part,
@@ -196,11 +215,15 @@ impl Engine {
             queue: VecDeque::new(),
             rest: Vec::new(),
             dials: FuturesUnordered::new(),
+            held,
+            proof,
             settings,
             began: now,
             heard: now,
             idle_since: now,
-            timer,
+            stuck: None,
+            // At once: the first tick knows when the next is due.
+            timer: Box::pin(tokio::time::sleep_until(now)),
         }
     }
 
@@ -241,7 +264,12 @@ impl Engine {
     async fn say_goodbye(&mut self, result: &Result<(), TunnelError>) {
         let orderly = match result {
             Err(TunnelError::Record(RecordError::Tls(_))) => false,
-            Err(TunnelError::Record(_) | TunnelError::Silent(_) | TunnelError::Io(_)) => return,
+            Err(
+                TunnelError::Record(_)
+                | TunnelError::Silent(_)
+                | TunnelError::Stalled(_)
+                | TunnelError::Io(_),
+            ) => return,
             Ok(()) | Err(TunnelError::Protocol(_)) => true,
         };
         if orderly {
@@ -296,6 +324,7 @@ impl Engine {
 
     fn remove(&mut self, number: u32) -> Option<Stream> {
         let stream = self.streams.remove(&number)?;
+        self.held.release(stream.waiting());
         if let Part::Dialling(part) = &self.part {
             part.shared.streams.set(self.streams.len());
         }

@@ -2,11 +2,11 @@
 
 use std::io;
 
-use lark_core::explain::Tunnel;
+use lark_core::explain::{Cause, Tunnel};
 use lark_core::identity::SpiffeId;
 use lark_core::reason::Reason;
 use lark_identity::verify::VerifyError;
-use rustls::{AlertDescription, Connection};
+use rustls::{AlertDescription, Connection, PeerIncompatible};
 use tokio::net::TcpStream;
 
 use crate::record::{RecordError, Socket};
@@ -83,17 +83,33 @@ impl HandshakeError {
 
 impl HandshakeError {
     /// What it was, in one word that `lark explain` knows.
-    pub const fn cause(&self) -> &'static str {
-        match self {
-            Self::Io(_) => Tunnel::ConnectionFailed.label(),
-            Self::Closed => Tunnel::ClosedByPeer.label(),
-            Self::Certificate(why) => why.cause().label(),
-            Self::Alert(_) => Tunnel::RefusedByPeer.label(),
-            Self::Tls(_) => Tunnel::NotOurTls.label(),
-            Self::Alpn { .. } => Tunnel::NotHttp2.label(),
-            Self::UnknownName { .. } => Tunnel::UnknownName.label(),
-            Self::NoCertificate { .. } => Tunnel::NoCertificate.label(),
-        }
+    pub fn cause(&self) -> Cause {
+        let tunnel = match self {
+            Self::Io(_) => Tunnel::ConnectionFailed,
+            Self::Closed => Tunnel::ClosedByPeer,
+            Self::Certificate(why) => return why.cause().into(),
+            Self::Alert(_) => Tunnel::RefusedByPeer,
+            Self::Tls(error) => of_tls(error),
+            Self::Alpn { .. } => Tunnel::NotHttp2,
+            Self::UnknownName { .. } => Tunnel::UnknownName,
+            Self::NoCertificate { .. } => Tunnel::NoCertificate,
+        };
+        tunnel.into()
+    }
+}
+
+fn of_tls(error: &rustls::Error) -> Tunnel {
+    match error {
+        rustls::Error::NoCertificatesPresented => Tunnel::NoPeerCertificate,
+        rustls::Error::NoApplicationProtocol => Tunnel::NotHttp2,
+        rustls::Error::PeerIncompatible(
+            PeerIncompatible::SupportedVersionsExtensionRequired
+            | PeerIncompatible::ServerDoesNotSupportTls12Or13
+            | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig
+            | PeerIncompatible::Tls12NotOffered
+            | PeerIncompatible::Tls12NotOfferedOrEnabled,
+        ) => Tunnel::OldTls,
+        _ => Tunnel::NotOurTls,
     }
 }
 

@@ -20,6 +20,8 @@ mod engine;
 mod fate;
 /// Reaching the end of a handshake, and why one failed.
 mod handshake;
+/// Bytes that wait for applications, and their limit.
+mod held;
 /// Two local sockets joined.
 mod join;
 /// What an accepting end has on its hands, and its limits.

@@ -4,14 +4,19 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::{Arc, Weak};
 
+use lark_core::quota::{Full, Origin, Quota};
+
+use crate::held::Held;
 use crate::ready::ReadyList;
+use crate::settings::TunnelSettings;
 
 /// Counts of one worker.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Load {
-    handshakes: Cell<usize>,
-    deliveries: Cell<usize>,
-    tunnels: Cell<usize>,
+    handshakes: RefCell<Quota>,
+    deliveries: RefCell<Quota>,
+    tunnels: RefCell<Quota>,
+    held: Rc<RefCell<Quota>>,
     draining: Cell<bool>,
     /// To wake the tunnels when it is time to drain.
     lists: RefCell<Vec<Weak<ReadyList>>>,
@@ -20,51 +25,68 @@ pub(crate) struct Load {
 /// Something counted, until it is dropped.
 pub(crate) struct Permit {
     load: Rc<Load>,
-    count: fn(&Load) -> &Cell<usize>,
+    quota: fn(&Load) -> &RefCell<Quota>,
+    origin: Origin,
 }
 
 impl Permit {
-    fn new(load: &Rc<Load>, count: fn(&Load) -> &Cell<usize>, most: usize) -> Option<Self> {
-        let cell = count(load);
-        if cell.get() >= most {
-            return None;
-        }
-        cell.set(cell.get() + 1);
-        Some(Self { load: load.clone(), count })
+    fn new(load: &Rc<Load>, quota: fn(&Load) -> &RefCell<Quota>, origin: Origin) -> Result<Self, Full> {
+        quota(load).borrow_mut().take(origin, 1)?;
+        Ok(Self { load: load.clone(), quota, origin })
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let cell = (self.count)(&self.load);
-        cell.set(cell.get() - 1);
+        (self.quota)(&self.load).borrow_mut().give(self.origin, 1);
     }
 }
 
 impl Load {
-    /// A handshake begins; nothing if `most` are under way.
-    pub(crate) fn handshake(self: &Rc<Self>, most: usize) -> Option<Permit> {
-        Permit::new(self, |load| &load.handshakes, most)
+    pub(crate) fn new(settings: &TunnelSettings) -> Self {
+        let quota = |most| RefCell::new(Quota::new(most));
+        Self {
+            handshakes: quota(settings.handshakes_max),
+            deliveries: quota(settings.deliveries_max),
+            tunnels: quota(settings.tunnels_max),
+            held: Rc::new(quota(settings.held_max)),
+            draining: Cell::new(false),
+            lists: RefCell::default(),
+        }
     }
 
-    /// A delivery begins; nothing if `most` are under way.
-    pub(crate) fn delivery(self: &Rc<Self>, most: usize) -> Option<Permit> {
-        Permit::new(self, |load| &load.deliveries, most)
+    /// A handshake begins.
+    pub(crate) fn handshake(self: &Rc<Self>, origin: Origin) -> Result<Permit, Full> {
+        Permit::new(self, |load| &load.handshakes, origin)
+    }
+
+    /// A delivery begins.
+    pub(crate) fn delivery(self: &Rc<Self>, origin: Origin) -> Result<Permit, Full> {
+        Permit::new(self, |load| &load.deliveries, origin)
     }
 
     /// A tunnel opens.
-    pub(crate) fn tunnel(self: &Rc<Self>, ready: &Arc<ReadyList>) -> Option<Permit> {
+    pub(crate) fn tunnel(self: &Rc<Self>, origin: Origin) -> Result<Permit, Full> {
+        Permit::new(self, |load| &load.tunnels, origin)
+    }
+
+    /// The account of a tunnel from there.
+    pub(crate) fn held(&self, origin: Origin) -> Held {
+        Held::new(self.held.clone(), origin)
+    }
+
+    /// Has a tunnel woken when it is time to drain.
+    pub(crate) fn watch(&self, ready: &Arc<ReadyList>) {
         let mut lists = self.lists.borrow_mut();
         // Grows with the tunnels only, since those that closed are cleared away as others open.
-        if lists.len() > 2 * self.tunnels.get() + 16 {
+        if lists.len() > 2 * self.tunnels() + 16 {
             lists.retain(|list| list.strong_count() > 0);
         }
         lists.push(Arc::downgrade(ready));
-        Permit::new(self, |load| &load.tunnels, usize::MAX)
     }
 
     pub(crate) fn tunnels(&self) -> usize {
-        self.tunnels.get()
+        self.tunnels.borrow().total()
     }
 
     pub(crate) fn is_draining(&self) -> bool {

@@ -40,13 +40,15 @@ pub(crate) struct Records {
     tls: Connection,
     /// Plaintext handed over since everything was last sent.
     unsent: usize,
+    /// Something was sent since [`Self::is_stuck`] was asked last.
+    sent: bool,
 }
 
 impl Records {
     pub(crate) fn new(socket: TcpStream, mut tls: Connection) -> Self {
         // Bounded by `has_room`, which whoever writes asks first.
         tls.set_buffer_limit(None);
-        Self { socket, tls, unsent: 0 }
+        Self { socket, tls, unsent: 0, sent: false }
     }
 
     /// Whether more may be handed over before something is sent.
@@ -64,7 +66,7 @@ impl Records {
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), RecordError>> {
         while self.tls.wants_write() {
             match self.tls.write_tls(&mut Socket(&self.socket)) {
-                Ok(_) => {}
+                Ok(_) => self.sent = true,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     if self.socket.poll_write_ready(cx)?.is_pending() {
                         return Poll::Pending;
@@ -75,6 +77,11 @@ impl Records {
         }
         self.unsent = 0;
         Poll::Ready(Ok(()))
+    }
+
+    /// Whether something waits and nothing of it was taken since this was asked last.
+    pub(crate) fn is_stuck(&mut self) -> bool {
+        !std::mem::take(&mut self.sent) && self.tls.wants_write()
     }
 
     /// Reads once and appends the plaintext. Pending when nothing has arrived.

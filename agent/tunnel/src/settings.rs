@@ -5,13 +5,15 @@ use std::time::Duration;
 use lark_core::constants::{
     AHEAD_MAX, DISCOVERY_WAIT, HANDSHAKE_TIMEOUT, KEEPALIVE_TIMEOUT, TUNNEL_IDLE, TUNNEL_MAX_AGE,
 };
+use lark_core::explain::Cause;
 use lark_core::framing;
 use lark_core::reason::Reason;
 
-/// How tunnels behave. Limits are per worker.
+/// How tunnels behave. Limits are per worker; of what the accepting end takes, each node and all addresses
+/// that are no node's have a share only ([`lark_core::quota`]).
 #[derive(Debug, Clone)]
 pub struct TunnelSettings {
-    /// A tunnel takes no new stream at this age.
+    /// A tunnel takes no new stream at this age: the other end is told by GOAWAY.
     pub max_age: Duration,
     /// A tunnel without streams is closed after this; one that is lost before is opened again.
     pub idle: Duration,
@@ -19,7 +21,8 @@ pub struct TunnelSettings {
     pub ahead: usize,
     /// Most handshakes that the dialling end has under way; others wait.
     pub dials_max: usize,
-    /// A peer that says nothing for this long although it was asked is gone. It is asked after a third.
+    /// A peer that says nothing for this long although it was asked is gone. It is asked after a third. One
+    /// that speaks, but takes nothing of what waits for it for this long, is gone too.
     pub keepalive: Duration,
     /// How long TCP connect and TLS handshake may take together.
     pub handshake_timeout: Duration,
@@ -36,6 +39,8 @@ pub struct TunnelSettings {
     pub handshakes_max: usize,
     /// Most deliveries being decided or dialled. More are refused as `limit_reached`.
     pub deliveries_max: usize,
+    /// Most bytes that wait for applications which do not read. A stream that brings more is reset.
+    pub held_max: usize,
     /// HTTP/2 limits and windows.
     pub framing: framing::Settings,
 }
@@ -55,6 +60,7 @@ impl Default for TunnelSettings {
             tunnels_max: 16_384,
             handshakes_max: 2_048,
             deliveries_max: 4_096,
+            held_max: 512 * 1024 * 1024,
             framing: framing::Settings::default(),
         }
     }
@@ -82,7 +88,11 @@ impl Side {
 /// Is told what happens to tunnels. Calls are rare and must be cheap.
 pub trait Observer {
     /// A handshake ended.
-    fn handshake(&self, side: Side, result: Result<(), Reason>, took: Duration);
-    /// A tunnel opened or closed.
-    fn tunnel(&self, side: Side, opened: bool);
+    fn handshake(&self, side: Side, result: Result<(), Cause>, took: Duration);
+    /// A tunnel opened.
+    fn opened(&self, side: Side);
+    /// A tunnel that had opened closed; if not in order, why.
+    fn closed(&self, side: Side, cause: Option<Cause>);
+    /// The accepting end refused a stream before [`crate::Deliver`] was asked.
+    fn stream_refused(&self, reason: Reason);
 }

@@ -144,8 +144,8 @@ impl Stream {
         self.waker.push();
     }
 
-    /// Takes DATA of the peer: what the pod takes at once, and the rest into the backlog. Returns how
-    /// many bytes the pod took.
+    /// Gives the pod DATA of the peer, as much as it takes at once. Returns how many bytes; the rest is to
+    /// be kept.
     pub(crate) fn arrived(&mut self, slices: &mut [IoSlice<'_>]) -> io::Result<usize> {
         let mut written = 0;
         if let Some(pod) = &self.pod
@@ -157,8 +157,17 @@ impl Stream {
             written = pod.write(&mut Context::from_waker(&self.task_waker), left)?;
             self.count_to_pod(written);
         }
-        self.backlog.push_after(slices, written);
         Ok(written)
+    }
+
+    /// Keeps what is left of DATA after its first `taken` bytes.
+    pub(crate) fn keep(&mut self, slices: &[IoSlice<'_>], taken: usize) {
+        self.backlog.push_after(slices, taken);
+    }
+
+    /// Bytes that wait for the pod.
+    pub(crate) fn waiting(&self) -> usize {
+        self.backlog.waiting().len()
     }
 
     /// Gives the pod what waits, and its end after that. Returns how many bytes it took.

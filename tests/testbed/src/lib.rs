@@ -12,6 +12,8 @@ mod bed;
 mod checked;
 pub mod faults;
 mod host;
+/// A peer that breaks the rules.
+pub mod hostile;
 mod mesh;
 mod place;
 mod pure;

@@ -34,7 +34,7 @@ closed_set! {
 pub(super) fn set() -> Set {
     make(
         "certificate",
-        "Which check a peer's certificate failed: `cause` in log lines about tunnels and about the CA.",
+        "Which check a peer's certificate failed: `cause` in log lines about tunnels and about the CA, and `result` of `lark_tunnel_handshakes_total`.",
         Certificate::ALL,
         Certificate::label,
         Certificate::text,

@@ -39,13 +39,15 @@ mod passthrough;
 mod refusal;
 mod system;
 mod tunnel;
+mod violation;
 
 pub use ca::{CaRefusal, CaRequest};
 pub use certificate::Certificate;
 pub use ending::Ending;
 pub use passthrough::Passthrough;
 pub use system::{System, told};
-pub use tunnel::Tunnel;
+pub use tunnel::{Cause, Tunnel};
+pub use violation::Violation;
 
 /// Who saw it, and therefore whose log and metrics have it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,6 +150,7 @@ pub fn sets() -> Vec<Set> {
         refusal::set(),
         tunnel::set(),
         certificate::set(),
+        violation::set(),
         ending::set(),
         ca::request(),
         ca::refusal(),

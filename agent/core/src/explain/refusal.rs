@@ -26,6 +26,14 @@ const fn side(reason: Reason) -> Side {
         Reason::TunnelHandshake | Reason::PeerIdentityMismatch => Side::Either,
         Reason::TunnelLost
         | Reason::ProtocolError
+        | Reason::NotConnect
+        | Reason::AuthorityUnusable
+        | Reason::ForwardedUnusable
+        | Reason::AuthorityPortZero
+        | Reason::AuthorityLocal
+        | Reason::AuthorityAgent
+        | Reason::AuthorityService
+        | Reason::NotMyNode
         | Reason::NotMyWorkload
         | Reason::DestinationIdentityMismatch
         | Reason::SourceUnknown

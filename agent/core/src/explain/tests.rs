@@ -65,3 +65,9 @@ fn numbers_of_system_errors_are_linux_own() {
     assert_eq!(refused, format!("Connection refused (os error 111); {advice}"));
     assert!(told(&"odd", None).contains("dmesg"));
 }
+
+#[test]
+fn no_two_causes_of_tunnels_share_a_word() {
+    let labels: Vec<_> = Cause::all().map(Cause::label).collect();
+    assert_eq!(labels.iter().collect::<BTreeSet<_>>().len(), labels.len());
+}

@@ -3,16 +3,18 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use crate::explain::Violation;
 use crate::reason::Reason;
 
 use super::error::{ConnectionError, ErrorCode};
 use super::flow::SendWindow;
 use super::frame::{self, Header};
+use super::headers::Block;
 use super::hpack::Decoder;
 use super::rate::{self, Rate};
-use super::request::{self, BadRequest, ConnectRequest};
+use super::request::{BadRequest, ConnectRequest};
 use super::settings::{DEFAULT_WINDOW, MAX_WINDOW, Peer, Settings};
-use super::streams::{Stream, Streams};
+use super::streams::Streams;
 use super::{FRAME_HEADER, MAX_HEADER_BLOCK, MAX_OUTPUT, StreamId};
 
 /// Which end of the connection this is.
@@ -92,20 +94,15 @@ struct Partial {
     end: bool,
 }
 
-#[derive(Debug)]
-struct Block {
-    stream: u32,
-    end_stream: bool,
-    bytes: Vec<u8>,
-    continued: bool,
-}
-
 #[derive(Debug, Default)]
-struct Rates {
+pub(super) struct Rates {
     control: Rate,
     empty: Rate,
     resets: Rate,
+    pub(super) refused: Rate,
+    pub(super) bad_requests: Rate,
     updates: Rate,
+    tiny_updates: Rate,
 }
 
 /// One end of an HTTP/2 connection that carries CONNECT streams.
@@ -127,10 +124,10 @@ pub struct Connection {
     preface_due: bool,
     settings_due: bool,
     partial: Option<Partial>,
-    block: Option<Block>,
-    decoder: Decoder,
-    pending: VecDeque<Event<'static>>,
-    rates: Rates,
+    pub(super) block: Option<Block>,
+    pub(super) decoder: Decoder,
+    pub(super) pending: VecDeque<Event<'static>>,
+    pub(super) rates: Rates,
 }
 
 /// The connection's receive window: as large as it can be, since memory is bounded per stream and a
@@ -194,12 +191,15 @@ impl Connection {
             return Ok((0, Some(event)));
         }
         if self.out.len() > MAX_OUTPUT {
-            return Err(ConnectionError::calm("the peer reads nothing of what it makes us answer"));
+            return Err(ConnectionError::calm(
+                Violation::AnswersUnread,
+                "the peer reads nothing of what it makes us answer",
+            ));
         }
         if self.preface_due {
             let expected = frame::PREFACE.get(..input.len()).unwrap_or(frame::PREFACE);
             if !input.starts_with(expected) {
-                return Err(ConnectionError::protocol("no HTTP/2 preface"));
+                return Err(ConnectionError::protocol(Violation::NoPreface, "no HTTP/2 preface"));
             }
             if input.len() < frame::PREFACE.len() {
                 return Ok((0, None));
@@ -212,10 +212,13 @@ impl Connection {
         }
         let Some(header) = Header::parse(input) else { return Ok((0, None)) };
         if self.settings_due && header.kind != frame::SETTINGS {
-            return Err(ConnectionError::protocol("the first frame is not SETTINGS"));
+            return Err(ConnectionError::protocol(Violation::NoPreface, "the first frame is not SETTINGS"));
         }
         if self.block.is_some() && header.kind != frame::CONTINUATION {
-            return Err(ConnectionError::protocol("a header block was not continued"));
+            return Err(ConnectionError::protocol(
+                Violation::FrameUnexpected,
+                "a header block was not continued",
+            ));
         }
         if header.kind == frame::DATA {
             return self.begin_data(now, header, input);
@@ -243,7 +246,10 @@ impl Connection {
         let (skip, padding) = if header.has(frame::PADDED) {
             let Some(padding) = input.get(FRAME_HEADER) else { return Ok((0, None)) };
             if usize::from(*padding) >= header.length {
-                return Err(ConnectionError::protocol("padding longer than its frame"));
+                return Err(ConnectionError::protocol(
+                    Violation::FrameUnexpected,
+                    "padding longer than its frame",
+                ));
             }
             (1, usize::from(*padding))
         } else {
@@ -251,13 +257,13 @@ impl Connection {
         };
         let payload = header.length - skip - padding;
         let end = header.has(frame::END_STREAM);
-        if payload == 0 && !end && !self.rates.empty.allows(now, rate::EMPTY_A_SECOND) {
-            return Err(ConnectionError::calm("too many empty DATA frames"));
+        if payload == 0 && !end && !self.rates.empty.allows(now, rate::EMPTY) {
+            return Err(ConnectionError::calm(Violation::FrameFlood, "too many empty DATA frames"));
         }
         self.received = self.received.saturating_add(u32::try_from(header.length).unwrap_or(u32::MAX));
         if let Some(stream) = self.streams.get_mut(&header.stream) {
             if stream.received_end {
-                return Err(ConnectionError::protocol("DATA after END_STREAM"));
+                return Err(ConnectionError::protocol(Violation::StreamState, "DATA after END_STREAM"));
             }
             stream.receive.arrived(header.length)?;
         }
@@ -306,131 +312,34 @@ impl Connection {
         header: Header,
         payload: &[u8],
     ) -> Result<Option<Event<'static>>, ConnectionError> {
+        // PRIORITY and unknown kinds are ignored (section 4.1), but nothing of that sort comes without end.
+        let carries = [frame::HEADERS, frame::CONTINUATION, frame::WINDOW_UPDATE, frame::RST_STREAM];
+        if !carries.contains(&header.kind) && !self.rates.control.allows(now, rate::CONTROL) {
+            return Err(ConnectionError::calm(Violation::FrameFlood, "too many frames of no use"));
+        }
         match header.kind {
-            frame::HEADERS => self.receive_headers(header, payload),
-            frame::CONTINUATION => self.receive_continuation(header, payload),
-            frame::SETTINGS => self.receive_settings(now, header, payload),
-            frame::PING => self.receive_ping(now, header, payload),
+            frame::HEADERS => self.receive_headers(now, header, payload),
+            frame::CONTINUATION => self.receive_continuation(now, header, payload),
+            frame::SETTINGS => self.receive_settings(header, payload),
+            frame::PING => self.receive_ping(header, payload),
             frame::WINDOW_UPDATE => self.receive_window(now, header, payload),
             frame::RST_STREAM => self.receive_reset(now, header, payload),
             frame::GOAWAY => self.receive_goaway(header, payload),
-            frame::PUSH_PROMISE => Err(ConnectionError::protocol("PUSH_PROMISE, which we do not take")),
-            // PRIORITY and unknown kinds are ignored (section 4.1), but not without end.
-            _ => {
-                if self.rates.control.allows(now, rate::CONTROL_A_SECOND) {
-                    Ok(None)
-                } else {
-                    Err(ConnectionError::calm("too many frames of no use"))
-                }
-            }
-        }
-    }
-
-    fn receive_headers(
-        &mut self,
-        header: Header,
-        payload: &[u8],
-    ) -> Result<Option<Event<'static>>, ConnectionError> {
-        if header.stream == 0 {
-            return Err(ConnectionError::protocol("HEADERS without a stream"));
-        }
-        let mut block = frame::unpadded(header, payload)
-            .ok_or(ConnectionError::protocol("padding longer than its frame"))?;
-        if header.has(frame::HAS_PRIORITY) {
-            block = block.get(5..).ok_or(ConnectionError::size("HEADERS too short for their priority"))?;
-        }
-        let end_stream = header.has(frame::END_STREAM);
-        if header.has(frame::END_HEADERS) {
-            return self.receive_block(header.stream, end_stream, block);
-        }
-        self.block =
-            Some(Block { stream: header.stream, end_stream, bytes: block.to_vec(), continued: false });
-        Ok(None)
-    }
-
-    fn receive_continuation(
-        &mut self,
-        header: Header,
-        payload: &[u8],
-    ) -> Result<Option<Event<'static>>, ConnectionError> {
-        let Some(mut block) = self.block.take() else {
-            return Err(ConnectionError::protocol("CONTINUATION of nothing"));
-        };
-        if block.stream != header.stream {
-            return Err(ConnectionError::protocol("CONTINUATION of another stream"));
-        }
-        block.bytes.extend(payload);
-        // One is enough for what a CONNECT needs; endless ones are an attack (CVE-2024-27316).
-        if block.continued || block.bytes.len() > MAX_HEADER_BLOCK || !header.has(frame::END_HEADERS) {
-            return Err(ConnectionError::calm("a header block in too many or too large pieces"));
-        }
-        self.receive_block(block.stream, block.end_stream, &block.bytes)
-    }
-
-    fn receive_block(
-        &mut self,
-        number: u32,
-        end_stream: bool,
-        block: &[u8],
-    ) -> Result<Option<Event<'static>>, ConnectionError> {
-        // Decoded even if nobody wants it, because it changes the table.
-        let fields = self.decoder.decode(block)?;
-        let stream = StreamId(number);
-        let fresh = number > self.highest_seen;
-        if self.role == Role::Server && fresh {
-            if number.is_multiple_of(2) {
-                return Err(ConnectionError::protocol("a stream with an even number from the dialling end"));
-            }
-            self.highest_seen = number;
-            let most = usize::try_from(self.settings.max_streams).unwrap_or(usize::MAX);
-            if self.sent_goaway || self.streams.len() >= most {
-                self.push_reset(number, ErrorCode::REFUSED_STREAM);
-                return Ok(None);
-            }
-            self.streams.insert(number, Stream::new(self.peer.window, self.settings.window));
-            if end_stream {
-                self.ended(number);
-                self.pending.push_back(Event::End { stream });
-            }
-            return Ok(Some(Event::Connect { stream, request: ConnectRequest::decode(&fields) }));
-        }
-        self.known(number, "HEADERS on a stream that was never opened")?;
-        let Some(entry) = self.streams.get_mut(&number) else { return Ok(None) };
-        if entry.received_end {
-            return Err(ConnectionError::protocol("HEADERS after END_STREAM"));
-        }
-        if self.role == Role::Client && !entry.answered {
-            let Some((status, reason)) = request::decode_response(&fields) else {
-                return Ok(Some(self.break_stream(number)));
-            };
-            // Interim answers are not for tunnels.
-            if (100..200).contains(&status) {
-                return Ok(if end_stream { Some(self.break_stream(number)) } else { None });
-            }
-            entry.answered = true;
-            if end_stream {
-                self.ended(number);
-                self.pending.push_back(Event::End { stream });
-            }
-            return Ok(Some(Event::Response { stream, status, reason }));
-        }
-        // Trailers have no meaning in a tunnel; they may only end it.
-        if end_stream {
-            self.ended(number);
-            Ok(Some(Event::End { stream }))
-        } else {
-            Ok(Some(self.break_stream(number)))
+            frame::PUSH_PROMISE => Err(ConnectionError::protocol(
+                Violation::FrameUnexpected,
+                "PUSH_PROMISE, which we do not take",
+            )),
+            _ => Ok(None),
         }
     }
 
     fn receive_settings(
         &mut self,
-        now: Duration,
         header: Header,
         payload: &[u8],
     ) -> Result<Option<Event<'static>>, ConnectionError> {
         if header.stream != 0 {
-            return Err(ConnectionError::protocol("SETTINGS on a stream"));
+            return Err(ConnectionError::protocol(Violation::FrameUnexpected, "SETTINGS on a stream"));
         }
         if header.has(frame::ACK) {
             if !payload.is_empty() {
@@ -438,9 +347,6 @@ impl Connection {
             }
             self.decoder.settings_acknowledged();
             return Ok(None);
-        }
-        if !self.rates.control.allows(now, rate::CONTROL_A_SECOND) {
-            return Err(ConnectionError::calm("too many SETTINGS"));
         }
         let before = i64::from(self.peer.window);
         self.peer.apply(payload)?;
@@ -458,20 +364,16 @@ impl Connection {
 
     fn receive_ping(
         &mut self,
-        now: Duration,
         header: Header,
         payload: &[u8],
     ) -> Result<Option<Event<'static>>, ConnectionError> {
         let opaque: [u8; 8] =
             payload.try_into().map_err(|_| ConnectionError::size("a PING of another length than eight"))?;
         if header.stream != 0 {
-            return Err(ConnectionError::protocol("PING on a stream"));
+            return Err(ConnectionError::protocol(Violation::FrameUnexpected, "PING on a stream"));
         }
         if header.has(frame::ACK) {
             return Ok(Some(Event::Pong { opaque }));
-        }
-        if !self.rates.control.allows(now, rate::CONTROL_A_SECOND) {
-            return Err(ConnectionError::calm("too many PINGs"));
         }
         frame::push(&mut self.out, frame::PING, frame::ACK, 0, &opaque);
         Ok(None)
@@ -487,11 +389,17 @@ impl Connection {
             .try_into()
             .map_err(|_| ConnectionError::size("a WINDOW_UPDATE of another length than four"))?;
         let increment = i64::from(u32::from_be_bytes(increment) & 0x7fff_ffff);
-        if !self.rates.updates.allows(now, rate::UPDATES_A_SECOND) {
-            return Err(ConnectionError::calm("too many WINDOW_UPDATEs"));
+        if !self.rates.updates.allows(now, rate::UPDATES) {
+            return Err(ConnectionError::calm(Violation::WindowFlood, "too many WINDOW_UPDATEs"));
         }
         if increment == 0 {
-            return Err(ConnectionError::protocol("a WINDOW_UPDATE of nothing"));
+            return Err(ConnectionError::protocol(Violation::WindowFlood, "a WINDOW_UPDATE of nothing"));
+        }
+        if increment < rate::TINY && !self.rates.tiny_updates.allows(now, rate::TINY_UPDATES) {
+            return Err(ConnectionError::calm(
+                Violation::WindowFlood,
+                "too many WINDOW_UPDATEs of hardly anything",
+            ));
         }
         if header.stream == 0 {
             self.send.add(increment)?;
@@ -516,11 +424,8 @@ impl Connection {
             .map_err(|_| ConnectionError::size("a RST_STREAM of another length than four"))?;
         self.known(header.stream, "RST_STREAM on a stream that was never opened")?;
         let Some(stream) = self.streams.remove(&header.stream) else { return Ok(None) };
-        if self.role == Role::Server
-            && !stream.answered
-            && !self.rates.resets.allows(now, rate::RESETS_A_SECOND)
-        {
-            return Err(ConnectionError::calm("too many streams opened and reset"));
+        if self.role == Role::Server && !stream.answered && !self.rates.resets.allows(now, rate::RESETS) {
+            return Err(ConnectionError::calm(Violation::RapidReset, "too many streams opened and reset"));
         }
         Ok(Some(Event::Reset { stream: StreamId(header.stream), code: ErrorCode(u32::from_be_bytes(code)) }))
     }
@@ -534,7 +439,7 @@ impl Connection {
             return Err(ConnectionError::size("a GOAWAY shorter than eight"));
         };
         if header.stream != 0 {
-            return Err(ConnectionError::protocol("GOAWAY on a stream"));
+            return Err(ConnectionError::protocol(Violation::FrameUnexpected, "GOAWAY on a stream"));
         }
         self.received_goaway = true;
         let last = u32::from_be_bytes([*l0, *l1, *l2, *l3]) & 0x7fff_ffff;
@@ -552,28 +457,21 @@ impl Connection {
     }
 
     /// A stream number that was in use at some time; anything else breaks the protocol.
-    fn known(&self, number: u32, what: &'static str) -> Result<(), ConnectionError> {
+    pub(super) fn known(&self, number: u32, what: &'static str) -> Result<(), ConnectionError> {
         let known = match self.role {
             Role::Client => number % 2 == 1 && number < self.next_stream,
             Role::Server => number % 2 == 1 && number <= self.highest_seen,
         };
-        if known { Ok(()) } else { Err(ConnectionError::protocol(what)) }
+        if known { Ok(()) } else { Err(ConnectionError::protocol(Violation::StreamState, what)) }
     }
 
-    fn ended(&mut self, number: u32) {
+    pub(super) fn ended(&mut self, number: u32) {
         if let Some(stream) = self.streams.get_mut(&number) {
             stream.received_end = true;
             if stream.is_done() {
                 self.streams.remove(&number);
             }
         }
-    }
-
-    /// Resets a stream whose peer broke the protocol on it alone.
-    fn break_stream(&mut self, number: u32) -> Event<'static> {
-        self.streams.remove(&number);
-        self.push_reset(number, ErrorCode::PROTOCOL_ERROR);
-        Event::Reset { stream: StreamId(number), code: ErrorCode::PROTOCOL_ERROR }
     }
 
     /// Credits the connection's window in large steps: it is never what limits a stream.

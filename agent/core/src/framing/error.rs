@@ -1,5 +1,7 @@
 //! What ends a connection or keeps a stream from opening.
 
+use crate::explain::Violation;
+
 /// Error codes of RFC 9113, section 7.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ErrorCode(pub u32);
@@ -53,25 +55,27 @@ impl std::fmt::Display for ErrorCode {
 pub struct ConnectionError {
     /// The code that the GOAWAY carries.
     pub code: ErrorCode,
+    /// Which kind of breach it is.
+    pub violation: Violation,
     /// What the peer did.
     pub what: &'static str,
 }
 
 impl ConnectionError {
-    pub(super) const fn protocol(what: &'static str) -> Self {
-        Self { code: ErrorCode::PROTOCOL_ERROR, what }
+    pub(super) const fn protocol(violation: Violation, what: &'static str) -> Self {
+        Self { code: ErrorCode::PROTOCOL_ERROR, violation, what }
     }
     pub(super) const fn size(what: &'static str) -> Self {
-        Self { code: ErrorCode::FRAME_SIZE_ERROR, what }
+        Self { code: ErrorCode::FRAME_SIZE_ERROR, violation: Violation::FrameSize, what }
     }
-    pub(super) const fn flow(what: &'static str) -> Self {
-        Self { code: ErrorCode::FLOW_CONTROL_ERROR, what }
+    pub(super) const fn flow(violation: Violation, what: &'static str) -> Self {
+        Self { code: ErrorCode::FLOW_CONTROL_ERROR, violation, what }
     }
     pub(super) const fn compression(what: &'static str) -> Self {
-        Self { code: ErrorCode::COMPRESSION_ERROR, what }
+        Self { code: ErrorCode::COMPRESSION_ERROR, violation: Violation::HeaderCompression, what }
     }
-    pub(super) const fn calm(what: &'static str) -> Self {
-        Self { code: ErrorCode::ENHANCE_YOUR_CALM, what }
+    pub(super) const fn calm(violation: Violation, what: &'static str) -> Self {
+        Self { code: ErrorCode::ENHANCE_YOUR_CALM, violation, what }
     }
 }
 

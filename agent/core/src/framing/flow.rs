@@ -1,6 +1,8 @@
 //! Flow control (RFC 9113, section 5.2): what may be sent, what may arrive, and when it is credited
 //! back.
 
+use crate::explain::Violation;
+
 use super::error::ConnectionError;
 use super::settings::MAX_WINDOW;
 
@@ -25,7 +27,11 @@ impl SendWindow {
     /// negative and leave the window negative (section 6.9.2).
     pub(super) fn add(&mut self, change: i64) -> Result<(), ConnectionError> {
         self.0 = self.0.saturating_add(change);
-        if self.0 > MAX_WINDOW { Err(ConnectionError::flow("a window above 2^31-1")) } else { Ok(()) }
+        if self.0 > MAX_WINDOW {
+            Err(ConnectionError::flow(Violation::WindowOverflow, "a window above 2^31-1"))
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -49,7 +55,11 @@ impl ReceiveWindow {
     /// Debits what arrived.
     pub(super) fn arrived(&mut self, bytes: usize) -> Result<(), ConnectionError> {
         self.open -= i64::try_from(bytes).unwrap_or(i64::MAX);
-        if self.open < 0 { Err(ConnectionError::flow("DATA beyond the stream's window")) } else { Ok(()) }
+        if self.open < 0 {
+            Err(ConnectionError::flow(Violation::WindowExceeded, "DATA beyond the stream's window"))
+        } else {
+            Ok(())
+        }
     }
 
     /// Takes note of what the reader took; the increment to announce, if it is time.

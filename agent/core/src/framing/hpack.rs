@@ -3,6 +3,8 @@
 
 use std::collections::VecDeque;
 
+use crate::explain::Violation;
+
 use super::error::ConnectionError;
 
 /// A decoded header field.
@@ -105,7 +107,10 @@ impl Decoder {
             };
             total += field.0.len() + field.1.len() + 32;
             if fields.len() >= FIELDS_MAX || total > LIST_MAX {
-                return Err(ConnectionError::calm("too many or too long header fields"));
+                return Err(ConnectionError::calm(
+                    Violation::HeadersTooLarge,
+                    "too many or too long header fields",
+                ));
             }
             fields.push(field);
         }
@@ -116,7 +121,7 @@ impl Decoder {
         let index = input.integer(prefix)?;
         let name = if index == 0 { input.string()? } else { self.indexed(index)?.0 };
         if name.iter().any(u8::is_ascii_uppercase) {
-            return Err(ConnectionError::protocol("a header name in upper case"));
+            return Err(ConnectionError::protocol(Violation::FrameUnexpected, "a header name in upper case"));
         }
         Ok((name, input.string()?))
     }

@@ -13,6 +13,7 @@ mod connection;
 mod error;
 mod flow;
 pub(crate) mod frame;
+mod headers;
 pub(crate) mod hpack;
 mod rate;
 mod request;

@@ -35,6 +35,17 @@ pub enum BadRequest {
     Forwarded(String),
 }
 
+impl BadRequest {
+    /// The label in metrics, and what the peer is told.
+    pub const fn reason(&self) -> Reason {
+        match self {
+            Self::NotConnect | Self::Unexpected(_) => Reason::NotConnect,
+            Self::Authority(_) => Reason::AuthorityUnusable,
+            Self::Forwarded(_) => Reason::ForwardedUnusable,
+        }
+    }
+}
+
 const REASON: &str = "lark-reason";
 
 /// Most characters of a refused value that an error repeats.

@@ -1,5 +1,7 @@
 //! What each end tells the other about its limits (RFC 9113, section 6.5).
 
+use crate::explain::Violation;
+
 use super::error::ConnectionError;
 use super::frame;
 
@@ -77,14 +79,25 @@ impl Peer {
             let [n0, n1, v0, v1, v2, v3] = *entry else { continue };
             let value = u32::from_be_bytes([v0, v1, v2, v3]);
             match u16::from_be_bytes([n0, n1]) {
-                ENABLE_PUSH if value > 1 => return Err(ConnectionError::protocol("ENABLE_PUSH above one")),
+                ENABLE_PUSH if value > 1 => {
+                    return Err(ConnectionError::protocol(
+                        Violation::SettingsInvalid,
+                        "ENABLE_PUSH above one",
+                    ));
+                }
                 MAX_CONCURRENT_STREAMS => self.max_streams = value,
                 INITIAL_WINDOW_SIZE if i64::from(value) > MAX_WINDOW => {
-                    return Err(ConnectionError::flow("INITIAL_WINDOW_SIZE above 2^31-1"));
+                    return Err(ConnectionError::flow(
+                        Violation::WindowOverflow,
+                        "INITIAL_WINDOW_SIZE above 2^31-1",
+                    ));
                 }
                 INITIAL_WINDOW_SIZE => self.window = value,
                 MAX_FRAME_SIZE if !(DEFAULT_MAX_FRAME..=0x00ff_ffff).contains(&value) => {
-                    return Err(ConnectionError::protocol("MAX_FRAME_SIZE outside its range"));
+                    return Err(ConnectionError::protocol(
+                        Violation::SettingsInvalid,
+                        "MAX_FRAME_SIZE outside its range",
+                    ));
                 }
                 MAX_FRAME_SIZE => self.max_frame = value,
                 _ => {}

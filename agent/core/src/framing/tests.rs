@@ -6,6 +6,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::explain::Violation;
 
 const NOW: Duration = Duration::ZERO;
 
@@ -129,40 +130,143 @@ fn framed(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 
 #[test]
 fn what_breaks_the_protocol_ends_the_connection_with_its_code() {
-    let cases: [(&str, Vec<u8>, ErrorCode); 14] = [
-        ("data on an idle stream", framed(frame::DATA, 0, 1, b"x"), ErrorCode::PROTOCOL_ERROR),
-        ("even stream", framed(frame::HEADERS, 4, 2, &request().encode()), ErrorCode::PROTOCOL_ERROR),
-        ("stream zero", framed(frame::HEADERS, 4, 0, &request().encode()), ErrorCode::PROTOCOL_ERROR),
-        ("push promise", framed(frame::PUSH_PROMISE, 4, 1, &[0; 4]), ErrorCode::PROTOCOL_ERROR),
-        ("settings length", framed(frame::SETTINGS, 0, 0, &[0; 5]), ErrorCode::FRAME_SIZE_ERROR),
-        ("settings on stream", framed(frame::SETTINGS, 0, 1, &[]), ErrorCode::PROTOCOL_ERROR),
-        ("window of nothing", framed(frame::WINDOW_UPDATE, 0, 0, &[0; 4]), ErrorCode::PROTOCOL_ERROR),
+    let headers = |block: &[u8]| framed(frame::HEADERS, 4, 1, block);
+    let settings = |name: u8, value: u32| {
+        let mut payload = vec![0, name];
+        payload.extend(value.to_be_bytes());
+        framed(frame::SETTINGS, 0, 0, &payload)
+    };
+    let update = |increment: u32| framed(frame::WINDOW_UPDATE, 0, 0, &increment.to_be_bytes());
+    let many = [&[0x40, 1, b'a', 1, b'b'][..]; 65].concat();
+    let long = [&[0x40, 1, b'a', 0x7f, 0x81, 0x1e][..], &[b'x'; 3968], &[0xbe; 8]].concat();
+    let cases = [
         (
-            "window overflow",
-            framed(frame::WINDOW_UPDATE, 0, 0, &[0x7f, 0xff, 0xff, 0xff]),
-            ErrorCode::FLOW_CONTROL_ERROR,
+            "data on an idle stream",
+            framed(frame::DATA, 0, 1, b"x"),
+            ErrorCode::PROTOCOL_ERROR,
+            Violation::StreamState,
         ),
-        ("ping length", framed(frame::PING, 0, 0, &[0; 7]), ErrorCode::FRAME_SIZE_ERROR),
-        ("ping flood", framed(frame::PING, 0, 0, &[0; 8]), ErrorCode::ENHANCE_YOUR_CALM),
-        ("settings flood", framed(frame::SETTINGS, 0, 0, &[]), ErrorCode::ENHANCE_YOUR_CALM),
-        ("continuation of nothing", framed(frame::CONTINUATION, 4, 1, &[]), ErrorCode::PROTOCOL_ERROR),
+        (
+            "even stream",
+            framed(frame::HEADERS, 4, 2, &request().encode()),
+            ErrorCode::PROTOCOL_ERROR,
+            Violation::StreamState,
+        ),
+        (
+            "stream zero",
+            framed(frame::HEADERS, 4, 0, &request().encode()),
+            ErrorCode::PROTOCOL_ERROR,
+            Violation::StreamState,
+        ),
+        (
+            "push promise",
+            framed(frame::PUSH_PROMISE, 4, 1, &[0; 4]),
+            ErrorCode::PROTOCOL_ERROR,
+            Violation::FrameUnexpected,
+        ),
+        (
+            "settings length",
+            framed(frame::SETTINGS, 0, 0, &[0; 5]),
+            ErrorCode::FRAME_SIZE_ERROR,
+            Violation::FrameSize,
+        ),
+        (
+            "settings on stream",
+            framed(frame::SETTINGS, 0, 1, &[]),
+            ErrorCode::PROTOCOL_ERROR,
+            Violation::FrameUnexpected,
+        ),
+        ("push allowed twice", settings(2, 2), ErrorCode::PROTOCOL_ERROR, Violation::SettingsInvalid),
+        ("frames too small", settings(5, 100), ErrorCode::PROTOCOL_ERROR, Violation::SettingsInvalid),
+        (
+            "first window overflow",
+            settings(4, 0x8000_0000),
+            ErrorCode::FLOW_CONTROL_ERROR,
+            Violation::WindowOverflow,
+        ),
+        ("window of nothing", update(0), ErrorCode::PROTOCOL_ERROR, Violation::WindowFlood),
+        ("window overflow", update(0x7fff_ffff), ErrorCode::FLOW_CONTROL_ERROR, Violation::WindowOverflow),
+        (
+            "ping length",
+            framed(frame::PING, 0, 0, &[0; 7]),
+            ErrorCode::FRAME_SIZE_ERROR,
+            Violation::FrameSize,
+        ),
+        (
+            "ping flood",
+            framed(frame::PING, 0, 0, &[0; 8]),
+            ErrorCode::ENHANCE_YOUR_CALM,
+            Violation::FrameFlood,
+        ),
+        (
+            "pong flood",
+            framed(frame::PING, 1, 0, &[0; 8]),
+            ErrorCode::ENHANCE_YOUR_CALM,
+            Violation::FrameFlood,
+        ),
+        (
+            "settings flood",
+            framed(frame::SETTINGS, 0, 0, &[]),
+            ErrorCode::ENHANCE_YOUR_CALM,
+            Violation::FrameFlood,
+        ),
+        ("priority flood", framed(2, 0, 1, &[0; 5]), ErrorCode::ENHANCE_YOUR_CALM, Violation::FrameFlood),
+        (
+            "goaway flood",
+            framed(frame::GOAWAY, 0, 0, &[0; 8]),
+            ErrorCode::ENHANCE_YOUR_CALM,
+            Violation::FrameFlood,
+        ),
+        (
+            "continuation of nothing",
+            framed(frame::CONTINUATION, 4, 1, &[]),
+            ErrorCode::PROTOCOL_ERROR,
+            Violation::FrameUnexpected,
+        ),
         (
             "huge control frame",
             framed(frame::HEADERS, 4, 1, &vec![0; MAX_HEADER_BLOCK + 1]),
             ErrorCode::FRAME_SIZE_ERROR,
+            Violation::FrameSize,
         ),
-        ("garbage headers", framed(frame::HEADERS, 4, 1, &[0xff; 40]), ErrorCode::COMPRESSION_ERROR),
+        ("garbage headers", headers(&[0xff; 40]), ErrorCode::COMPRESSION_ERROR, Violation::HeaderCompression),
+        (
+            "an integer without end",
+            headers(&[0x7f, 0xff, 0xff, 0xff, 0xff]),
+            ErrorCode::COMPRESSION_ERROR,
+            Violation::HeaderCompression,
+        ),
+        (
+            "a table above the limit",
+            headers(&[0x3f, 0xe1, 0x7f]),
+            ErrorCode::COMPRESSION_ERROR,
+            Violation::HeaderCompression,
+        ),
+        ("many fields", headers(&many), ErrorCode::ENHANCE_YOUR_CALM, Violation::HeadersTooLarge),
     ];
-    for (name, bytes, code) in cases {
-        assert_eq!(refused(&bytes).code, code, "{name}");
+    for (name, bytes, code, violation) in cases {
+        let error = refused(&bytes);
+        assert_eq!((error.code, error.violation), (code, violation), "{name}");
     }
+    // On a stream, since the connection's window is as large as it can be already.
+    let open = headers(&request().encode());
+    let tiny = framed(frame::WINDOW_UPDATE, 0, 1, &1_u32.to_be_bytes()).repeat(10_001);
+    let (_, mut server) = pair();
+    drain(&mut server, &open).unwrap();
+    assert_eq!(drain(&mut server, &tiny).unwrap_err().violation, Violation::WindowFlood);
+    // Small on the wire, large in memory: an entry of the table, named again and again.
+    let mut server = Connection::new(Role::Server, Settings::default());
+    let mut bytes = frame::PREFACE.to_vec();
+    bytes.extend(framed(frame::SETTINGS, 0, 0, &[]));
+    bytes.extend(headers(&long));
+    assert_eq!(drain(&mut server, &bytes).unwrap_err().violation, Violation::HeadersTooLarge);
 }
 
 #[test]
 fn endless_header_pieces_are_refused() {
     let mut bytes = framed(frame::HEADERS, 0, 1, &request().encode());
     bytes.extend(framed(frame::CONTINUATION, 0, 1, b""));
-    assert_eq!(refused(&bytes).code, ErrorCode::ENHANCE_YOUR_CALM);
+    assert_eq!(refused(&bytes).violation, Violation::ContinuationFlood);
     let (_, mut server) = pair();
     let block = request().encode();
     let (first, second) = block.split_at(10);
@@ -182,7 +286,25 @@ fn rapid_resets_are_cut_off_and_memory_stays() {
         assert_eq!(server.open_streams(), 0);
         result
     });
-    assert_eq!(error.unwrap().code, ErrorCode::ENHANCE_YOUR_CALM);
+    assert_eq!(error.unwrap().violation, Violation::RapidReset);
+}
+
+#[test]
+fn streams_that_are_not_served_are_borne_with_for_a_while() {
+    let settings = Settings { max_streams: 2, ..Settings::default() };
+    let refused = |settings: Settings, block: &[u8]| {
+        let mut server = Connection::new(Role::Server, settings);
+        let mut bytes = frame::PREFACE.to_vec();
+        bytes.extend(framed(frame::SETTINGS, 0, 0, &[]));
+        drain(&mut server, &bytes).unwrap();
+        (1..10_000).step_by(2).find_map(|stream| {
+            let error = drain(&mut server, &framed(frame::HEADERS, 4, stream, block)).err()?;
+            Some((stream, error.violation))
+        })
+    };
+    assert_eq!(refused(settings, &request().encode()), Some((2 * (2 + 2_000) + 1, Violation::StreamFlood)));
+    // `:method: GET`
+    assert_eq!(refused(Settings::default(), &[0x82]), Some((2 * 100 + 1, Violation::RequestFlood)));
 }
 
 #[test]
@@ -192,7 +314,7 @@ fn data_beyond_the_window_is_refused() {
     deliver(&mut client, &mut server);
     let frame = framed(frame::DATA, 0, stream.0, &[0; 65_536]);
     let error = (0..100).find_map(|_| drain(&mut server, &frame).err()).unwrap();
-    assert_eq!(error.code, ErrorCode::FLOW_CONTROL_ERROR);
+    assert_eq!((error.code, error.violation), (ErrorCode::FLOW_CONTROL_ERROR, Violation::WindowExceeded));
 }
 
 #[test]
@@ -209,7 +331,7 @@ fn a_peer_that_does_not_read_is_cut_off() {
             }
         }
     });
-    assert_eq!(error.unwrap().code, ErrorCode::ENHANCE_YOUR_CALM);
+    assert_eq!(error.unwrap().violation, Violation::AnswersUnread);
     assert!(server.output().len() < MAX_OUTPUT + 100);
 }
 

@@ -4,6 +4,7 @@ use std::io::IoSlice;
 use std::task::{Context, Poll};
 
 use lark_core::framing::{BadRequest, ConnectRequest, ErrorCode, Event, StreamId};
+use lark_core::quota::Full;
 use lark_core::reason::Reason;
 use tokio::time::Instant;
 
@@ -87,11 +88,29 @@ impl Engine {
         let count = std::mem::take(&mut run.count);
         let Some(id) = run.stream.take() else { return };
         let Some(stream) = self.streams.get_mut(&id.value()) else { return };
-        match stream.arrived(run.slices.get_mut(..count).unwrap_or_default()) {
-            Ok(taken) if taken > 0 => self.h2.consumed(id, taken),
-            Ok(_) => {}
+        let slices = run.slices.get_mut(..count).unwrap_or_default();
+        let arrived: usize = slices.iter().map(|slice| slice.len()).sum();
+        match stream.arrived(slices) {
             Err(error) => self.pod_failed(id.value(), &error),
+            Ok(taken) => {
+                if taken > 0 {
+                    self.h2.consumed(id, taken);
+                }
+                if taken < arrived {
+                    match self.held.hold(arrived - taken) {
+                        Ok(()) => stream.keep(slices, taken),
+                        Err(full) => self.too_much(id, full),
+                    }
+                }
+            }
         }
+    }
+
+    /// More waits for applications that do not read than is kept.
+    fn too_much(&mut self, id: StreamId, full: Full) {
+        let detail = format!("{}: of bytes that wait for applications, {full}", self.name);
+        self.h2.reset(id, ErrorCode::ENHANCE_YOUR_CALM);
+        self.finish(id.value(), End::Lost, Some(Refusal::new(Reason::LimitReached, detail)));
     }
 
     fn event(&mut self, event: Event<'_>) {
@@ -135,23 +154,29 @@ impl Engine {
         let request = match request {
             Ok(request) => request,
             Err(error) => {
-                tracing::warn!(%peer, %client, %error, "a stream asks for what is not served");
-                self.h2.respond(id, 400, Some(Reason::ProtocolError));
+                let reason = error.reason();
+                tracing::warn!(%peer, %client, %reason, %error, "a stream asks for what is not served");
+                accepting.observer.stream_refused(reason);
+                self.h2.respond(id, status(reason), Some(reason));
                 return;
             }
         };
-        if !accepting.proof.holds() {
+        if !self.proof.holds() {
             // Not processed, so the other end takes it to a new tunnel, whose handshake settles it.
             tracing::debug!(%peer, %client, "what the tunnel proved counts no more; it takes no more streams");
             self.h2.reset(id, ErrorCode::REFUSED_STREAM);
             self.h2.go_away(ErrorCode::NO_ERROR);
             return;
         }
-        let Some(permit) = accepting.load.delivery(self.settings.deliveries_max) else {
-            let limit = self.settings.deliveries_max;
-            tracing::warn!(%peer, %client, limit, "deliveries under way are at their limit; a stream is refused");
-            self.h2.respond(id, status(Reason::LimitReached), Some(Reason::LimitReached));
-            return;
+        let permit = match accepting.load.delivery(accepting.origin) {
+            Ok(permit) => permit,
+            Err(full) => {
+                let reason = Reason::LimitReached;
+                tracing::warn!(%peer, %client, %reason, %full, "a stream is refused because of the deliveries under way");
+                accepting.observer.stream_refused(reason);
+                self.h2.respond(id, status(reason), Some(reason));
+                return;
+            }
         };
         let inbound = Inbound { client: client.clone(), server: accepting.server.clone(), peer, request };
         let dial = accepting.deliver.deliver(inbound);
@@ -209,15 +234,20 @@ impl Engine {
             (Side::Client, ErrorCode::REFUSED_STREAM) if !stream.is_answered() => {
                 return self.give_back(id.value());
             }
-            (_, ErrorCode::REFUSED_STREAM | ErrorCode::PROTOCOL_ERROR | ErrorCode::INTERNAL_ERROR) => {
-                End::Lost
-            }
+            (
+                _,
+                ErrorCode::REFUSED_STREAM
+                | ErrorCode::PROTOCOL_ERROR
+                | ErrorCode::INTERNAL_ERROR
+                | ErrorCode::ENHANCE_YOUR_CALM,
+            ) => End::Lost,
             (Side::Client, _) => End::ResetByDestination,
             (Side::Server, _) => End::ResetBySource,
         };
         let refusal = (how == End::Lost).then(|| {
             let detail = format!("{}: the other agent reset the stream with {code}", self.name);
-            Refusal::new(Reason::TunnelLost, detail)
+            let calm = code == ErrorCode::ENHANCE_YOUR_CALM;
+            Refusal::new(if calm { Reason::LimitReached } else { Reason::TunnelLost }, detail)
         });
         self.finish(id.value(), how, refusal);
     }
@@ -245,8 +275,18 @@ impl Engine {
 /// The status that says about the same as the reason, for peers that do not know ours.
 fn status(reason: Reason) -> u16 {
     match reason {
-        Reason::PolicyDenied | Reason::SourceUnknown | Reason::DestinationIdentityMismatch => 403,
-        Reason::NotMyWorkload | Reason::DestinationUnknown => 404,
+        Reason::NotConnect
+        | Reason::AuthorityUnusable
+        | Reason::ForwardedUnusable
+        | Reason::AuthorityPortZero => 400,
+        Reason::PolicyDenied
+        | Reason::SourceUnknown
+        | Reason::DestinationIdentityMismatch
+        | Reason::AuthorityLocal
+        | Reason::AuthorityAgent => 403,
+        Reason::NotMyWorkload | Reason::NotMyNode | Reason::AuthorityService | Reason::DestinationUnknown => {
+            404
+        }
         Reason::DialTimeout => 504,
         Reason::DialRefused | Reason::DialFailed | Reason::HooksNotLive | Reason::ShuttingDown => 503,
         Reason::LimitReached => 429,

@@ -39,6 +39,7 @@ impl Engine {
         stream.waker.taken();
         let drained = stream.drain().map_err(ServeError::Pod)?;
         if drained > 0 {
+            self.held.release(drained);
             self.h2.consumed(stream.id, drained);
         }
         let moved = self.forward(number, quantum)?;

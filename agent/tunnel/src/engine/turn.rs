@@ -1,6 +1,7 @@
 //! A turn of the tunnel's loop.
 
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_util::stream::Stream as _;
 use lark_core::framing::{ErrorCode, OpenError};
@@ -9,7 +10,11 @@ use tokio::time::Instant;
 use super::{Dialling, Engine, Open, Part, TunnelError};
 use crate::fate::Outcome;
 use crate::record::RecordError;
+use crate::settings::TunnelSettings;
 use crate::stream::Stream;
+
+/// The timer's own precision.
+const SOONEST: Duration = Duration::from_millis(1);
 
 /// Turns before others of the worker get theirs.
 const TURNS: usize = 8;
@@ -19,8 +24,9 @@ impl Engine {
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TunnelError>> {
         self.ready.register(cx.waker());
         for _ in 0..TURNS {
-            while self.timer.poll_tick(cx).is_ready() {
-                self.tick()?;
+            while self.timer.as_mut().poll(cx).is_ready() {
+                let next = self.tick()?;
+                self.timer.as_mut().reset(next);
             }
             self.take_commands(cx);
             self.take_dials(cx);
@@ -66,19 +72,45 @@ impl Engine {
             }
     }
 
-    fn tick(&mut self) -> Result<(), TunnelError> {
+    /// Does what time makes due, and says when to look again.
+    fn tick(&mut self) -> Result<Instant, TunnelError> {
         let now = Instant::now();
+        let TunnelSettings { keepalive, idle, max_age, .. } = self.settings;
+        let ask = keepalive / 3;
         let silent = now.duration_since(self.heard);
-        if silent >= self.settings.keepalive {
-            return Err(TunnelError::Silent(self.settings.keepalive));
+        if silent >= keepalive {
+            return Err(TunnelError::Silent(keepalive));
         }
-        if silent >= self.settings.keepalive / 3 {
+        let mut next = if silent < ask { self.heard + ask } else { (now + ask).min(self.heard + keepalive) };
+        if silent >= ask {
             self.h2.ping(*b"lark-ka\0");
         }
-        if self.streams.is_empty() && now.duration_since(self.idle_since) >= self.settings.idle {
-            self.close_commands();
+        let stuck = self.records.is_stuck().then(|| self.stuck.unwrap_or(now));
+        self.stuck = stuck;
+        if stuck.is_some_and(|since| now.duration_since(since) >= keepalive) {
+            return Err(TunnelError::Stalled(keepalive));
         }
-        Ok(())
+        if self.streams.is_empty() {
+            match idle.saturating_sub(now.duration_since(self.idle_since)) {
+                Duration::ZERO => self.close_commands(),
+                left => next = next.min(now + left),
+            }
+        }
+        if !self.h2.is_going_away() {
+            let age = now.duration_since(self.began);
+            let left = if self.proof.root_accepted() { self.proof.expires_in() } else { Duration::ZERO };
+            match left.min(max_age.saturating_sub(age)) {
+                Duration::ZERO => self.retire(),
+                left => next = next.min(now + left),
+            }
+        }
+        Ok(next.max(now + SOONEST))
+    }
+
+    /// Takes no more streams and says so; those that are open finish here, the next ones on another tunnel.
+    fn retire(&mut self) {
+        self.close_commands();
+        self.h2.go_away(ErrorCode::NO_ERROR);
     }
 
     /// No new streams: whoever still sends one gets it back and takes another tunnel.

@@ -1,0 +1,141 @@
+//! How much of what a worker has each peer may take. Each node that discovery knows has a share, and all other
+//! addresses together one, so that nobody can take everything from the rest.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+/// Where a tunnel comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Origin {
+    /// The address of a node that discovery knows.
+    Node(IpAddr),
+    /// Any other address. No stream from there is delivered until discovery knows it.
+    Elsewhere,
+}
+
+/// Why there is no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Full {
+    /// All of it is taken.
+    #[error("this worker has {0} already, the most it takes")]
+    All(usize),
+    /// The node has its share.
+    #[error("that node has {0} already, the most a node may have")]
+    Node(usize),
+    /// Addresses that are no node's have their share.
+    #[error("addresses that are no node's have {0} already, the most they may have")]
+    Elsewhere(usize),
+}
+
+/// Things or bytes of one kind that one worker has.
+#[derive(Debug)]
+pub struct Quota {
+    most: usize,
+    a_node: usize,
+    elsewhere: usize,
+    total: usize,
+    taken: HashMap<Origin, usize>,
+}
+
+/// So few are not worth dividing.
+const FEW: usize = 8;
+
+impl Quota {
+    /// At most `most`; of these a quarter for each node and an eighth for addresses that are no node's.
+    pub fn new(most: usize) -> Self {
+        let share = |divisor: usize| (most / divisor).max(FEW).min(most);
+        Self { most, a_node: share(4), elsewhere: share(8), total: 0, taken: HashMap::new() }
+    }
+
+    /// Takes that many for `origin`, all or none.
+    ///
+    /// # Errors
+    /// When it has its share, or everything is taken.
+    pub fn take(&mut self, origin: Origin, amount: usize) -> Result<(), Full> {
+        let own = self.taken.get(&origin).copied().unwrap_or(0).saturating_add(amount);
+        match origin {
+            _ if self.total.saturating_add(amount) > self.most => return Err(Full::All(self.most)),
+            Origin::Node(_) if own > self.a_node => return Err(Full::Node(self.a_node)),
+            Origin::Elsewhere if own > self.elsewhere => return Err(Full::Elsewhere(self.elsewhere)),
+            _ => {}
+        }
+        self.total += amount;
+        self.taken.insert(origin, own);
+        Ok(())
+    }
+
+    /// Gives back what was taken.
+    pub fn give(&mut self, origin: Origin, amount: usize) {
+        let Some(own) = self.taken.get_mut(&origin) else { return };
+        let amount = amount.min(*own);
+        *own -= amount;
+        self.total -= amount;
+        if *own == 0 {
+            self.taken.remove(&origin);
+        }
+    }
+
+    /// How much is taken at all.
+    pub fn total(&self) -> usize {
+        self.total
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn node(n: u8) -> Origin {
+        Origin::Node([192, 168, 0, n].into())
+    }
+
+    #[test]
+    fn nobody_keeps_the_others_out() {
+        let mut quota = Quota::new(64);
+        let fill = |quota: &mut Quota, origin| loop {
+            if let Err(full) = quota.take(origin, 1) {
+                return full;
+            }
+        };
+        assert_eq!(fill(&mut quota, node(1)), Full::Node(16));
+        assert_eq!(fill(&mut quota, Origin::Elsewhere), Full::Elsewhere(8));
+        assert_eq!(quota.take(node(2), 16), Ok(()));
+        assert_eq!(quota.take(node(3), 16), Ok(()));
+        assert_eq!(quota.take(node(4), 9), Err(Full::All(64)));
+        quota.give(node(1), 1);
+        assert_eq!(quota.take(node(1), 2), Err(Full::Node(16)));
+        assert_eq!(quota.take(node(4), 9), Ok(()));
+    }
+
+    #[test]
+    fn a_few_are_not_divided() {
+        let mut quota = Quota::new(2);
+        assert_eq!((quota.take(node(1), 2), quota.take(node(2), 1)), (Ok(()), Err(Full::All(2))));
+    }
+
+    proptest! {
+        #[test]
+        fn the_most_is_never_passed_and_nothing_is_forgotten(
+            most in 1_usize..100, events in prop::collection::vec((0_u8..12, 1_usize..9, any::<bool>()), 1..300),
+        ) {
+            let mut quota = Quota::new(most);
+            let mut held = Vec::new();
+            for (who, amount, takes) in events {
+                let origin = if who == 0 { Origin::Elsewhere } else { node(who) };
+                if takes && quota.take(origin, amount).is_ok() {
+                    held.push((origin, amount));
+                } else if let Some((origin, amount)) = held.pop() {
+                    quota.give(origin, amount);
+                }
+                prop_assert!(quota.total() <= most);
+                prop_assert_eq!(quota.total(), held.iter().map(|(_, amount)| amount).sum::<usize>());
+            }
+            for (origin, amount) in held {
+                quota.give(origin, amount);
+            }
+            prop_assert_eq!((quota.total(), quota.taken.len()), (0, 0));
+        }
+    }
+}

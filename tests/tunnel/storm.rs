@@ -1,0 +1,80 @@
+//! After a restart everything is wanted at once.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use lark_core::framing::ConnectRequest;
+use lark_tunnel::{Acceptor, Deliver, Delivery, Dialer, Inbound, PoolKey, Refusal, TunnelSettings};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::ends::{Local, Node, Seen, World, domain, echo, id, on_worker, quick};
+
+const ACCOUNTS: usize = 32;
+
+/// Delivers whatever comes.
+struct Anything(SocketAddr);
+
+impl Deliver for Anything {
+    fn deliver(&self, _: Inbound) -> std::pin::Pin<Box<dyn Future<Output = Result<Delivery, Refusal>>>> {
+        let application = self.0;
+        Box::pin(async move {
+            let pod = TcpStream::connect(application).await.unwrap();
+            Ok(Delivery { pod, counters: Arc::default(), on_end: Box::new(|_| {}) })
+        })
+    }
+}
+
+#[test]
+fn a_thousand_handshakes_at_once_are_paced_and_none_is_lost() {
+    lark_sys::socket::raise_descriptor_limit();
+    on_worker(async {
+        let world = World::new();
+        let accounts = |kind: &str| (0..ACCOUNTS).map(|n| format!("{kind}-{n}")).collect::<Vec<_>>();
+        let (sources, destinations) = (accounts("client"), accounts("server"));
+        let store =
+            |accounts: &[String]| world.store(&accounts.iter().map(String::as_str).collect::<Vec<_>>());
+        let paced = TunnelSettings { dials_max: 16, ..quick() };
+        // A node's share of these is what the other end does at a time: whoever did more would be refused.
+        let strict = TunnelSettings { handshakes_max: 4 * paced.dials_max, ..quick() };
+        let ids = destinations.iter().map(|account| id(account)).collect();
+        let acceptor = Acceptor::new(
+            store(&destinations),
+            domain(),
+            Rc::new(Local(ids)),
+            strict,
+            Rc::new(Seen::default()),
+        );
+        let node = Node::new(acceptor, Rc::new(Anything(echo().await))).await;
+        let seen = Rc::new(Seen::default());
+        let dialer = Dialer::new(store(&sources), paced, seen.clone());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let pairs = sources.iter().flat_map(|source| destinations.iter().map(move |to| (source, to)));
+        let mut applications = Vec::new();
+        for (source, destination) in pairs {
+            let application = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let (pod, _) = listener.accept().await.unwrap();
+            let key = PoolKey { source: id(source), destination: id(destination), node: node.address };
+            let request = ConnectRequest {
+                authority: ([10, 0, 0, 2], 80).into(),
+                source: ([10, 0, 0, 1], 4242).into(),
+                host: None,
+            };
+            let dialer = dialer.clone();
+            tokio::task::spawn_local(
+                async move { dialer.carry(key, request, pod, Arc::default(), || {}).await },
+            );
+            applications.push(application);
+        }
+        for (n, application) in applications.iter_mut().enumerate() {
+            application.write_all(&n.to_be_bytes()).await.unwrap();
+        }
+        for (n, application) in applications.iter_mut().enumerate() {
+            let mut answer = [0; size_of::<usize>()];
+            application.read_exact(&mut answer).await.unwrap();
+            assert_eq!(usize::from_be_bytes(answer), n);
+        }
+        assert_eq!((seen.handshakes(), seen.failures()), (ACCOUNTS * ACCOUNTS, 0));
+    });
+}
