@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::constants::{EXCLUDED_NAMESPACES, LABEL_CAPTURE};
+use crate::constants::{ANNOTATION_FOREIGN_POLICIES, EXCLUDED_NAMESPACES, LABEL_CAPTURE};
 
 /// Whether the labels ask for capture, and what said so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,14 +20,23 @@ pub enum Wanted {
     Excluded,
     /// No label asks for it.
     NotAsked,
+    /// Labels ask for it, but a policy of a kind that Lark does not understand selects the workload.
+    ForeignPolicy,
     /// A label has a value that is neither `enabled` nor `disabled`.
     Unclear,
 }
 
 impl Wanted {
     /// All answers.
-    pub const ALL: &'static [Self] =
-        &[Self::ByWorkload, Self::ByNamespace, Self::OptedOut, Self::Excluded, Self::NotAsked, Self::Unclear];
+    pub const ALL: &'static [Self] = &[
+        Self::ByWorkload,
+        Self::ByNamespace,
+        Self::OptedOut,
+        Self::Excluded,
+        Self::NotAsked,
+        Self::ForeignPolicy,
+        Self::Unclear,
+    ];
 
     /// The word in tables and in `lark explain`.
     pub const fn label(self) -> &'static str {
@@ -37,6 +46,7 @@ impl Wanted {
             Self::OptedOut => "opted_out",
             Self::Excluded => "excluded",
             Self::NotAsked => "not_asked",
+            Self::ForeignPolicy => "foreign_policy",
             Self::Unclear => "unclear",
         }
     }
@@ -54,6 +64,9 @@ impl Wanted {
             Self::OptedOut => "the workload's label lark.mesh/capture is disabled",
             Self::Excluded => "the namespace is captured only where a workload's own label asks",
             Self::NotAsked => "neither workload nor namespace has the label lark.mesh/capture",
+            Self::ForeignPolicy => {
+                "a policy of a kind that Lark does not understand selects it, and no annotation accepts that"
+            }
             Self::Unclear => "label lark.mesh/capture must be enabled or disabled",
         }
     }
@@ -79,6 +92,13 @@ pub fn wanted(
         Some("disabled") | None => Wanted::NotAsked,
         Some(_) => Wanted::Unclear,
     }
+}
+
+/// What becomes of that where policies of kinds that Lark does not understand may select the workload:
+/// in a tunnel nobody would enforce them, so that `annotations` must accept that.
+pub fn beside_foreign(wanted: Wanted, selected: bool, annotations: &BTreeMap<String, String>) -> Wanted {
+    let accepted = annotations.get(ANNOTATION_FOREIGN_POLICIES).is_some_and(|value| value == "accepted");
+    if wanted.is_wanted() && selected && !accepted { Wanted::ForeignPolicy } else { wanted }
 }
 
 /// How far the capture of a workload of this node is.
@@ -133,6 +153,24 @@ mod tests {
 
     fn label(value: &str) -> BTreeMap<String, String> {
         [(LABEL_CAPTURE.to_owned(), value.to_owned())].into()
+    }
+
+    #[test]
+    fn a_foreign_policy_keeps_from_capture_unless_that_is_accepted() {
+        let annotated = |value: &str| [(ANNOTATION_FOREIGN_POLICIES.to_owned(), value.to_owned())].into();
+        for (wanted, selected, annotations, expected) in [
+            (Wanted::ByNamespace, true, BTreeMap::new(), Wanted::ForeignPolicy),
+            (Wanted::ByNamespace, false, BTreeMap::new(), Wanted::ByNamespace),
+            (Wanted::ByWorkload, true, annotated("accepted"), Wanted::ByWorkload),
+            (Wanted::ByWorkload, true, annotated("yes"), Wanted::ForeignPolicy),
+            (Wanted::NotAsked, true, BTreeMap::new(), Wanted::NotAsked),
+        ] {
+            assert_eq!(
+                beside_foreign(wanted, selected, &annotations),
+                expected,
+                "{wanted:?} {annotations:?}"
+            );
+        }
     }
 
     #[test]

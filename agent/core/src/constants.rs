@@ -16,8 +16,13 @@ pub const PIN_ROOT: &str = "/sys/fs/bpf/lark/v1";
 pub const LABEL_CAPTURE: &str = "lark.mesh/capture";
 /// Label on namespaces and workloads: `strict` or `permissive`.
 pub const LABEL_MTLS: &str = "lark.mesh/mtls";
+/// Annotation on workloads: `accepted` captures one that policies of other kinds than Lark understands
+/// select, which Lark does not enforce inside its tunnels.
+pub const ANNOTATION_FOREIGN_POLICIES: &str = "lark.mesh/foreign-policies";
+/// Lark's own namespace; an AuthorizationPolicy in it holds for the whole mesh.
+pub const SYSTEM_NAMESPACE: &str = "lark-system";
 /// Namespaces that are captured only when a workload asks by its own label.
-pub const EXCLUDED_NAMESPACES: [&str; 2] = ["lark-system", "kube-system"];
+pub const EXCLUDED_NAMESPACES: [&str; 2] = [SYSTEM_NAMESPACE, "kube-system"];
 /// Life of an SVID as Lark's own CA issues it.
 pub const SVID_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
 /// An SVID is renewed when this share of its life has passed (in percent) ...

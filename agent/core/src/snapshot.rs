@@ -9,6 +9,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::identity::{SpiffeId, TrustDomain};
+use crate::policy::{Policies, PolicyIndex};
 
 /// Name of a node, as discovery gives it.
 pub type NodeName = Arc<str>;
@@ -72,10 +73,23 @@ pub struct Workload {
     pub owner: Option<Owner>,
     /// Whether it shares the node's network namespace.
     pub host_network: bool,
+    /// The TCP ports that its containers name, for policies that name ports.
+    pub ports: Vec<NamedPort>,
     /// Where it runs, if discovery says so.
     pub place: Option<Place>,
+    /// Policies of kinds that Lark does not understand which select it, by kind and name.
+    pub foreign_policies: Vec<String>,
     /// Whether labels ask for capture, and which label or rule said so.
     pub capture: crate::capture::Wanted,
+}
+
+/// A TCP port of a container that has a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedPort {
+    /// Its name.
+    pub name: String,
+    /// Its number.
+    pub port: u16,
 }
 
 /// A Service in the sense of Kubernetes.
@@ -133,6 +147,17 @@ pub enum AgentDown {
     Refuse,
 }
 
+/// What a change of policies means for connections that it does not allow any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PolicyChange {
+    /// They are reset, and the log says so.
+    #[default]
+    End,
+    /// They go on; only new ones are refused.
+    Keep,
+}
+
 /// Settings that hold for the whole mesh.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MeshSettings {
@@ -142,6 +167,8 @@ pub struct MeshSettings {
     pub same_node: SameNode,
     /// What permissive pods do while their agent is down.
     pub agent_down: AgentDown,
+    /// What a change of policies means for connections that are open.
+    pub policy_change: PolicyChange,
 }
 
 /// Everything discovery knows at one moment, with its indices.
@@ -156,6 +183,7 @@ pub struct Snapshot {
     services: Vec<Arc<Service>>,
     by_address: HashMap<IpAddr, Arc<Workload>>,
     services_by_address: HashMap<IpAddr, Arc<Service>>,
+    policies: PolicyIndex,
 }
 
 /// Why facts do not make a snapshot.
@@ -283,7 +311,15 @@ impl Snapshot {
             services,
             by_address,
             services_by_address,
+            policies: PolicyIndex::default(),
         })
+    }
+
+    /// The same with these policies, compiled for its workloads.
+    #[must_use]
+    pub fn with_policies(mut self, policies: Policies) -> Self {
+        self.policies = PolicyIndex::build(policies, self.workloads.values(), self.nodes.values());
+        self
     }
 
     /// A snapshot of nothing, before discovery has spoken.
@@ -296,7 +332,13 @@ impl Snapshot {
             services: Vec::new(),
             by_address: HashMap::new(),
             services_by_address: HashMap::new(),
+            policies: PolicyIndex::default(),
         }
+    }
+
+    /// Who may connect to whom.
+    pub fn policies(&self) -> &PolicyIndex {
+        &self.policies
     }
 
     /// The node of that name.
@@ -346,6 +388,16 @@ impl Snapshot {
 }
 
 impl Workload {
+    /// Why it is to be captured or not, with the names of what keeps it from it.
+    pub fn why_capture(&self) -> String {
+        match self.capture {
+            crate::capture::Wanted::ForeignPolicy => {
+                format!("{}: {}", self.capture.why(), self.foreign_policies.join(", "))
+            }
+            capture => capture.why().to_owned(),
+        }
+    }
+
     /// `namespace/name`.
     pub fn full_name(&self) -> String {
         format!("{}/{}", self.namespace, self.name)

@@ -1,6 +1,12 @@
 //! Types of the admin API, of `-o json` and of the page: what a person or program may know of an
 //! agent. Field names are stable. Times are seconds since the epoch, durations seconds.
 
+mod policy;
+
+pub use policy::{
+    PolicyCase, PolicyCaseView, PolicyDecisionView, PolicyExpectation, PolicyExplainView, PolicyView,
+};
+
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};

@@ -4,6 +4,8 @@
 
 /// One YAML document, watched.
 pub mod file;
+/// Policies as manifests write them, read one by one.
+pub mod policy;
 
 use std::sync::Arc;
 use std::time::SystemTime;

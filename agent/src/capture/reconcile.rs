@@ -178,7 +178,7 @@ impl Capturer {
             } else if self.captured.contains_key(&workload.uid) {
                 PodState::Releasing
             } else {
-                PodState::NotCaptured { why: workload.capture.why().to_owned() }
+                PodState::NotCaptured { why: workload.why_capture() }
             };
             settled &= !matches!(state, PodState::Pending { .. });
             let cgroup_id = self.captured.get(&workload.uid).map(|c| c.pod.cgroup.id());

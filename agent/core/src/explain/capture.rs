@@ -19,6 +19,9 @@ const fn advice(wanted: Wanted) -> &'static str {
         Wanted::OptedOut => "Take the workload's label away if it is to be captured.",
         Wanted::Excluded => "Label the workload itself if it really is to be captured.",
         Wanted::NotAsked => "Label the namespace with lark.mesh/capture: enabled.",
+        Wanted::ForeignPolicy => {
+            "Replace the policy by NetworkPolicy or AuthorizationPolicy, or annotate the workload with lark.mesh/foreign-policies: accepted if it may be without it between captured pods."
+        }
         Wanted::Unclear => "Correct the label's value.",
     }
 }

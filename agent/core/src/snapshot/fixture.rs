@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::capture::Wanted;
 use crate::identity::{SpiffeId, TrustDomain};
 use crate::snapshot::{
-    AgentDown, Endpoint, MeshSettings, Node, SameNode, Service, ServicePort, Snapshot, Workload,
+    AgentDown, Endpoint, MeshSettings, Node, PolicyChange, SameNode, Service, ServicePort, Snapshot, Workload,
 };
 
 pub(crate) fn settings() -> MeshSettings {
@@ -14,6 +14,7 @@ pub(crate) fn settings() -> MeshSettings {
         trust_domain: TrustDomain::new("cluster.local").unwrap(),
         same_node: SameNode::Agent,
         agent_down: AgentDown::Untouched,
+        policy_change: PolicyChange::End,
     }
 }
 
@@ -29,7 +30,9 @@ pub(crate) fn workload(name: &str, address: &str, node: &str, capture: Wanted) -
         node: node.into(),
         owner: None,
         host_network: false,
+        ports: Vec::new(),
         place: None,
+        foreign_policies: Vec::new(),
         capture,
     }
 }

@@ -8,6 +8,8 @@ use lark_core::constants::TUNNEL_PORT;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::policy::{AuthorizationPolicy, NetworkPolicy};
+
 /// A whole mesh in one file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -26,6 +28,15 @@ pub struct MeshFile {
     /// The Services.
     #[serde(default)]
     pub services: Vec<Service>,
+    /// Who may connect to workloads: manifests of AuthorizationPolicy. One that cannot be read closes
+    /// what it selects.
+    #[serde(default)]
+    #[schemars(with = "Vec<AuthorizationPolicy>")]
+    pub authorization_policies: Vec<serde_json::Value>,
+    /// The cluster's NetworkPolicies: manifests. One that cannot be read closes what it selects.
+    #[serde(default)]
+    #[schemars(with = "Vec<NetworkPolicy>")]
+    pub network_policies: Vec<serde_json::Value>,
 }
 
 /// Settings of the whole mesh.
@@ -42,6 +53,9 @@ pub struct Mesh {
     /// at all.
     #[serde(default)]
     pub agent_down: AgentDown,
+    /// What a change of policies means for open connections that it does not allow any more.
+    #[serde(default)]
+    pub policy_change: PolicyChange,
 }
 
 impl Default for Mesh {
@@ -50,6 +64,7 @@ impl Default for Mesh {
             trust_domain: default_domain(),
             same_node: SameNode::default(),
             agent_down: AgentDown::default(),
+            policy_change: PolicyChange::default(),
         }
     }
 }
@@ -72,6 +87,17 @@ pub enum AgentDown {
     Untouched,
     /// Connects are refused.
     Refuse,
+}
+
+/// See [`Mesh::policy_change`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum PolicyChange {
+    /// They are reset, and the log says so.
+    #[default]
+    End,
+    /// They go on; only new ones are refused.
+    Keep,
 }
 
 fn default_domain() -> String {
@@ -127,6 +153,13 @@ pub struct Workload {
     /// Its labels; `lark.mesh/capture` wins over the namespace's.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// Its annotations; `lark.mesh/foreign-policies: accepted` captures it although `foreignPolicies` select it.
+    #[serde(default)]
+    pub annotations: BTreeMap<String, String>,
+    /// Policies of kinds that Lark does not understand which select it, for example
+    /// `CiliumNetworkPolicy shop/web`. Nobody enforces them inside a tunnel, so it is not captured.
+    #[serde(default)]
+    pub foreign_policies: Vec<String>,
     /// The node it runs on.
     pub node: String,
     /// Its addresses; for one on the host network, its node's.
@@ -135,6 +168,9 @@ pub struct Workload {
     /// Whether it shares its node's network namespace.
     #[serde(default)]
     pub host_network: bool,
+    /// The TCP ports that its containers name, for policies that name ports.
+    #[serde(default)]
+    pub ports: Vec<NamedPort>,
     /// Its cgroup (v2), absolute or relative to the mount. Only its own node's agent needs it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cgroup: Option<PathBuf>,
@@ -144,6 +180,16 @@ pub struct Workload {
     /// What it belongs to, for example a Deployment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<Owner>,
+}
+
+/// A TCP port of a container that has a name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NamedPort {
+    /// Its name.
+    pub name: String,
+    /// Its number.
+    pub port: u16,
 }
 
 /// What a workload belongs to.

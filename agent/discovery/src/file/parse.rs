@@ -8,6 +8,7 @@ use lark_core::identity::{IdentityError, SpiffeId, TrustDomain};
 use lark_core::snapshot::{self, Snapshot, SnapshotError};
 
 use super::model;
+use crate::policy;
 
 /// Largest file that is read, in bytes.
 pub const FILE_MAX: u64 = 64 * 1024 * 1024;
@@ -87,6 +88,10 @@ fn build(path: &Path, file: model::MeshFile, generation: u64) -> Result<Snapshot
             model::AgentDown::Untouched => snapshot::AgentDown::Untouched,
             model::AgentDown::Refuse => snapshot::AgentDown::Refuse,
         },
+        policy_change: match file.mesh.policy_change {
+            model::PolicyChange::End => snapshot::PolicyChange::End,
+            model::PolicyChange::Keep => snapshot::PolicyChange::Keep,
+        },
     };
     let labels: HashMap<&str, &BTreeMap<String, String>> =
         file.namespaces.iter().map(|n| (n.name.as_str(), &n.labels)).collect();
@@ -118,7 +123,11 @@ fn build(path: &Path, file: model::MeshFile, generation: u64) -> Result<Snapshot
         })
         .collect::<Result<Vec<_>, _>>()?;
     let services = file.services.into_iter().map(service).collect();
+    let namespaces = file.namespaces.into_iter().map(|n| (n.name.into(), n.labels)).collect();
+    let policies =
+        policy::read(&trust_domain, namespaces, file.authorization_policies, file.network_policies);
     Snapshot::build(generation, mesh, nodes, workloads, services)
+        .map(|snapshot| snapshot.with_policies(policies))
         .map_err(|e: SnapshotError| invalid("document", e.to_string()))
 }
 
@@ -154,9 +163,15 @@ fn workload(
     if uid.is_empty() || uid.len() > 253 {
         return Err("uid must have 1 to 253 characters".to_owned());
     }
+    let wanted = capture::wanted(&workload.namespace, namespace_labels, &workload.labels);
     Ok(snapshot::Workload {
         uid: uid.into(),
-        capture: capture::wanted(&workload.namespace, namespace_labels, &workload.labels),
+        capture: capture::beside_foreign(
+            wanted,
+            !workload.foreign_policies.is_empty(),
+            &workload.annotations,
+        ),
+        foreign_policies: workload.foreign_policies,
         namespace: workload.namespace.into(),
         name: workload.name.into(),
         account: workload.account.into(),
@@ -166,6 +181,11 @@ fn workload(
         node: workload.node.into(),
         owner: workload.owner.map(|o| snapshot::Owner { kind: o.kind, name: o.name }),
         host_network: workload.host_network,
+        ports: workload
+            .ports
+            .into_iter()
+            .map(|p| snapshot::NamedPort { name: p.name, port: p.port })
+            .collect(),
         place,
     })
 }

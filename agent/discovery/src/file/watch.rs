@@ -78,6 +78,9 @@ impl State {
             Ok(snapshot) => {
                 self.generation += 1;
                 tracing::info!(path = %self.path.display(), generation = self.generation, "discovery file loaded");
+                for unreadable in snapshot.policies().unreadable() {
+                    tracing::error!(policy = %unreadable.policy, why = unreadable.why, "policy not usable; what it selects is closed");
+                }
                 self.snapshots.send_replace(Arc::new(snapshot));
                 self.healths.send_replace(Health { error: None, since: now });
             }

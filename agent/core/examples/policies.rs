@@ -1,0 +1,148 @@
+//! What policies cost: `cargo run --release -p lark-core --example policies`. 10,000 policies over 10,000
+//! workloads, spread over namespaces as clusters have them, and all in one namespace.
+
+#![expect(clippy::print_stdout, reason = "its output is what it is for")]
+#![expect(clippy::unwrap_used, reason = "what cannot be set up cannot be measured")]
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use lark_core::capture::Wanted;
+use lark_core::identity::{SpiffeId, TrustDomain};
+use lark_core::policy::{
+    Action, Attempt, AuthorizationPolicy, AuthorizationRule, End, NetworkPolicy, NetworkRule, Peer, Peers,
+    Policies, PolicyIndex, PortMatch, Ports, Scope, Selector, Source,
+};
+use lark_core::snapshot::{Node, Workload};
+
+const COUNT: usize = 10_000;
+const DECISIONS: usize = 200_000;
+
+fn workload(number: usize, namespaces: usize) -> Arc<Workload> {
+    let namespace = format!("ns-{}", number % namespaces);
+    let account = format!("app-{}", number / namespaces % 50);
+    let domain = TrustDomain::new("cluster.local").unwrap();
+    let [_, a, b, c] = u32::try_from(number).unwrap().to_be_bytes();
+    let label = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+    Arc::new(Workload {
+        uid: format!("uid-{number}").into(),
+        identity: SpiffeId::new(&domain, &namespace, &account).unwrap(),
+        namespace: namespace.into(),
+        name: format!("pod-{number}").into(),
+        labels: [
+            label("app", &account),
+            label("version", "v1"),
+            label("tier", "back"),
+            label("pod-template-hash", "5d4f8c7b9"),
+        ]
+        .into(),
+        account: account.into(),
+        addresses: vec![IpAddr::from([10, a, b, c])],
+        node: "one".into(),
+        owner: None,
+        host_network: false,
+        ports: Vec::new(),
+        place: None,
+        foreign_policies: Vec::new(),
+        capture: Wanted::ByNamespace,
+    })
+}
+
+fn app(number: usize) -> Selector {
+    Selector { labels: [("app".to_owned(), format!("app-{}", number % 50))].into(), expressions: vec![] }
+}
+
+/// Half of each kind. Every tenth selects its whole namespace, the others one application of 50.
+fn policies(namespaces: usize) -> Policies {
+    let selector = |i: usize| if i.is_multiple_of(10) { Selector::default() } else { app(i / namespaces) };
+    let namespace = |i: usize| Arc::from(format!("ns-{}", i % namespaces));
+    let authorization = (0..COUNT / 2).map(|i| AuthorizationPolicy {
+        namespace: namespace(i),
+        name: format!("policy-{i}").into(),
+        scope: Scope::Namespace,
+        selector: selector(i),
+        action: if i.is_multiple_of(5) { Action::Deny } else { Action::Allow },
+        dry_run: false,
+        rules: (0..2)
+            .map(|r| AuthorizationRule {
+                from: vec![Source {
+                    accounts: vec![(format!("ns-{}", i % namespaces), format!("app-{}", (i + r) % 50))],
+                    ..Source::default()
+                }],
+                ports: vec![8080..=8080],
+            })
+            .collect(),
+    });
+    let network = (0..COUNT / 2).map(|i| NetworkPolicy {
+        namespace: namespace(i),
+        name: format!("policy-{i}").into(),
+        pods: selector(i),
+        ingress: Some(vec![NetworkRule {
+            peers: Peers::These(vec![
+                Peer::Pods { namespaces: None, pods: app(i + 1) },
+                Peer::Pods { namespaces: Some(Selector::default()), pods: app(i + 2) },
+            ]),
+            ports: Ports::These(vec![PortMatch::Range(8080..=8090)]),
+        }]),
+        egress: None,
+    });
+    Policies { authorization: authorization.collect(), network: network.collect(), ..Policies::default() }
+}
+
+/// Memory of this process in KiB.
+fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").trim().parse().unwrap()
+}
+
+fn measure(namespaces: usize) {
+    let workloads: Vec<Arc<Workload>> = (0..COUNT).map(|i| workload(i, namespaces)).collect();
+    let node =
+        Node { name: "one".into(), addresses: vec![IpAddr::from([192, 168, 0, 1])], tunnel_port: 15008 };
+    let before = resident();
+    let start = Instant::now();
+    let index = PolicyIndex::build(policies(namespaces), workloads.iter(), [node].iter());
+    let compiled = start.elapsed();
+    let memory = resident().saturating_sub(before);
+    let mut took = Vec::with_capacity(DECISIONS);
+    let mut allowed = 0;
+    for i in 0..DECISIONS {
+        // Pairs within a namespace half of the time, as callers mostly are.
+        let destination = i.wrapping_mul(7919) % COUNT;
+        let source =
+            if i % 2 == 0 { (destination + namespaces) % COUNT } else { i.wrapping_mul(104_729) % COUNT };
+        let (source, destination) = (&workloads[source], &workloads[destination]);
+        let attempt = Attempt {
+            source: End { workload: Some(source), address: source.addresses[0], proved: true },
+            destination: End { workload: Some(destination), address: destination.addresses[0], proved: true },
+            port: 8080,
+        };
+        let start = Instant::now();
+        let decided = index.egress(&attempt).allowed && index.inbound(&attempt).iter().all(|d| d.allowed);
+        took.push(start.elapsed());
+        allowed += usize::from(std::hint::black_box(decided));
+    }
+    took.sort_unstable();
+    let at = |per_mille: usize| micros(took[DECISIONS * per_mille / 1000]);
+    println!(
+        "{COUNT} policies, {COUNT} workloads, {namespaces} namespaces: p50 {} p99 {} p99.9 {} max {}; compiled in {compiled:.0?}, {} MiB resident, {} sets; {allowed} of {DECISIONS} allowed",
+        at(500),
+        at(990),
+        at(999),
+        micros(took[DECISIONS - 1]),
+        memory / 1024,
+        index.distinct_sets(),
+    );
+}
+
+fn micros(took: Duration) -> String {
+    format!("{:.1} µs", took.as_secs_f64() * 1e6)
+}
+
+fn main() {
+    for namespaces in [100, 10, 1] {
+        measure(namespaces);
+    }
+}
