@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use lark::cli::policy::PolicyCommand;
 use lark::cli::{Cli, Command};
 
 fn main() -> ExitCode {
@@ -23,6 +24,12 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             lark::app::block_on(lark::controller::run(args)).map(|()| ExitCode::SUCCESS)
         }
         Command::Token(args) => lark::controller::run_token(&args).map(|()| ExitCode::SUCCESS),
+        Command::Policy(args) => match args.command {
+            PolicyCommand::Test(test) if test.discovery.is_some() => lark::app::policy_test(&test),
+            command => lark::app::block_on(lark::cli::run(Command::Policy(lark::cli::policy::PolicyArgs {
+                command,
+            }))),
+        },
         query => lark::app::block_on(lark::cli::run(query)),
     }
 }

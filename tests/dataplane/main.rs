@@ -10,6 +10,7 @@ mod identity;
 mod kinds;
 mod many;
 mod peer;
+mod policy;
 mod privileges;
 mod programs;
 mod secrets;

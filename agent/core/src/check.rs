@@ -17,6 +17,8 @@ pub struct Facts {
     pub maps: Vec<MapView>,
     /// The pods of this node.
     pub pods: Vec<PodFacts>,
+    /// Policies that could not be read, and why.
+    pub unreadable: Vec<(String, String)>,
     /// Names of pins whose pod is none of this node's.
     pub strays: Vec<String>,
 }
@@ -39,6 +41,14 @@ pub fn run(facts: &Facts) -> Vec<CheckView> {
     let mut checks = vec![discovery(facts.discovery_error.as_deref()), heartbeat(facts.heartbeat_age_ns)];
     checks.extend(facts.certs.iter().map(certificate));
     checks.extend(facts.maps.iter().map(map));
+    checks.extend(facts.unreadable.iter().map(|(policy, why)| {
+        line(
+            policy,
+            Verdict::Fail,
+            format!("could not be read: {why}"),
+            "correct it; what it selects is closed until then, see `lark policy list`",
+        )
+    }));
     checks.extend(facts.pods.iter().map(pod));
     checks.extend(facts.strays.iter().map(|name| {
         line(

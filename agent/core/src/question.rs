@@ -26,6 +26,15 @@ pub enum Question<'a> {
         /// `IP:PORT`.
         to: &'a str,
     },
+    /// All policies.
+    Policies,
+    /// What policies say of a connection.
+    Policy {
+        /// `namespace/name`.
+        from: &'a str,
+        /// `namespace/name:port`.
+        to: &'a str,
+    },
     /// All metrics.
     Metrics,
 }
@@ -63,6 +72,8 @@ impl<'a> Question<'a> {
             "/v1/check" => Self::Check,
             "/v1/bpf" => Self::Bpf,
             "/v1/trace" => Self::Trace { from: value("from"), to: value("to") },
+            "/v1/policies" => Self::Policies,
+            "/v1/policy/explain" => Self::Policy { from: value("from"), to: value("to") },
             "/metrics" => Self::Metrics,
             _ => return Err(NoQuestion::Path),
         })

@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 
 use crate::capture::PodState;
-use crate::route::{Step, decide, mesh_destinations};
+use crate::policy::{At, Passage};
+use crate::route::{Decision, Route, Step, decide, mesh_destinations};
 use crate::snapshot::{Snapshot, Workload};
 use crate::view::TraceView;
 
@@ -34,7 +35,29 @@ pub fn explain(
         return Ok(told("untouched", vec![Step { stage: "capture".to_owned(), found: why }]));
     }
     let decision = decide(snapshot, node, asked, |_| 0, 0);
-    Ok(told(decision.way(), decision.steps(asked)))
+    let (mut steps, mut way) = (decision.steps(asked), decision.way());
+    for (allowed, found) in policy(snapshot, source, asked, &decision) {
+        if !allowed {
+            way = "deny";
+        }
+        steps.push(Step { stage: "policy".to_owned(), found });
+    }
+    Ok(told(way, steps))
+}
+
+/// What policies say, those that the destination's agent asks included.
+fn policy(
+    snapshot: &Snapshot,
+    source: &Workload,
+    asked: SocketAddr,
+    decision: &Decision,
+) -> Vec<(bool, String)> {
+    let family = |a: &&std::net::IpAddr| a.to_canonical().is_ipv4() == asked.ip().to_canonical().is_ipv4();
+    let from = source.addresses.iter().find(family).map_or(asked.ip(), |a| a.to_canonical());
+    let Some(passage) = Passage::of(snapshot, source, from, &decision.route) else { return Vec::new() };
+    let at = if matches!(decision.route, Route::Passthrough { .. }) { At::Source } else { At::Both };
+    let decisions = Passage { at, ..passage }.decisions(snapshot);
+    decisions.iter().map(|d| (d.allowed, d.to_string())).collect()
 }
 
 /// Why the kernel would leave this connect alone, if it would.

@@ -9,7 +9,8 @@ pub use metrics::serve as serve_metrics;
 pub use socket::{AdminError, answers, bind, serve};
 
 use lark_core::view::{
-    BpfView, CertView, CheckView, ConnectionView, EdgeView, ServiceView, Status, TraceView, WorkloadView,
+    BpfView, CertView, CheckView, ConnectionView, EdgeView, PolicyExplainView, PolicyView, ServiceView,
+    Status, TraceView, WorkloadView,
 };
 
 /// What the API tells; implemented where everything is at hand.
@@ -35,6 +36,13 @@ pub trait Source: Send + Sync + 'static {
     /// # Errors
     /// A sentence when either is not known or not of that form.
     fn trace(&self, from: &str, to: &str) -> Result<TraceView, String>;
+    /// All policies.
+    fn policies(&self) -> Vec<PolicyView>;
+    /// What policies say; `from` is `namespace/name`, `to` is `namespace/name:port`.
+    ///
+    /// # Errors
+    /// A sentence when either is not known or not of that form.
+    fn policy(&self, from: &str, to: &str) -> Result<PolicyExplainView, String>;
     /// All metrics as text.
     fn metrics(&self) -> String;
     /// Whether every pod of this node that is to be captured has been dealt with.

@@ -97,10 +97,17 @@ fn answer(source: &dyn Source, method: &Method, path: &str, query: &str) -> Answ
         Question::Certs => json(&source.certs()),
         Question::Check => json(&source.check()),
         Question::Bpf => json(&source.bpf()),
-        Question::Trace { from, to } => match source.trace(from, to) {
-            Ok(trace) => json(&trace),
-            Err(what) => text(StatusCode::BAD_REQUEST, "text/plain", what),
-        },
+        Question::Trace { from, to } => told(source.trace(from, to)),
+        Question::Policies => json(&source.policies()),
+        Question::Policy { from, to } => told(source.policy(from, to)),
         Question::Metrics => text(StatusCode::OK, "text/plain; version=0.0.4", source.metrics()),
+    }
+}
+
+/// A question that makes no sense is answered by a sentence.
+fn told<T: serde::Serialize>(answer: Result<T, String>) -> Answer {
+    match answer {
+        Ok(answer) => json(&answer),
+        Err(what) => text(StatusCode::BAD_REQUEST, "text/plain", what),
     }
 }

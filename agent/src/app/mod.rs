@@ -8,6 +8,7 @@ mod gauges;
 mod handover;
 mod heartbeat;
 mod listeners;
+mod policy;
 mod preflight;
 mod process;
 mod reconcile;
@@ -15,6 +16,7 @@ mod source;
 mod worker;
 
 pub use gauges::catalogue;
+pub use policy::policy_test;
 pub use process::{
     block_on, complain, discovery_path, init_logs, keep_private, service_ready, service_stopping, stop_signal,
 };

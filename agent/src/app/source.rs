@@ -8,12 +8,13 @@ use lark_bpf::{Counters, Heartbeat, Kernel, file_name};
 use lark_core::capture::PodState;
 use lark_core::check::{self, Facts, PodFacts};
 use lark_core::observe::Secured;
+use lark_core::policy;
 use lark_core::route::mesh_destinations;
 use lark_core::snapshot::Snapshot;
 use lark_core::trace;
 use lark_core::view::{
     BpfView, CertView, CheckView, ConnectionView, CounterView, EdgeView, LinkView, MapView, Party,
-    ProgramView, ServiceView, StateCount, Status, TraceView, WorkloadView,
+    PolicyExplainView, PolicyView, ProgramView, ServiceView, StateCount, Status, TraceView, WorkloadView,
 };
 use lark_discovery::Discovery;
 use lark_identity::{SvidState, SvidStore};
@@ -142,7 +143,7 @@ impl Source for AgentSource {
                     node: w.node.to_string(),
                     identity: w.identity.to_string(),
                     addresses: w.addresses.iter().map(ToString::to_string).collect(),
-                    wanted: w.capture.why().to_owned(),
+                    wanted: w.why_capture(),
                     state: state.to_owned(),
                     why,
                 }
@@ -242,6 +243,13 @@ impl Source for AgentSource {
             certs: self.certs(),
             maps: maps(&kernel),
             strays: strays.map(|p| p.name.clone()).collect(),
+            unreadable: self
+                .snapshot()
+                .policies()
+                .unreadable()
+                .iter()
+                .map(|u| (u.policy.to_string(), u.why.clone()))
+                .collect(),
             pods: reports
                 .iter()
                 .map(|report| PodFacts {
@@ -292,6 +300,14 @@ impl Source for AgentSource {
             let report = self.reports().into_iter().find(|r| r.uid == workload.uid);
             report.map_or(PodState::Pending { why: "not looked at yet".to_owned() }, |r| r.state)
         })
+    }
+
+    fn policies(&self) -> Vec<PolicyView> {
+        policy::list(&self.snapshot())
+    }
+
+    fn policy(&self, from: &str, to: &str) -> Result<PolicyExplainView, String> {
+        policy::explain(&self.snapshot(), from, to)
     }
 
     fn metrics(&self) -> String {

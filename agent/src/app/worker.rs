@@ -19,7 +19,7 @@ use super::heartbeat::{self, Pulse, Watched};
 use crate::capture::{Pod, PodListener, Pods, ToWorker};
 use crate::deliver::Dial;
 use crate::observe::Observer;
-use crate::proxy::{Identities, Inbound, Known, Outbound, Tunnels};
+use crate::proxy::{Identities, Inbound, Known, Outbound, Standing, Tunnels};
 
 /// What workers are made from.
 #[derive(Clone)]
@@ -139,6 +139,8 @@ async fn run(parts: Parts) -> anyhow::Result<()> {
     tokio::task::spawn_local(heartbeat::turn(pulse));
     let watcher: Rc<dyn lark_tunnel::Observer> = Rc::new(Tunnels(shared.observer.clone()));
     let dial = Rc::new(Dial::new(claims));
+    let standing = Standing::default();
+    tokio::task::spawn_local(standing.clone().follow(shared.snapshot.clone()));
     let outbound = Rc::new(Outbound {
         node: shared.node.clone(),
         snapshot: shared.snapshot.clone(),
@@ -146,6 +148,7 @@ async fn run(parts: Parts) -> anyhow::Result<()> {
         accepted,
         dialer: Dialer::new(shared.svids.clone(), shared.settings.clone(), watcher.clone()),
         dial: dial.clone(),
+        standing: standing.clone(),
         observer: shared.observer.clone(),
         load: Rc::default(),
     });
@@ -156,6 +159,7 @@ async fn run(parts: Parts) -> anyhow::Result<()> {
         shared.snapshot.clone(),
         shared.pods.clone(),
         dial,
+        standing,
         shared.observer.clone(),
     ));
     let acceptor = Acceptor::new(

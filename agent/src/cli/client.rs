@@ -14,6 +14,11 @@ use tokio::net::UnixStream;
 const TIMEOUT: Duration = Duration::from_secs(10);
 const ANSWER_MAX: usize = 256 * 1024 * 1024;
 
+/// What the agent says of a question that makes no sense to it.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct Refused(String);
+
 /// Gets a value of the admin API.
 pub(super) async fn get<T: DeserializeOwned>(socket: &Path, path: &str) -> anyhow::Result<T> {
     let asking = async {
@@ -34,7 +39,7 @@ pub(super) async fn get<T: DeserializeOwned>(socket: &Path, path: &str) -> anyho
             .map_err(|e| anyhow::anyhow!("the agent's answer broke off: {e}"))?
             .to_bytes();
         if status == StatusCode::BAD_REQUEST {
-            bail!("{}", String::from_utf8_lossy(&body).trim());
+            return Err(Refused(String::from_utf8_lossy(&body).trim().to_owned()).into());
         }
         if status != StatusCode::OK {
             bail!("the agent answered {status} to {path}; is it of another version?");

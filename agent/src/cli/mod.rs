@@ -11,6 +11,8 @@ mod connections;
 mod edges;
 mod explain;
 mod output;
+/// Flags of `lark policy`, and its table of cases.
+pub mod policy;
 mod services;
 mod status;
 mod trace;
@@ -64,6 +66,8 @@ pub enum Command {
     Bpf(Query),
     /// Tell which way a connection would take, and why; opens nothing.
     Trace(trace::TraceArgs),
+    /// Show policies, tell what they say of a connection, test what is expected of them.
+    Policy(policy::PolicyArgs),
     /// Explain a reason, cause, state or event that Lark printed; without one, list all.
     Explain(explain::ExplainArgs),
     /// Print a script by which a shell completes verbs and flags.
@@ -102,6 +106,7 @@ pub async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Status(query) => status::run(&query).await,
         Command::Bpf(query) => bpf::run(&query).await,
         Command::Trace(args) => trace::run(&args).await,
+        Command::Policy(args) => policy::run(&args).await,
         Command::Explain(args) => explain::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::Version(args) => version::run(&args),

@@ -122,6 +122,28 @@ impl Connection {
         let _ = self.live.note.set(reason);
     }
 
+    /// What policies under dry run would have denied it for, each in a sentence.
+    pub fn would_deny(&self, dry_run: &[String]) {
+        let opening = &self.live.opening;
+        for why in dry_run {
+            tracing::info!(
+                target: "policy",
+                direction = opening.direction.label(),
+                src.workload = opening.source.name,
+                src.namespace = opening.source.namespace,
+                src.identity = opening.source.identity,
+                dst.addr = %opening.destination_address,
+                dst.workload = opening.destination.name,
+                dst.namespace = opening.destination.namespace,
+                why,
+                "a dry run would deny this connection"
+            );
+        }
+        if !dry_run.is_empty() {
+            self.observer.dry_run_denial(opening.direction);
+        }
+    }
+
     /// It is over, and why it was refused if it was.
     pub fn ended(mut self, how: Ending, refusal: Option<(Reason, &str)>) {
         self.tell(how, refusal);

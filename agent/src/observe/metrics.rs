@@ -54,6 +54,7 @@ pub(super) struct Metrics {
     registry: Registry,
     refused: IntCounterVec,
     closed: IntCounterVec,
+    dry_run: IntCounterVec,
     handshakes: IntCounterVec,
     handshake_seconds: HistogramVec,
     tunnels: IntGaugeVec,
@@ -74,6 +75,11 @@ impl Metrics {
                 "lark_proxy_connections_ended_total",
                 "Connections ended, by direction and how",
                 &["direction", "how"],
+            )?,
+            dry_run: counter(
+                "lark_policy_dry_run_denials_total",
+                "Connections that a policy under dry run would deny, by direction",
+                &["direction"],
             )?,
             handshakes: counter(
                 "lark_tunnel_handshakes_total",
@@ -99,6 +105,9 @@ impl Metrics {
             metrics.registry.register(collector)?;
         }
         // A series that never was cannot be alerted on.
+        for direction in ["outbound", "inbound", "local"] {
+            metrics.dry_run.with_label_values(&[direction]);
+        }
         for reason in Reason::ALL {
             for direction in ["outbound", "inbound"] {
                 metrics.refused.with_label_values(&[direction, reason.label()]);
@@ -116,10 +125,11 @@ impl Metrics {
     }
 
     /// What is kept here.
-    fn own(&self) -> [Box<dyn Collector>; 6] {
+    fn own(&self) -> [Box<dyn Collector>; 7] {
         [
             Box::new(self.refused.clone()),
             Box::new(self.closed.clone()),
+            Box::new(self.dry_run.clone()),
             Box::new(self.handshakes.clone()),
             Box::new(self.handshake_seconds.clone()),
             Box::new(self.tunnels.clone()),
@@ -151,6 +161,10 @@ impl Metrics {
 
     pub(super) fn closed(&self, direction: &str, how: &str) {
         self.closed.with_label_values(&[direction, how]).inc();
+    }
+
+    pub(super) fn dry_run_denial(&self, direction: &str) {
+        self.dry_run.with_label_values(&[direction]).inc();
     }
 
     pub(super) fn handshake(&self, side: &str, result: Result<(), Cause>, took: Duration) {

@@ -76,6 +76,11 @@ impl Observer {
         self.0.metrics.closed(live.opening.direction.label(), how);
     }
 
+    /// A dry run of a policy would deny a connection.
+    fn dry_run_denial(&self, direction: Direction) {
+        self.0.metrics.dry_run_denial(direction.label());
+    }
+
     /// A connection was refused before anything was known of it.
     pub fn refused_early(&self, direction: Direction, reason: Reason) {
         self.0.metrics.refused(direction.label(), reason);

@@ -1,7 +1,7 @@
 //! Inbound: what a stream of a tunnel becomes.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -11,16 +11,20 @@ use lark_core::constants::DISCOVERY_WAIT;
 use lark_core::deliver::{Admission, Claim, Refused, admit};
 use lark_core::identity::SpiffeId;
 use lark_core::observe::Secured;
+use lark_core::policy::{At, Passage, Verdict};
 use lark_core::reason::Reason;
 use lark_core::snapshot::{Snapshot, Workload};
 use lark_core::view::Party;
+use lark_sys::socket::reset_on_close;
 use lark_tunnel::{Deliver, Delivery, Ended, LocalIdentities, Refusal};
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::outbound::finish;
-use crate::capture::Pods;
-use crate::deliver::Dial;
+use super::standing::Standing;
+use crate::capture::{Pod, Pods};
+use crate::deliver::{Dial, DialError};
 use crate::observe::{Direction, Observer, Opening};
 
 /// The server names that this node answers to: its captured workloads' identities.
@@ -69,6 +73,7 @@ struct Inner {
     snapshot: watch::Receiver<Arc<Snapshot>>,
     pods: Arc<Pods>,
     dial: Rc<Dial>,
+    standing: Standing,
     observer: Observer,
 }
 
@@ -79,9 +84,10 @@ impl Inbound {
         snapshot: watch::Receiver<Arc<Snapshot>>,
         pods: Arc<Pods>,
         dial: Rc<Dial>,
+        standing: Standing,
         observer: Observer,
     ) -> Self {
-        Self(Rc::new(Inner { node, snapshot, pods, dial, observer }))
+        Self(Rc::new(Inner { node, snapshot, pods, dial, standing, observer }))
     }
 }
 
@@ -117,7 +123,7 @@ impl Inner {
                     peer: Some(inbound.peer),
                 });
                 let refusal = Refusal::new(refused.reason, refused.detail);
-                finish(connection, &Ended::refused(refusal.clone()));
+                finish(connection, &Ended::refused(refusal.clone()), None);
                 return Err(refusal);
             }
         };
@@ -130,29 +136,64 @@ impl Inner {
             destination_address: request.authority,
             peer: Some(inbound.peer),
         });
-        let dialled = match self.pods.by_uid(&destination.uid) {
-            Some(pod) => {
-                let dialled = self.dial.deliver(&pod, request.authority, request.source).await;
-                dialled.map(|stream| (stream, pod.connection()))
-            }
-            None => Err(crate::deliver::DialError::HooksNotLive { pod: destination.full_name() }),
+        let passage = Passage::new(
+            &source,
+            request.source.ip(),
+            Some(&destination),
+            request.authority,
+            At::Destination,
+        );
+        let verdict = self.judge(&passage);
+        connection.would_deny(&verdict.dry_run);
+        let dialled = match verdict.denied {
+            Some(detail) => Err(Refusal::new(Reason::PolicyDenied, detail)),
+            None => self.dial(&destination, request.authority, request.source).await,
         };
+        // Policies may have changed while the application was dialled.
+        let dialled = dialled.and_then(|dialled| match self.judge(&passage).denied {
+            Some(detail) => {
+                reset_on_close(&dialled.1);
+                Err(Refusal::new(Reason::PolicyDenied, detail))
+            }
+            None => Ok(dialled),
+        });
         match dialled {
-            Ok((pod, held)) => {
+            Ok((pod, stream)) => {
                 (connection.securer())(Secured::Mtls);
                 let counters = connection.counters();
+                let counted = pod.connection();
+                let local = stream.local_addr().ok();
+                let held = local.map(|local| self.standing.hold(passage, pod, local, request.authority));
                 let on_end = Box::new(move |ended: Ended| {
-                    finish(connection, &ended);
-                    drop(held);
+                    finish(connection, &ended, held);
+                    drop(counted);
                 });
-                Ok(Delivery { pod, counters, on_end })
+                Ok(Delivery { pod: stream, counters, on_end })
             }
-            Err(error) => {
-                let refusal = Refusal::new(error.reason(), error.to_string());
-                finish(connection, &Ended::refused(refusal.clone()));
+            Err(refusal) => {
+                finish(connection, &Ended::refused(refusal.clone()), None);
                 Err(refusal)
             }
         }
+    }
+
+    fn judge(&self, passage: &Passage) -> Verdict {
+        let snapshot = self.snapshot.borrow().clone();
+        passage.judge(&snapshot)
+    }
+
+    /// A connection to the destination's application.
+    async fn dial(
+        &self,
+        destination: &Workload,
+        authority: SocketAddr,
+        source: SocketAddr,
+    ) -> Result<(Arc<Pod>, TcpStream), Refusal> {
+        let refused = |error: DialError| Refusal::new(error.reason(), error.to_string());
+        let gone = || refused(DialError::HooksNotLive { pod: destination.full_name() });
+        let pod = self.pods.by_uid(&destination.uid).ok_or_else(gone)?;
+        let stream = self.dial.deliver(&pod, authority, source).await.map_err(refused)?;
+        Ok((pod, stream))
     }
 
     /// Both workloads, once discovery agrees with what is claimed; it gets a moment to catch up.

@@ -3,8 +3,10 @@
 
 mod inbound;
 mod outbound;
+mod standing;
 mod tunnels;
 
 pub use inbound::{Identities, Inbound, Known};
 pub use outbound::Outbound;
+pub use standing::Standing;
 pub use tunnels::Tunnels;

@@ -11,6 +11,7 @@ use lark_bpf::socket_maps::socket_address;
 use lark_core::explain::Ending;
 use lark_core::framing::ConnectRequest;
 use lark_core::observe::Secured;
+use lark_core::policy::Passage;
 use lark_core::reason::Reason;
 use lark_core::route::{Decision, Route, decide};
 use lark_core::snapshot::{Snapshot, Workload};
@@ -20,6 +21,7 @@ use lark_tunnel::{Dialer, End, Ended, PoolKey, Refusal, join};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
+use super::standing::{Held, Standing};
 use crate::capture::{Pod, Pods};
 use crate::deliver::Dial;
 use crate::observe::{Connection, Direction, Observer, Opening};
@@ -38,6 +40,8 @@ pub struct Outbound {
     pub dialer: Dialer,
     /// The way to applications of this node.
     pub dial: Rc<Dial>,
+    /// The open connections, of both sides.
+    pub standing: Standing,
     /// Who is told.
     pub observer: Observer,
     /// Connections of this worker to each endpoint.
@@ -103,7 +107,21 @@ impl Outbound {
         let source_address = SocketAddr::new(own_address(&source, destination.ip()), from.port());
         let connection =
             self.observer.open(opening(&snapshot, &source, source_address, destination, &decision));
-        self.take(&pod, &source, socket, source_address, destination, decision, connection).await;
+        let passage = Passage::of(&snapshot, &source, source_address.ip(), &decision.route);
+        if let Some(passage) = &passage {
+            let verdict = passage.judge(&snapshot);
+            connection.would_deny(&verdict.dry_run);
+            if let Some(detail) = verdict.denied {
+                reset_on_close(&socket);
+                let refusal = Refusal::new(Reason::PolicyDenied, detail);
+                return finish(connection, &Ended::refused(refusal), None);
+            }
+        }
+        let local = socket.local_addr().ok();
+        let held = passage.zip(local).map(|(p, local)| self.standing.hold(p, pod.clone(), local, from));
+        let ended =
+            self.take(&pod, &source, socket, source_address, destination, decision, &connection).await;
+        finish(connection, &ended, held);
     }
 
     #[expect(clippy::too_many_arguments, reason = "the facts of one connection, each used once")]
@@ -115,8 +133,8 @@ impl Outbound {
         source_address: SocketAddr,
         asked: SocketAddr,
         decision: Decision,
-        connection: Connection,
-    ) {
+        connection: &Connection,
+    ) -> Ended {
         let service = decision.service.as_ref().map(|s| s.full_name());
         match decision.route {
             Route::Tunnel { destination, address, node } => {
@@ -132,9 +150,7 @@ impl Outbound {
                 };
                 let securer = connection.securer();
                 let counters = connection.counters();
-                let ended =
-                    self.dialer.carry(key, request, socket, counters, move || securer(Secured::Mtls)).await;
-                finish(connection, &ended);
+                self.dialer.carry(key, request, socket, counters, move || securer(Secured::Mtls)).await
             }
             Route::Local { destination, address } => {
                 let result = match self.pods.by_uid(&destination.uid) {
@@ -145,37 +161,37 @@ impl Outbound {
                     }
                     None => Err(crate::deliver::DialError::HooksNotLive { pod: destination.full_name() }),
                 };
-                self.join(connection, socket, result, Secured::SameNode).await;
+                self.join(connection, socket, result, Secured::SameNode).await
             }
             Route::Passthrough { address, reason } => {
                 connection.note(reason.label());
                 let result = self.dial.pass_through(pod, address).await.map(|stream| (stream, None));
-                self.join(connection, socket, result, Secured::Plaintext).await;
+                self.join(connection, socket, result, Secured::Plaintext).await
             }
             Route::Deny { reason } => {
                 reset_on_close(&socket);
                 let detail = format!("{asked}: {}", reason.advice());
-                finish(connection, &Ended::refused(Refusal::new(reason, detail)));
+                Ended::refused(Refusal::new(reason, detail))
             }
         }
     }
 
     async fn join(
         &self,
-        connection: Connection,
+        connection: &Connection,
         socket: TcpStream,
         dialled: Result<(TcpStream, Option<crate::capture::ConnectionOf>), crate::deliver::DialError>,
         secured: Secured,
-    ) {
+    ) -> Ended {
         match dialled {
             Ok((stream, _held)) => {
                 (connection.securer())(secured);
                 let counters = connection.counters();
-                finish(connection, &join(socket, stream, counters).await);
+                join(socket, stream, counters).await
             }
             Err(error) => {
                 reset_on_close(&socket);
-                finish(connection, &Ended::refused(Refusal::new(error.reason(), error.to_string())));
+                Ended::refused(Refusal::new(error.reason(), error.to_string()))
             }
         }
     }
@@ -216,8 +232,11 @@ fn opening(
     }
 }
 
-/// Tells the observer how it ended.
-pub(super) fn finish(connection: Connection, ended: &Ended) {
+/// Tells the observer how it ended; `held` knows whether policies did it.
+pub(super) fn finish(connection: Connection, ended: &Ended, held: Option<Held>) {
+    if let Some(why) = held.and_then(|held| held.denied()) {
+        return connection.ended(Ending::Denied, Some((Reason::PolicyDenied, &why)));
+    }
     let how = match (ended.established, ended.how) {
         (false, End::Lost) => Ending::Refused,
         (_, how) => how.ending(),

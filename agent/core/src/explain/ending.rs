@@ -13,6 +13,8 @@ closed_set! {
     ResetByDestination = "reset_by_destination", Own, "See the log of the program that serves: it gave up.";
     /// It was open, and then the tunnel or an agent went.
     Lost = "lost", Own, "The line before it in the agent's log has the reason; `lark explain` knows it.";
+    /// It was open, and a change of policy does not allow it any more.
+    Denied = "denied", Own, "The same line names the policy; the mesh's policyChange says whether changes end what is open.";
     /// It never was open from end to end.
     Refused = "refused", Own, "The same line has the reason; `lark explain` knows it.";
 }

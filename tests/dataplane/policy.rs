@@ -1,0 +1,251 @@
+//! Policies on real connections: of both kinds and directions, between nodes and on one node, and while
+//! connections are open.
+
+use std::time::Duration;
+
+use lark_testbed::{Agent, Nginx, Pod, Running, eventually};
+use serde_json::{Value, json};
+
+use crate::house::House;
+
+fn manifest(kind: &str, name: &str, spec: Value) -> Value {
+    let version = if kind == "NetworkPolicy" { "networking.k8s.io/v1" } else { "lark.mesh/v1alpha1" };
+    json!({
+        "apiVersion": version, "kind": kind,
+        "metadata": { "namespace": "shop", "name": name }, "spec": spec,
+    })
+}
+
+impl House {
+    /// Makes these the policies of the mesh, and waits until both agents have them.
+    fn policies(&mut self, network: &[(&str, Value)], authorization: &[(&str, Value)]) {
+        let all = |kind: &str, policies: &[(&str, Value)]| {
+            policies.iter().map(|(name, spec)| manifest(kind, name, spec.clone())).collect::<Vec<_>>()
+        };
+        let (network, authorization) =
+            (all("NetworkPolicy", network), all("AuthorizationPolicy", authorization));
+        self.change(|document| {
+            document["networkPolicies"] = json!(network);
+            document["authorizationPolicies"] = json!(authorization);
+        });
+    }
+
+    /// One change of the discovery file, until both agents have it.
+    fn change(&mut self, change: impl FnOnce(&mut Value)) {
+        let generation = |agent: &Agent| agent.json("status").map(|s| s["discovery_generation"].as_u64());
+        let before = [generation(&self.one).unwrap(), generation(&self.two).unwrap()];
+        self.mesh.change(change).unwrap();
+        for (agent, before) in [(&self.one, before[0]), (&self.two, before[1])] {
+            eventually(Duration::from_secs(20), "the agent has the policies", || {
+                Ok(generation(agent)? > before)
+            })
+            .unwrap();
+        }
+    }
+
+    /// Labels each pod with its name.
+    fn labelled(&mut self) {
+        self.change(|document| {
+            for workload in document["workloads"].as_array_mut().into_iter().flatten() {
+                workload["labels"]["app"] = workload["name"].clone();
+            }
+        });
+    }
+
+    fn reaches(&self, from: &Pod, to: &Pod) -> bool {
+        let url = format!("http://{}:8080/", to.ip);
+        let output = from.place.output("curl", &["-sS", "--max-time", "15", &url]).unwrap();
+        if !output.status.success() {
+            // Refused in time and before a byte, not timed out.
+            assert!(matches!(output.status.code(), Some(7 | 52 | 56)), "{output:?}\n{}", self.logs());
+        }
+        output.status.success()
+    }
+}
+
+fn app(name: &str) -> Value {
+    json!({ "matchLabels": { "app": name } })
+}
+
+#[test]
+fn network_policy_holds_inside_the_tunnel_and_on_one_node_in_both_directions() {
+    let mut house = House::captured();
+    house.labelled();
+    let (client, neighbour, server) = (house.client.clone(), house.neighbour.clone(), house.server.clone());
+    let _far = Nginx::start(&house.bed, &server).unwrap();
+    let _near = Nginx::start(&house.bed, &neighbour).unwrap();
+    assert!(house.reaches(&client, &server) && house.reaches(&client, &neighbour));
+
+    // Closed at the destination, whose agent says so.
+    house.policies(&[("closed", json!({ "podSelector": {} }))], &[]);
+    assert!(!house.reaches(&client, &server) && !house.reaches(&client, &neighbour));
+    for agent in [&house.one, &house.two] {
+        let log = agent.process.log();
+        assert!(log.contains("ingress denied: no rule matched of NetworkPolicy shop/closed"), "{log}");
+        assert!(
+            agent.table(&["edges"]).unwrap().contains("policy_denied"),
+            "{}",
+            agent.table(&["edges"]).unwrap()
+        );
+    }
+
+    // Opened for one, by its label; the port is the pod's own behind whatever Service.
+    let rule = json!([{ "from": [{ "podSelector": app("client") }], "ports": [{ "port": 8080 }] }]);
+    house.policies(
+        &[("closed", json!({ "podSelector": {} })), ("some", json!({ "podSelector": {}, "ingress": rule }))],
+        &[],
+    );
+    assert!(house.reaches(&client, &server) && house.reaches(&client, &neighbour));
+    assert!(!house.reaches(&neighbour, &server));
+
+    // Closed at the source: its agent dials nobody.
+    let near_only = json!({
+        "podSelector": app("client"), "policyTypes": ["Egress"],
+        "egress": [{ "to": [{ "podSelector": app("neighbour") }] }],
+    });
+    house.policies(&[("near-only", near_only)], &[]);
+    assert!(!house.reaches(&client, &server) && house.reaches(&client, &neighbour));
+    let log = house.one.process.log();
+    assert!(log.contains("egress denied: no rule matched of NetworkPolicy shop/near-only"), "{log}");
+}
+
+#[test]
+fn authorization_goes_by_the_proved_identity_and_a_broken_policy_closes() {
+    let mut house = House::captured();
+    house.labelled();
+    let (client, neighbour, server) = (house.client.clone(), house.neighbour.clone(), house.server.clone());
+    let _far = Nginx::start(&house.bed, &server).unwrap();
+    let allow = |rules: Value| json!({ "selector": app("server"), "rules": rules });
+    let neighbour_only =
+        json!([{ "from": [{ "identities": ["spiffe://cluster.local/ns/shop/sa/neighbour"] }] }]);
+
+    house.policies(&[], &[("server", allow(neighbour_only.clone()))]);
+    assert!(!house.reaches(&client, &server) && house.reaches(&neighbour, &server));
+    let log = house.two.process.log();
+    assert!(
+        log.contains("authorization denied: no ALLOW matched of AuthorizationPolicy shop/server"),
+        "{log}"
+    );
+    // The other end is told that it was policy, and where to look.
+    let log = house.one.process.log();
+    assert!(log.contains("reason=\"policy_denied\"") && log.contains("its log says more"), "{log}");
+    let explain = ["policy", "explain", "--from", "shop/client", "--to", "shop/server:8080"];
+    let told = house.one.table(&explain).unwrap();
+    assert!(
+        told.contains("DENIED at node two: no ALLOW matched of AuthorizationPolicy shop/server"),
+        "{told}"
+    );
+    let to = format!("{}:8080", server.ip);
+    let told = house.one.table(&["trace", "--from", "shop/client", "--to", &to]).unwrap();
+    assert!(told.contains("authorization denied") && told.contains("deny"), "{told}");
+
+    // A dry run denies nothing and is counted and said.
+    let mut dry = allow(neighbour_only);
+    dry["dryRun"] = json!(true);
+    house.policies(&[], &[("server", dry)]);
+    assert!(house.reaches(&client, &server));
+    let metrics = house
+        .nodes
+        .1
+        .place
+        .run("curl", &["-s", &format!("http://{}:15020/metrics", house.nodes.1.ip)])
+        .unwrap();
+    assert!(metrics.contains("lark_policy_dry_run_denials_total{direction=\"inbound\"} 1"), "{metrics}");
+    assert!(house.two.process.log().contains("a dry run would deny this connection"));
+
+    // One that cannot be read closes what it selects, and check says which.
+    house.policies(&[], &[("server", allow(json!([{ "form": [] }])))]);
+    assert!(!house.reaches(&client, &server) && !house.reaches(&neighbour, &server));
+    let check = house.two.lark(&["check"]).unwrap();
+    assert!(!check.status.success());
+    let said = String::from_utf8_lossy(&check.stdout).into_owned();
+    assert!(
+        said.contains("AuthorizationPolicy shop/server") && said.contains("unknown field `form`"),
+        "{said}"
+    );
+
+    // Expected decisions, by the agent and by the file alone.
+    let cases = house.bed.directory().join("cases.yaml");
+    let by = "AuthorizationPolicy shop/server";
+    let write = |expect: &str| {
+        let case = json!([{ "from": "shop/client", "to": "shop/server:8080", "expect": expect, "by": by }]);
+        std::fs::write(&cases, case.to_string()).unwrap();
+    };
+    let file = format!("file:{}", house.mesh.path().display());
+    for (expect, code) in [("deny", 0), ("allow", 1)] {
+        write(expect);
+        let asked = house.one.lark(&["policy", "test", &cases.to_string_lossy()]).unwrap();
+        assert_eq!(asked.status.code(), Some(code), "{}", String::from_utf8_lossy(&asked.stderr));
+        let alone = std::process::Command::new(house.bed.lark().unwrap())
+            .args(["policy", "test", &cases.to_string_lossy(), "--discovery", &file])
+            .output()
+            .unwrap();
+        assert_eq!(alone.status.code(), Some(code), "{}", String::from_utf8_lossy(&alone.stderr));
+    }
+}
+
+/// Asks once and waits for the end, whatever it is.
+const HELD: &str = r"
+import socket, sys
+s = socket.create_connection((sys.argv[1], 8080), 20)
+s.sendall(b'GET / HTTP/1.1\r\nHost: x\r\n\r\n')
+s.recv(4096)
+print('open', flush=True)
+s.settimeout(None)
+try: print('end', s.recv(4096), flush=True)
+except ConnectionResetError: print('reset', flush=True)
+";
+
+fn hold(house: &House, to: &Pod) -> Running {
+    let mut held = house.client.place.command("python3");
+    held.args(["-c", HELD, &to.ip.to_string()]);
+    let log = house.bed.directory().join(format!("held-{}.log", to.name));
+    let held = house.client.place.start(held, &log).unwrap();
+    eventually(Duration::from_secs(20), "it is open", || Ok(held.log().contains("open"))).unwrap();
+    held
+}
+
+#[test]
+fn a_change_ends_what_it_does_not_allow_says_so_and_leaves_the_rest() {
+    let mut house = House::captured();
+    house.labelled();
+    let (client, neighbour, server) = (house.client.clone(), house.neighbour.clone(), house.server.clone());
+    let _far = Nginx::start(&house.bed, &server).unwrap();
+    let _near = Nginx::start(&house.bed, &neighbour).unwrap();
+    let deny = |selector: &str| {
+        let from = json!([{ "from": [{ "accounts": ["client"] }] }]);
+        json!({ "action": "DENY", "selector": app(selector), "rules": from })
+    };
+
+    // Where the mesh says so, what is open stays.
+    house.change(|document| document["mesh"]["policyChange"] = json!("keep"));
+    let kept = hold(&house, &server);
+    house.policies(&[], &[("no-client", deny("server"))]);
+    assert!(!house.reaches(&client, &server));
+    assert!(!kept.log().contains("reset"), "{}", house.logs());
+    drop(kept);
+    house.policies(&[], &[]);
+    house.change(|document| document["mesh"]["policyChange"] = json!("end"));
+
+    // Otherwise the destination's agent ends it, tunnel or not, and what is still allowed goes on.
+    let (far, near) = (hold(&house, &server), hold(&house, &neighbour));
+    house.policies(&[], &[("no-client", deny("server"))]);
+    eventually(Duration::from_secs(20), "the client is told", || Ok(far.log().contains("reset")))
+        .unwrap_or_else(|e| panic!("{e:#}\n{}", house.logs()));
+    let log = house.two.process.log();
+    assert!(log.contains("policy changed: an open connection is ended"), "{log}");
+    assert!(log.contains("AuthorizationPolicy shop/no-client, rule 1") && log.contains("denied"), "{log}");
+    assert!(!near.log().contains("reset"));
+    house.policies(&[], &[("no-client", deny("neighbour"))]);
+    eventually(Duration::from_secs(20), "the client is told", || Ok(near.log().contains("reset")))
+        .unwrap_or_else(|e| panic!("{e:#}\n{}", house.logs()));
+
+    // And the source's agent ends what may not go out any more.
+    house.policies(&[], &[]);
+    let far = hold(&house, &server);
+    house.policies(&[("alone", json!({ "podSelector": app("client"), "policyTypes": ["Egress"] }))], &[]);
+    eventually(Duration::from_secs(20), "the client is told", || Ok(far.log().contains("reset")))
+        .unwrap_or_else(|e| panic!("{e:#}\n{}", house.logs()));
+    let log = house.one.process.log();
+    assert!(log.contains("egress denied: no rule matched of NetworkPolicy shop/alone"), "{log}");
+}
