@@ -9,7 +9,8 @@ use std::process::Command;
 use crate::install::{self, say};
 use crate::test::{metadata, target_directory};
 
-/// Lock files of this repository.
+/// Lock files of this repository but that of tests/fuzz: nothing of it is shipped, and beside what fuzzing needs
+/// it has the crates that are checked here.
 const MANIFESTS: [&str; 2] = ["Cargo.toml", "ebpf/programs/Cargo.toml"];
 
 /// Runs the task.

@@ -16,6 +16,8 @@ mod docs;
 mod ebpf;
 /// Every fault, injected.
 mod failures;
+/// Inputs that strangers might send.
+mod fuzz;
 /// What comes from Debian and from crates.io.
 mod install;
 /// Pictures, for reports.
@@ -58,6 +60,8 @@ enum Task {
     Failures,
     /// Run mixed real traffic while pods, certificates and agents come and go, and judge leaks (needs root).
     Soak(soak::Args),
+    /// Run the fuzz targets for a while, from the corpora that are kept.
+    Fuzz(fuzz::Args),
     /// Run every test, the privileged ones included (needs root).
     Test(test::Args),
     /// Check the rules that Cargo, rustc and clippy cannot.
@@ -73,6 +77,7 @@ fn main() -> ExitCode {
         Task::Ebpf { check } => ebpf::run(check),
         Task::Failures => failures::run(),
         Task::Soak(args) => soak::run(&args),
+        Task::Fuzz(args) => fuzz::run(&args),
         Task::Test(args) => test::run(&args),
         Task::Tidy => tidy::run(),
     };
