@@ -58,7 +58,16 @@ fn metrics() -> anyhow::Result<String> {
     let mut text = format!(
         "# Metrics\n\n{MADE}\nAn agent serves these on port 15020 of its node under `/metrics`, in Prometheus' text format. Labels are closed sets or names of workloads' owners, never a pod or an address. The values of `reason`, `how` and `event` are explained in [reasons.md](reasons.md).\n\n| metric | kind | labels | what it is |\n|---|---|---|---|\n"
     );
-    for metric in lark::app::catalogue()? {
+    rows(&mut text, lark::app::catalogue()?);
+    text.push_str(
+        "\n## Of the controller\n\nOn port 15014 of the controller's address, or --metrics-listen.\n\n| metric | kind | labels | what it is |\n|---|---|---|---|\n",
+    );
+    rows(&mut text, lark::controller::catalogue());
+    Ok(text)
+}
+
+fn rows(text: &mut String, metrics: Vec<lark::observe::Described>) {
+    for metric in metrics {
         let labels: Vec<String> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
         let _ = writeln!(
             text,
@@ -69,7 +78,6 @@ fn metrics() -> anyhow::Result<String> {
             cell(&metric.help)
         );
     }
-    Ok(text)
 }
 
 fn cli() -> String {

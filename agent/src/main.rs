@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use lark::cli::ca::{CaArgs, CaVerb};
 use lark::cli::policy::PolicyCommand;
 use lark::cli::{Cli, Command};
 
@@ -14,7 +15,7 @@ fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {
-    if matches!(command, Command::Agent(_) | Command::Controller(_) | Command::Token(_)) {
+    if matches!(command, Command::Agent(_) | Command::Controller(_) | Command::Token(_) | Command::Ca(_)) {
         lark::app::keep_private()?;
     }
     match command {
@@ -24,6 +25,9 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             lark::app::block_on(lark::controller::run(args)).map(|()| ExitCode::SUCCESS)
         }
         Command::Token(args) => lark::controller::run_token(&args).map(|()| ExitCode::SUCCESS),
+        Command::Ca(CaArgs { verb: CaVerb::Init(args) }) => {
+            lark::controller::run_init(&args).map(|()| ExitCode::SUCCESS)
+        }
         Command::Policy(args) => match args.command {
             PolicyCommand::Test(test) if test.discovery.is_some() => lark::app::policy_test(&test),
             command => lark::app::block_on(lark::cli::run(Command::Policy(lark::cli::policy::PolicyArgs {

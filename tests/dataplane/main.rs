@@ -13,6 +13,7 @@ mod peer;
 mod policy;
 mod privileges;
 mod programs;
+mod rotate;
 mod secrets;
 mod sockets;
 mod standalone;

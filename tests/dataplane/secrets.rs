@@ -235,7 +235,9 @@ fn keys_are_in_memory_only_and_wiped_when_they_are_done_with() {
     // Keys of any kind, in PEM: the CA's own and no other. That the search finds this one on the disk, in
     // Base64, shows that it would have found others.
     let pem = |(_, text): &&(String, Vec<u8>)| String::from_utf8_lossy(text).contains("PRIVATE KEY");
-    let ca_key = house.controller.home().join("ca.key").display().to_string();
+    let root = &house.controller.ca_status().unwrap()["roots"][0]["id"];
+    let ca_key = format!("roots/{}.key", &root.as_str().unwrap()[..16]);
+    let ca_key = house.controller.home().join(ca_key).display().to_string();
     assert_eq!(places.iter().filter(pem).map(|(name, _)| name.as_str()).collect::<Vec<_>>(), [&ca_key]);
     let text = std::fs::read_to_string(&ca_key).unwrap();
     let base64: String = text.lines().filter(|line| !line.starts_with('-')).collect();

@@ -20,7 +20,7 @@ Server(('0.0.0.0', 7777), Echo).serve_forever()
 
 /// New connections, one after the other, until its standard input's file says stop; each asks and is
 /// answered. Says how many went well, and each that did not.
-const LOOP: &str = r"
+pub(crate) const LOOP: &str = r"
 import os, socket, sys
 good = 0
 while not os.path.exists(sys.argv[2]):
@@ -49,13 +49,13 @@ assert s.recv(100) == b''
 print('whole', flush=True)
 ";
 
-fn python(house: &House, name: &str, script: &str, arguments: &[&str]) -> Running {
+pub(crate) fn python(house: &House, name: &str, script: &str, arguments: &[&str]) -> Running {
     let mut command = house.client.place.command("python3");
     command.args(["-c", script]).args(arguments);
     house.client.place.start(command, &house.bed.directory().join(name)).unwrap()
 }
 
-fn echo(house: &House) -> Running {
+pub(crate) fn echo(house: &House) -> Running {
     let mut command = house.server.place.command("python3");
     command.args(["-c", ECHO]);
     let server = house.server.place.start(command, &house.bed.directory().join("echo.log")).unwrap();

@@ -12,7 +12,6 @@ use lark_core::identity::TrustDomain;
 use lark_identity::SvidStore;
 use lark_identity::ca::Ca;
 use lark_identity::client::Issuer;
-use lark_identity::token::JoinTokens;
 use lark_identity::verify::{Usage, verify_chain};
 
 use crate::world::{World, csr, id, until};
@@ -59,17 +58,20 @@ async fn keys_of_workloads_and_tokens_are_in_no_file() {
     running.stop().await;
     renewal.abort();
 
+    let root = &world.bundle().ids()[0].short();
+    let key = world.path(&format!("data/roots/{root}.key"));
+    let names = ["data/root.pem", "data/state.json", "mesh.yaml", "one.token", "tokens", "two.token"];
+    let mut expected: BTreeSet<PathBuf> = names.iter().map(|name| world.path(name)).collect();
+    expected.extend([key.clone(), key.with_extension("pem"), world.path("controller.sock")]);
     let all = files(world.home.path());
-    let names =
-        ["data/ca.key", "data/ca.pem", "data/root.pem", "mesh.yaml", "one.token", "tokens", "two.token"];
-    assert_eq!(all, names.iter().map(|name| world.path(name)).collect());
+    assert_eq!(all, expected);
     let secret = std::fs::read_to_string(world.path("one.token")).unwrap();
-    for path in all {
+    for path in all.into_iter().filter(|path| path.is_file()) {
         let text = std::fs::read_to_string(&path).unwrap();
-        assert_eq!(text.contains("PRIVATE KEY"), path.ends_with("ca.key"), "{}", path.display());
+        assert_eq!(text.contains("PRIVATE KEY"), path == key, "{}", path.display());
         assert_eq!(text.contains(secret.trim()), path.ends_with("one.token"), "{}", path.display());
     }
-    let mode = std::fs::metadata(world.path("data/ca.key")).unwrap().permissions().mode();
+    let mode = std::fs::metadata(key).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
 }
 
@@ -77,12 +79,18 @@ async fn keys_of_workloads_and_tokens_are_in_no_file() {
 async fn a_ca_made_elsewhere_is_taken_from_its_files() {
     let world = World::new();
     let domain = TrustDomain::new("cluster.local").unwrap();
-    let given = Ca::open(&world.path("given"), &domain, SystemTime::now()).unwrap();
-    let (certificate, key) = (world.path("given/ca.pem"), world.path("given/ca.key"));
+    let (given, secret) = Ca::create(&domain, SystemTime::now()).unwrap();
+    let (certificate, key) = (world.path("given.pem"), world.path("given.key"));
+    std::fs::write(&certificate, given.root_pem()).unwrap();
+    std::fs::write(&key, secret.as_bytes()).unwrap();
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
     let flags =
         ["--ca-cert", certificate.to_str().unwrap(), "--ca-key", key.to_str().unwrap(), "--san", "127.0.0.1"];
     let running = world.serve_with(&world.args("127.0.0.1:0", &flags)).await;
-    assert_eq!(files(&world.path("data")), BTreeSet::from([world.path("data/root.pem")]));
+    for path in files(&world.path("data")) {
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(!text.contains("PRIVATE KEY"), "its key is copied to {}", path.display());
+    }
     let chain = world.client("one", running.address).issue(csr(vec![]), &id("web"), SVID_LIFE).await.unwrap();
     assert_eq!(chain[1], given.root_pem());
     let leaf = rustls::pki_types::pem::PemObject::from_pem_slice(chain[0].as_bytes()).unwrap();
@@ -123,7 +131,7 @@ async fn what_keeps_it_from_starting_is_one_sentence() {
 #[test]
 fn a_token_is_written_for_its_node_only_and_never_over_another() {
     let home = tempfile::tempdir().unwrap();
-    let args = |node: &str| TokenArgs { node: node.to_owned(), out: home.path().join("one.token") };
+    let args = |node: &str| TokenArgs { node: node.to_owned(), ttl: 1, out: home.path().join("one.token") };
     for wrong in ["", "a b", "#one"] {
         assert!(run_token(&args(wrong)).unwrap_err().to_string().contains("is no name of a node"));
     }
@@ -134,5 +142,4 @@ fn a_token_is_written_for_its_node_only_and_never_over_another() {
     let error = format!("{:#}", run_token(&args("one")).unwrap_err());
     assert!(error.contains("one.token cannot be made") && error.contains("exists"), "{error}");
     assert_eq!(std::fs::read(home.path().join("one.token")).unwrap(), first);
-    assert_eq!(JoinTokens::default().node(std::str::from_utf8(&first).unwrap().trim()), None);
 }

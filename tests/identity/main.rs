@@ -2,8 +2,16 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
 
+mod agent;
+mod attacks;
 mod controller;
+mod foreign;
+mod given;
 mod issue;
+mod join;
+mod logs;
 mod renew;
+mod rotate;
+mod skew;
 mod trust;
 mod world;

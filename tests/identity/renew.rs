@@ -12,6 +12,7 @@ use lark_identity::client::{Issuer, RequestError};
 use lark_identity::{SvidState, SvidStore, TrustBundle};
 use tokio::task::JoinHandle;
 
+use crate::logs::Logs;
 use crate::world::{World, csr, id, until};
 
 const HOUR: u64 = 3600;
@@ -70,7 +71,7 @@ impl Node {
 }
 
 #[tokio::test]
-async fn renewal_comes_at_half_life_and_not_before() {
+async fn renewal_comes_before_half_of_the_life_and_not_at_once() {
     let world = World::new();
     let running = world.serve().await;
     let node = Node::new(world.bundle(), world.client("one", running.address));
@@ -141,6 +142,51 @@ async fn renewal_failure_keeps_the_valid_svid_until_the_ca_is_back() {
     node.obtains("web", Some(&first)).await;
     assert_eq!(node.error("web"), None);
     running.stop().await;
+}
+
+#[tokio::test]
+async fn a_ca_that_is_away_for_twelve_hours_is_missed_by_nobody() {
+    let world = World::new();
+    let running = world.serve().await;
+    let address = running.address;
+    let node = Node::new(world.bundle(), world.client("one", address));
+    node.want(&["web", "api"]);
+    let first = node.obtains("web", None).await;
+    node.obtains("api", None).await;
+    // It goes right before the renewal, and comes back twelve hours later.
+    running.stop().await;
+    for hour in 0..=12 {
+        node.set_clock((23 + 2 * hour) * HOUR / 2);
+        for account in ["web", "api"] {
+            assert!(node.serial(account).is_some(), "no certificate {hour} h after the CA went");
+        }
+    }
+    let running = world.serve_with(&world.args(&address.to_string(), &[])).await;
+    node.obtains("web", Some(&first)).await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_renewal_that_fails_is_said_louder_as_time_goes_by() {
+    let logs = Logs::gather();
+    let world = World::new();
+    let running = world.serve().await;
+    let node = Node::new(world.bundle(), world.client("one", running.address));
+    node.want(&["web"]);
+    node.obtains("web", None).await;
+    running.stop().await;
+    for (hour, level, sentence) in [
+        (13, "INFO", "no new certificate from the CA yet; there is time"),
+        (17, "WARN", "no certificate from the CA"),
+        (22, "ERROR", "the one in use is about to expire"),
+        (25, "ERROR", "the certificate has expired: connections of this identity are refused"),
+    ] {
+        assert!(!logs.has(level, sentence), "{sentence}: too early");
+        node.set_clock(hour * HOUR);
+        until(sentence, async || logs.has(level, sentence)).await;
+        assert!(logs.has(level, "cause=\"ca_unreachable\""));
+        assert_eq!(node.serial("web").is_some(), hour < 24);
+    }
 }
 
 #[tokio::test]

@@ -7,7 +7,10 @@ use lark_core::constants::SVID_LIFE;
 use lark_core::identity::TrustDomain;
 use lark_identity::ca::Ca;
 use lark_identity::client::{CaClient, Issuer, RequestError};
+use lark_identity::credential::Credentials;
 use lark_identity::listener::{ServingCertificate, accept};
+use lark_identity::refusals::Refusals;
+use lark_identity::roots::RootFiles;
 use tokio::net::TcpListener;
 use tokio_rustls::rustls;
 
@@ -30,14 +33,15 @@ async fn a_ca_of_another_root_or_name_gets_no_token() {
 
     let (other, _) = Ca::create(&TrustDomain::new("cluster.local").unwrap(), SystemTime::now()).unwrap();
     let mut client = world.client("one", running.address);
-    client.root = world.path("other.pem");
-    std::fs::write(&client.root, other.root_pem()).unwrap();
+    let roots = world.path("other.pem");
+    client.roots = RootFiles::file_only(roots.clone());
+    std::fs::write(&roots, other.root_pem()).unwrap();
     let error = asked(&client).await;
     assert!(matches!(error, RequestError::NotTrusted { .. }), "{error}");
     assert!(error.to_string().contains("other.pem"), "{error}");
 
     // Root and token are read anew each time: put right, it works.
-    std::fs::copy(world.path("data/root.pem"), &client.root).unwrap();
+    std::fs::copy(world.path("data/root.pem"), &roots).unwrap();
     client.issue(csr(vec![]), &id("web"), SVID_LIFE).await.unwrap();
     running.stop().await;
 }
@@ -51,11 +55,13 @@ async fn a_ca_whose_clock_differs_is_said_to_be_so() {
     for (clock, sentence) in [(now - 3 * day, "expired since "), (now + 3 * day, "valid only in ")] {
         // The root is valid throughout: only the serving certificate is made by a wrong clock.
         let (ca, _) = Ca::create(&domain, now - 30 * day).unwrap();
-        ca.publish_root(&world.path("data")).unwrap();
-        let certificate = ServingCertificate::new(Arc::new(ca), vec!["127.0.0.1".to_owned()], clock).unwrap();
+        std::fs::create_dir_all(world.path("data")).unwrap();
+        std::fs::write(world.path("data/root.pem"), ca.root_pem()).unwrap();
+        let ca = Arc::new(Arc::new(ca));
+        let certificate = ServingCertificate::new(ca, vec!["127.0.0.1".to_owned()], clock).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let _incoming = accept(listener, certificate).unwrap();
+        let _incoming = accept(listener, certificate, Refusals::default()).unwrap();
         let error = asked(&world.client("one", address)).await;
         assert!(matches!(&error, RequestError::ClockSkew { what, .. } if what.contains(sentence)), "{error}");
         assert!(error.to_string().contains("the clocks differ"), "{error}");
@@ -83,11 +89,13 @@ async fn what_is_missing_or_misspelt_is_named() {
     let world = World::new();
     let running = world.serve().await;
     let good = world.client("one", running.address);
+    let roots = |name: &str| RootFiles::file_only(world.path(name));
+    let token = |name: &str| Credentials::token_only(world.path(name));
     let cases = [
         (CaClient { url: "http://127.0.0.1:1".to_owned(), ..good.clone() }, "it is not https"),
-        (CaClient { root: world.path("gone.pem"), ..good.clone() }, "gone.pem cannot be read"),
-        (CaClient { token: world.path("gone.token"), ..good.clone() }, "gone.token cannot be read"),
-        (CaClient { token: world.path("mesh.yaml"), ..good.clone() }, "mesh.yaml is empty or has"),
+        (CaClient { roots: roots("gone.pem"), ..good.clone() }, "gone.pem cannot be read"),
+        (CaClient { credentials: token("gone.token"), ..good.clone() }, "gone.token cannot be read"),
+        (CaClient { credentials: token("mesh.yaml"), ..good.clone() }, "mesh.yaml is empty or has"),
     ];
     for (client, sentence) in cases {
         let error = asked(&client).await.to_string();

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
 use clap::Parser;
@@ -10,12 +11,13 @@ use lark::controller::{Controller, ControllerArgs};
 use lark_core::identity::SpiffeId;
 use lark_identity::TrustBundle;
 use lark_identity::client::CaClient;
+use lark_identity::credential::Credentials;
+use lark_identity::roots::RootFiles;
 use lark_identity::service::CaService;
 use lark_identity::token;
 use rcgen::{CertificateParams, KeyPair, SanType};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
 
 /// `web` and `api` run on node one, `db` on node two.
 pub(crate) const MESH: &str = "\
@@ -55,9 +57,10 @@ impl World {
         std::fs::write(home.path().join("mesh.yaml"), MESH).unwrap();
         let mut lines = String::new();
         for node in ["one", "two"] {
-            let (secret, hash) = token::generate().unwrap();
+            let made = token::generate(SystemTime::now() + Duration::from_secs(3600)).unwrap();
+            let secret = made.secret.as_str();
             std::fs::write(home.path().join(format!("{node}.token")), format!("{secret}\n")).unwrap();
-            lines += &format!("{node} {hash}\n");
+            lines += &format!("{node} {}\n", made.line);
         }
         std::fs::write(home.path().join("tokens"), lines).unwrap();
         Self { home }
@@ -72,8 +75,10 @@ impl World {
         let text = |path: &Path| path.to_str().unwrap().to_owned();
         let discovery = format!("file:{}", text(&self.path("mesh.yaml")));
         let (data, tokens) = (text(&self.path("data")), text(&self.path("tokens")));
+        let socket = text(&self.path("controller.sock"));
         let mut line = vec!["lark", "controller", "--discovery", &discovery, "--data-dir", &data];
         line.extend(["--join-tokens", &tokens, "--listen", listen]);
+        line.extend(["--controller-socket", &socket, "--metrics-listen", "127.0.0.1:0"]);
         line.extend(more);
         match Cli::try_parse_from(line).unwrap().command {
             Command::Controller(args) => args,
@@ -85,23 +90,62 @@ impl World {
         self.serve_with(&self.args("127.0.0.1:0", &[])).await
     }
 
+    /// Another one after one that was killed, where that was.
+    pub(crate) async fn serve_at(&self, address: SocketAddr) -> Running {
+        self.serve_with(&self.args(&address.to_string(), &[])).await
+    }
+
+    /// It has a runtime of its own, so that all of it ends when it is killed.
     pub(crate) async fn serve_with(&self, args: &ControllerArgs) -> Running {
-        let controller = Controller::start(args).await.unwrap();
-        let (address, service) = (controller.address().unwrap(), controller.service().clone());
-        let (stop, stopped) = oneshot::channel::<()>();
-        let task = tokio::spawn(controller.run_until(async {
-            // A dropped sender stops it too.
-            let _ = stopped.await;
-        }));
-        Running { address, service, stop, task }
+        let (args, dispatch) = (args.clone(), tracing::dispatcher::get_default(Clone::clone));
+        let (tell, told) = oneshot::channel();
+        let (stop, mut stopped) = oneshot::channel::<Stop>();
+        let thread = std::thread::spawn(move || {
+            let _logs = tracing::dispatcher::set_default(&dispatch);
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let controller = Controller::start(&args).await.unwrap();
+                let (address, metrics) =
+                    (controller.address().unwrap(), controller.metrics_address().unwrap());
+                let _ = tell.send((address, metrics, controller.service().clone()));
+                let (end, ended) = oneshot::channel::<()>();
+                let running = controller.run_until(async {
+                    let _ = ended.await;
+                });
+                tokio::pin!(running);
+                tokio::select! {
+                    result = &mut running => return result.unwrap(),
+                    // A dropped sender stops it in order too.
+                    how = &mut stopped => if let Ok(Stop::Kill) = how { return },
+                }
+                drop(end);
+                running.await.unwrap();
+            });
+        });
+        let (address, metrics, service) = told.await.unwrap();
+        Running { address, metrics, service, stop, thread }
     }
 
     /// A client with a node's token and the published root.
     pub(crate) fn client(&self, node: &str, address: SocketAddr) -> CaClient {
         CaClient {
             url: format!("https://{address}"),
-            root: self.path("data/root.pem"),
-            token: self.path(&format!("{node}.token")),
+            roots: RootFiles::file_only(self.path("data/root.pem")),
+            credentials: Credentials::token_only(self.path(&format!("{node}.token"))),
+        }
+    }
+
+    /// A client that keeps what it learns, beginning with a copy of the root as it is now.
+    pub(crate) fn agent(&self, node: &str, address: SocketAddr) -> CaClient {
+        let (first, state) = (self.path(&format!("{node}.pem")), self.path(&format!("state-{node}")));
+        if !first.exists() {
+            std::fs::copy(self.path("data/root.pem"), &first).unwrap();
+        }
+        let token = self.path(&format!("{node}.token"));
+        CaClient {
+            url: format!("https://{address}"),
+            roots: RootFiles::learning(first, state.join("roots.json")),
+            credentials: Credentials::kept_in(token, state.join("credential")),
         }
     }
 
@@ -110,18 +154,34 @@ impl World {
     }
 }
 
+#[derive(Debug)]
+enum Stop {
+    InOrder,
+    Kill,
+}
+
 /// A controller that answers, until it is stopped or dropped.
 pub(crate) struct Running {
     pub(crate) address: SocketAddr,
+    pub(crate) metrics: SocketAddr,
     pub(crate) service: CaService,
-    stop: oneshot::Sender<()>,
-    task: JoinHandle<anyhow::Result<()>>,
+    stop: oneshot::Sender<Stop>,
+    thread: JoinHandle<()>,
 }
 
 impl Running {
     pub(crate) async fn stop(self) {
-        drop(self.stop);
-        self.task.await.unwrap().unwrap();
+        self.end(Stop::InOrder).await;
+    }
+
+    /// Nothing is finished, nobody is told.
+    pub(crate) async fn kill(self) {
+        self.end(Stop::Kill).await;
+    }
+
+    async fn end(self, how: Stop) {
+        let _ = self.stop.send(how);
+        tokio::task::spawn_blocking(|| self.thread.join().unwrap()).await.unwrap();
     }
 }
 

@@ -48,6 +48,7 @@ impl Authority {
             not_before: now - DAY,
             not_after: now + DAY,
             serial: "1".to_owned(),
+            root: self.bundle.ids()[0],
         });
         store
     }

@@ -149,6 +149,31 @@ fn an_expired_certificate_is_refused_by_whoever_knows() {
     });
 }
 
+/// A store whose clock, and whose CA's clock, are an hour ahead of the other's.
+fn of_an_hour_later(world: &World, account: &str) -> SvidStore {
+    let (store, ahead) = store(world, account);
+    ahead.store(3600, Ordering::Relaxed);
+    let then = SystemTime::now() + HOUR;
+    store.put(issue_directly(&world.ca, &id(account), DAY, &world.bundle(), then).unwrap());
+    store
+}
+
+#[test]
+fn a_peer_that_lives_an_hour_later_is_refused_and_the_clocks_are_named() {
+    on_worker(async {
+        let world = World::new();
+        let mut behind = node(world.store(&["db"]), echo().await, quick()).await;
+        let ahead = Client::new(of_an_hour_later(&world, "web"), behind.address, quick()).await;
+        let refusal = refused(&ahead).await;
+        assert_eq!(refusal.reason, Reason::TunnelHandshake);
+        let said = behind.error().await.to_string();
+        assert!(said.contains("valid only in") && said.contains("clocks"), "{said}");
+        let ahead = node(of_an_hour_later(&world, "db"), echo().await, quick()).await;
+        let refusal = refused(&Client::new(world.store(&["web"]), ahead.address, quick()).await).await;
+        assert!(refusal.detail.contains("valid only in") && refusal.detail.contains("clocks"), "{refusal}");
+    });
+}
+
 #[test]
 fn no_stream_goes_on_a_tunnel_whose_certificate_expired() {
     on_worker(async {

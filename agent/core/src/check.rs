@@ -1,7 +1,7 @@
 //! `lark check`: what is wanted against what the kernel has, as a pure function over facts.
 
 use crate::capture::PodState;
-use crate::constants::HEARTBEAT_STALE;
+use crate::constants::{CLOCK_SKEW, HEARTBEAT_STALE};
 use crate::view::{CertView, CheckView, MapView, Verdict};
 
 /// Everything that is compared.
@@ -11,6 +11,8 @@ pub struct Facts {
     pub discovery_error: Option<String>,
     /// Age of the agent's last sign of life, as the hooks see it.
     pub heartbeat_age_ns: Option<u64>,
+    /// By how many seconds this node's clock is ahead of the controller's, as far as it is known.
+    pub clock_skew: Option<i64>,
     /// The certificates of this node.
     pub certs: Vec<CertView>,
     /// Maps whose fullness matters.
@@ -39,6 +41,7 @@ pub struct PodFacts {
 /// One line for each pod of the node and for each part of the agent.
 pub fn run(facts: &Facts) -> Vec<CheckView> {
     let mut checks = vec![discovery(facts.discovery_error.as_deref()), heartbeat(facts.heartbeat_age_ns)];
+    checks.extend(facts.clock_skew.map(clock));
     checks.extend(facts.certs.iter().map(certificate));
     checks.extend(facts.maps.iter().map(map));
     checks.extend(facts.unreadable.iter().map(|(policy, why)| {
@@ -86,6 +89,20 @@ fn heartbeat(age_ns: Option<u64>) -> CheckView {
         ),
         None => line("heartbeat", Verdict::Warn, "none yet", "the agent has just started"),
     }
+}
+
+fn clock(ahead: i64) -> CheckView {
+    let seconds = ahead.unsigned_abs();
+    if seconds < CLOCK_SKEW.as_secs() {
+        return line("clock", Verdict::Ok, "agrees with the controller's", "");
+    }
+    let side = if ahead > 0 { "ahead of" } else { "behind" };
+    line(
+        "clock",
+        Verdict::Fail,
+        format!("{seconds} s {side} the controller's (clock_skew)"),
+        "set this node's clock or the controller's right: certificates seem not yet valid, or over too early",
+    )
 }
 
 fn certificate(cert: &CertView) -> CheckView {
@@ -185,6 +202,15 @@ mod tests {
             let facts = PodFacts { name: "shop/web".to_owned(), state, attached, active };
             assert_eq!(pod(&facts).verdict, verdict, "{told}");
         }
+    }
+
+    #[test]
+    fn a_clock_that_differs_is_named_with_its_side() {
+        assert_eq!(clock(59).verdict, Verdict::Ok);
+        let (ahead, behind) = (clock(3600), clock(-3600));
+        assert_eq!([ahead.verdict, behind.verdict], [Verdict::Fail; 2]);
+        assert!(ahead.found.contains("3600 s ahead of the controller's"), "{}", ahead.found);
+        assert!(behind.found.contains("3600 s behind the controller's"), "{}", behind.found);
     }
 
     #[test]

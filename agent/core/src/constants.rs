@@ -8,6 +8,10 @@ pub const TUNNEL_PORT: u16 = 15008;
 pub const METRICS_PORT: u16 = 15020;
 /// TCP port of the controller's CA API.
 pub const CA_PORT: u16 = 15012;
+/// TCP port of the controller's metrics and health.
+pub const CONTROLLER_METRICS_PORT: u16 = 15014;
+/// Unix socket of the controller's admin API.
+pub const CONTROLLER_SOCKET: &str = "/run/lark-controller/controller.sock";
 /// Unix socket of the agent's admin API.
 pub const ADMIN_SOCKET: &str = "/run/lark/admin.sock";
 /// Directory under bpffs where programs, links and maps of this layout are pinned.
@@ -26,9 +30,21 @@ pub const EXCLUDED_NAMESPACES: [&str; 2] = [SYSTEM_NAMESPACE, "kube-system"];
 /// Life of an SVID as Lark's own CA issues it.
 pub const SVID_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
 /// An SVID is renewed when this share of its life has passed (in percent) ...
-pub const RENEW_AT_PERCENT: u32 = 50;
-/// ... give or take this share (in percent), so that agents do not ask all at once.
-pub const RENEW_JITTER_PERCENT: u32 = 10;
+pub const RENEW_AT_PERCENT: u32 = 44;
+/// ... give or take this share (in percent), so that agents do not ask all at once. Together they end
+/// before half of the life: a CA that is away for twelve hours from the very moment of renewal is back
+/// before a certificate of a day expires (at half of the life ± 10 % it would not be).
+pub const RENEW_JITTER_PERCENT: u32 = 4;
+/// Life of a node's credential at the CA: longer than any outage that a node is to come back from.
+pub const CREDENTIAL_LIFE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// A credential of this age is replaced, so that a stolen copy is soon worth nothing.
+pub const CREDENTIAL_RENEWED: Duration = Duration::from_secs(24 * 60 * 60);
+/// Requests that a node may make at the CA at once: two for each of as many pods as a node has at most ...
+pub const CA_BURST: u32 = 512;
+/// ... and for how many more a second it may ask.
+pub const CA_PER_SECOND: u32 = 16;
+/// From here on a clock that differs from the controller's is told.
+pub const CLOCK_SKEW: Duration = Duration::from_secs(60);
 /// A tunnel takes no new stream after this age.
 pub const TUNNEL_MAX_AGE: Duration = Duration::from_secs(60 * 60);
 /// A tunnel without streams is closed after this time, and until then one that was lost or aged is

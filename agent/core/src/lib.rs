@@ -30,6 +30,8 @@ pub mod question;
 pub mod quota;
 /// Protocols seen in passing: requests, their answers and how long they took.
 pub mod recognise;
+/// How often somebody may do something.
+pub mod rate;
 /// Every reason for which a connection is refused or left alone.
 pub mod reason;
 /// From a captured connection to the way it takes.

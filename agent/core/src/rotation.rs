@@ -123,6 +123,21 @@ impl Phase {
         }
     }
 
+    /// All words for phases, in the order of a rotation; the way back is last but one.
+    pub const LABELS: [&str; 6] = ["steady", "trust", "issue", "settle", "revert", "retire"];
+
+    /// The roots that it names.
+    pub fn roots(&self) -> Vec<RootId> {
+        match *self {
+            Self::Steady { root } => vec![root],
+            Self::Trust { old, new }
+            | Self::Issue { old, new }
+            | Self::Settle { old, new }
+            | Self::Revert { old, new } => vec![old, new],
+            Self::Retire { stays, goes } => vec![stays, goes],
+        }
+    }
+
     /// What it means, in a sentence.
     pub const fn meaning(&self) -> &'static str {
         match self {

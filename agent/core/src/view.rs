@@ -1,6 +1,7 @@
 //! Types of the admin API, of `-o json` and of the page: what a person or program may know of an
 //! agent. Field names are stable. Times are seconds since the epoch, durations seconds.
 
+mod ca;
 mod policy;
 
 pub use policy::{
@@ -14,6 +15,8 @@ use serde::{Deserialize, Serialize};
 use crate::observe::Secured;
 use crate::route::Step;
 use crate::snapshot::{Snapshot, Workload};
+
+pub use ca::{CaView, NodeHolds, RootView};
 
 /// How an agent is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use lark_core::constants::SVID_LIFE;
 use lark_core::identity::{SpiffeId, TrustDomain};
+use lark_core::rotation::RootId;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose,
     IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
@@ -14,7 +15,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::ServerName;
 use zeroize::Zeroizing;
 
-use crate::svid::TrustBundle;
+use crate::svid::{TrustBundle, root_id};
 use crate::verify::{Usage, validity, verify_chain};
 
 mod files;
@@ -56,16 +57,6 @@ pub enum CaError {
         /// Its mode.
         mode: u32,
     },
-    /// One of the two files is gone.
-    #[error(
-        "{missing} is missing while {present} is there: restore it from a backup, or remove {present} for a new CA, which every agent's root file must then name"
-    )]
-    Half {
-        /// The one that is gone.
-        missing: PathBuf,
-        /// The one that is there.
-        present: PathBuf,
-    },
     /// A name that no TLS client could ask for.
     #[error("{0:?} is no host name or IP address that a certificate could be made for")]
     Name(String),
@@ -83,9 +74,19 @@ pub enum SignError {
     /// The CSR cannot be read, or its signature is wrong.
     #[error("the CSR is not usable: {0}")]
     Csr(String),
+    /// It asks for names that it may not have.
+    #[error(
+        "the CSR asks for {0} beside the identity; names come from discovery: leave them out of it, or name the identity alone"
+    )]
+    Names(String),
     /// Its key is of a kind that is not taken.
     #[error("the CSR's key must be P-256 or P-384")]
     KeyKind,
+    /// The root that is to issue has no key here.
+    #[error(
+        "root {} is to issue and its key is not here: its files were replaced while the controller was down; put them back, or wait for the rotation to go on", .0.short()
+    )]
+    NoIssuer(RootId),
     /// The CA itself is not valid any more.
     #[error("the CA's certificate expired {since_seconds} s ago, or the controller's clock is wrong")]
     Expired {
@@ -163,6 +164,21 @@ impl Ca {
             .map_err(|e| format!("a certificate that it issues does not verify: {e}"))
     }
 
+    /// The name of the root at the end of its chain.
+    pub fn root_id(&self) -> Option<RootId> {
+        self.chain.last().map(root_id)
+    }
+
+    /// When it ends: the first end of life in its chain.
+    pub fn not_after(&self) -> SystemTime {
+        self.not_after
+    }
+
+    /// Its chain and its key as PEM, to be kept.
+    pub(crate) fn secrets(&self) -> (String, Zeroizing<String>) {
+        (self.chain_pem.concat(), Zeroizing::new(self.issuer.key().serialize_pem()))
+    }
+
     /// The root as PEM.
     pub fn root_pem(&self) -> &str {
         self.chain_pem.last().map_or("", String::as_str)
@@ -210,6 +226,14 @@ impl Ca {
             return Err(SignError::KeyKind);
         }
         let failed = |e: rcgen::Error| SignError::Sign(e.to_string());
+        // Agents of other meshes name the identity itself.
+        let foreign = request.params.subject_alt_names.iter().find(|name| !is_identity(name, id));
+        if let Some(foreign) = foreign {
+            return Err(SignError::Names(format!("{foreign:?}").chars().take(200).collect()));
+        }
+        if matches!(request.params.is_ca, IsCa::Ca(_)) {
+            return Err(SignError::Names("the powers of a CA".to_owned()));
+        }
         let uri = rcgen::string::Ia5String::try_from(id.as_str()).map_err(failed)?;
         let mut params = self.leaf_params(life.min(SVID_LIFE), now);
         params.subject_alt_names = vec![SanType::URI(uri)];
@@ -261,7 +285,11 @@ fn host(name: &str) -> Result<SanType, CaError> {
     rcgen::string::Ia5String::try_from(name).map(SanType::DnsName).map_err(|_| wrong())
 }
 
-fn to_pem(certificate: &CertificateDer<'_>) -> String {
+fn is_identity(name: &SanType, id: &SpiffeId) -> bool {
+    matches!(name, SanType::URI(uri) if uri.as_str() == id.as_str())
+}
+
+pub(crate) fn to_pem(certificate: &CertificateDer<'_>) -> String {
     let body = data_encoding::BASE64.encode(certificate);
     let lines: Vec<&str> =
         body.as_bytes().chunks(64).filter_map(|line| std::str::from_utf8(line).ok()).collect();

@@ -2,6 +2,8 @@
 //! whoever connects and says nothing is let go. It asks for no client certificate, since nodes prove
 //! themselves by their tokens.
 
+mod limited;
+
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -13,13 +15,17 @@ use rustls::ServerConfig;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 
+use crate::authority::Authority;
 use crate::ca::{Ca, CaError};
+use crate::refusals::Refusals;
+use lark_core::explain::CaRefusal;
+pub use limited::Limited;
+use limited::Room;
 
 /// How long a handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -36,20 +42,44 @@ pub enum ServingError {
     /// No certificate could be made.
     #[error("the controller's own certificate cannot be made: {0}")]
     Make(#[from] CaError),
+    /// There is no key to make one with.
+    #[error("the controller has the key of none of its roots, so it cannot prove itself to agents")]
+    NoKey,
     /// rustls does not take it.
     #[error("the controller's own certificate cannot be used: {0}")]
     Tls(#[from] rustls::Error),
 }
 
+/// Who vouches for the CA's own listener; it may change.
+pub trait Vouches: Send + Sync + 'static {
+    /// The CA that vouches now.
+    fn vouching(&self) -> Option<Arc<Ca>>;
+}
+
+impl Vouches for Authority {
+    fn vouching(&self) -> Option<Arc<Ca>> {
+        self.serving()
+    }
+}
+
+/// One CA for ever, for tests and tools.
+impl Vouches for Arc<Ca> {
+    fn vouching(&self) -> Option<Arc<Ca>> {
+        Some(self.clone())
+    }
+}
+
 /// The certificate that the CA shows to agents.
 pub struct ServingCertificate {
-    ca: Arc<Ca>,
+    by: Arc<dyn Vouches>,
     names: Vec<String>,
     current: ArcSwap<Current>,
 }
 
 struct Current {
     certified: Arc<CertifiedKey>,
+    /// By whom it was made.
+    by: Arc<Ca>,
     /// When the next one is made.
     until: SystemTime,
 }
@@ -65,20 +95,24 @@ impl ServingCertificate {
     ///
     /// # Errors
     /// When a name is none, or the certificate cannot be made.
-    pub fn new(ca: Arc<Ca>, names: Vec<String>, now: SystemTime) -> Result<Arc<Self>, ServingError> {
-        let current = ArcSwap::from_pointee(make(&ca, &names, now)?);
-        Ok(Arc::new(Self { ca, names, current }))
+    pub fn new(by: Arc<dyn Vouches>, names: Vec<String>, now: SystemTime) -> Result<Arc<Self>, ServingError> {
+        let ca = by.vouching().ok_or(ServingError::NoKey)?;
+        let current = ArcSwap::from_pointee(make(ca, &names, now)?);
+        Ok(Arc::new(Self { by, names, current }))
     }
 
-    /// Makes a new one if half of the life is over. What is served stays if that fails.
+    /// Makes a new one if half of the life is over, or another CA vouches now. What is served stays if
+    /// that fails.
     ///
     /// # Errors
     /// As for the first.
     pub fn renew_if_due(&self, now: SystemTime) -> Result<bool, ServingError> {
-        if now < self.current.load().until {
+        let ca = self.by.vouching().ok_or(ServingError::NoKey)?;
+        let current = self.current.load();
+        if now < current.until && Arc::ptr_eq(&current.by, &ca) {
             return Ok(false);
         }
-        self.current.store(Arc::new(make(&self.ca, &self.names, now)?));
+        self.current.store(Arc::new(make(ca, &self.names, now)?));
         Ok(true)
     }
 
@@ -95,13 +129,13 @@ impl ServingCertificate {
     }
 }
 
-fn make(ca: &Ca, names: &[String], now: SystemTime) -> Result<Current, ServingError> {
+fn make(ca: Arc<Ca>, names: &[String], now: SystemTime) -> Result<Current, ServingError> {
     let (chain, secret) = ca.serving(names, SVID_LIFE, now)?;
     let secret = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(secret.as_slice()));
     let signing = rustls::crypto::aws_lc_rs::sign::any_ecdsa_type(&secret)?;
     // Half of the life, without jitter: nobody else does the same at that time.
     let until = renew_at(now, now + SVID_LIFE, u32::MAX / 2);
-    Ok(Current { certified: Arc::new(CertifiedKey::new(chain, signing)), until })
+    Ok(Current { certified: Arc::new(CertifiedKey::new(chain, signing)), by: ca, until })
 }
 
 impl ResolvesServerCert for ServingCertificate {
@@ -117,7 +151,8 @@ impl ResolvesServerCert for ServingCertificate {
 pub fn accept(
     listener: TcpListener,
     certificate: Arc<ServingCertificate>,
-) -> Result<ReceiverStream<io::Result<TlsStream<TcpStream>>>, ServingError> {
+    refusals: Refusals,
+) -> Result<ReceiverStream<io::Result<Limited>>, ServingError> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
@@ -127,18 +162,20 @@ pub fn accept(
     // A resumed session would outlive the certificate that it was made under.
     config.send_tls13_tickets = 0;
     let (ready, streams) = mpsc::channel(16);
-    tokio::spawn(run(listener, TlsAcceptor::from(Arc::new(config)), ready));
+    tokio::spawn(run(listener, TlsAcceptor::from(Arc::new(config)), ready, refusals));
     Ok(ReceiverStream::new(streams))
 }
 
 async fn run(
     listener: TcpListener,
     acceptor: TlsAcceptor,
-    ready: mpsc::Sender<io::Result<TlsStream<TcpStream>>>,
+    ready: mpsc::Sender<io::Result<Limited>>,
+    refusals: Refusals,
 ) {
-    let room = Arc::new(Semaphore::new(HANDSHAKES));
+    let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
+    let room = Room::default();
     loop {
-        let Ok(permit) = room.clone().acquire_owned().await else { return };
+        let Ok(permit) = handshakes.clone().acquire_owned().await else { return };
         let accepted = tokio::select! {
             () = ready.closed() => return,
             accepted = listener.accept() => accepted,
@@ -151,15 +188,30 @@ async fn run(
                 continue;
             }
         };
-        let (acceptor, ready) = (acceptor.clone(), ready.clone());
+        let refuse = |reason: CaRefusal, error: String| {
+            if let Some(left_out) = refusals.count(reason) {
+                tracing::warn!(reason = reason.label(), %peer, error, left_out, "a client of the CA API is refused");
+            }
+        };
+        let Some(place) = room.take(peer.ip()) else {
+            refuse(CaRefusal::ConnectionLimit, "too many connections are open".to_owned());
+            continue;
+        };
+        let (acceptor, ready, refusals) = (acceptor.clone(), ready.clone(), refusals.clone());
         tokio::spawn(async move {
+            let refuse = |error: String| {
+                let reason = CaRefusal::Handshake;
+                if let Some(left_out) = refusals.count(reason) {
+                    tracing::warn!(reason = reason.label(), %peer, error, left_out, "no TLS with a client of the CA API");
+                }
+            };
             let _ = stream.set_nodelay(true);
             match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
                 // No receiver: the service has stopped.
-                Ok(Ok(stream)) => drop(ready.send(Ok(stream)).await),
+                Ok(Ok(stream)) => drop(ready.send(Ok(Limited::new(stream, place))).await),
                 // An agent with another root file shows here as an alert.
-                Ok(Err(error)) => tracing::warn!(%peer, %error, "no TLS with a client of the CA API"),
-                Err(_) => tracing::warn!(%peer, "a client of the CA API did not finish its TLS handshake"),
+                Ok(Err(error)) => refuse(error.to_string()),
+                Err(_) => refuse("it did not finish its TLS handshake".to_owned()),
             }
             drop(permit);
         });
@@ -175,7 +227,8 @@ mod tests {
     fn the_serving_certificate_is_renewed_at_half_life() {
         let now = SystemTime::now();
         let (ca, _) = Ca::create(&TrustDomain::new("cluster.local").unwrap(), now).unwrap();
-        let served = ServingCertificate::new(Arc::new(ca), vec!["localhost".to_owned()], now).unwrap();
+        let ca = Arc::new(Arc::new(ca));
+        let served = ServingCertificate::new(ca, vec!["localhost".to_owned()], now).unwrap();
         let leaf = || served.current.load().certified.cert[0].clone();
         let first = leaf();
         assert!(!served.renew_if_due(now + SVID_LIFE / 3).unwrap());

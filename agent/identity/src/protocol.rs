@@ -1,6 +1,9 @@
 //! The CA API's messages, `istio.v1.auth.IstioCertificateService` (Istio's `ca.proto`): one unary
 //! call that sends a CSR and gets a chain.
 
+/// The stream between agents and their controller, which is Lark's own.
+pub mod node;
+
 /// Path of the one method.
 pub const CREATE_CERTIFICATE: &str = "/istio.v1.auth.IstioCertificateService/CreateCertificate";
 /// Name of the service.

@@ -1,37 +1,36 @@
 //! The CA API's accepting end: who asks, and may he have it?
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use lark_core::constants::SVID_LIFE;
+use lark_core::constants::{CA_BURST, CA_PER_SECOND, SVID_LIFE};
 use lark_core::explain::CaRefusal;
 use lark_core::identity::SpiffeId;
+use lark_core::rate::Allowance;
 use tonic::body::Body;
 use tonic::server::{Grpc, NamedService, UnaryService};
 use tonic::{Code, Request, Response, Status};
 use tonic_prost::ProstCodec;
 
-use crate::ca::{Ca, SignError};
+use crate::authority::Authority;
+use crate::ca::SignError;
+use crate::members::{Authenticator, TokenRefused};
+use crate::nodes::Nodes;
 use crate::protocol::{
     CREATE_CERTIFICATE, IstioCertificateRequest, IstioCertificateResponse, MESSAGE_MAX, SERVICE,
 };
+use crate::refusals::Refusals;
 
 /// Characters of a refusal's sentence that are sent and logged.
 const SENTENCE_MAX: usize = 600;
 /// Characters of an identity that was asked for, in the log.
 const IDENTITY_SHOWN: usize = 300;
-
-/// Says which node a bearer token belongs to.
-pub trait Authenticator: Send + Sync + 'static {
-    /// The node, or nothing if the token is nobody's.
-    fn node(&self, token: &str) -> Option<Arc<str>>;
-}
 
 /// Says where workloads run.
 pub trait Placement: Send + Sync + 'static {
@@ -39,24 +38,30 @@ pub trait Placement: Send + Sync + 'static {
     fn runs(&self, node: &str, identity: &SpiffeId) -> bool;
 }
 
-impl Authenticator for crate::token::JoinTokens {
-    fn node(&self, token: &str) -> Option<Arc<str>> {
-        Self::node(self, token)
-    }
-}
-
-impl Authenticator for Arc<crate::token::TokenFile> {
-    fn node(&self, token: &str) -> Option<Arc<str>> {
-        self.tokens().node(token)
-    }
-}
-
 /// Why nothing is issued; also the label of a counter.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IssueError {
-    /// No token, or nobody's.
-    #[error("the token is missing or no node's; see the controller's file of join tokens")]
-    Unauthenticated,
+    /// The token is not accepted.
+    #[error(transparent)]
+    Token(#[from] TokenRefused),
+    /// The node asks too often.
+    #[error(
+        "node {node} asks for more than {CA_BURST} certificates at once and {CA_PER_SECOND} a second; it is slowed down"
+    )]
+    RateLimited {
+        /// The asking node.
+        node: Arc<str>,
+    },
+    /// The node may not know the roots of a rotation.
+    #[error(
+        "a root rotation is under way ({phase}), and node {node} has not yet said that it holds its roots"
+    )]
+    BundleBehind {
+        /// The asking node.
+        node: Arc<str>,
+        /// The phase.
+        phase: &'static str,
+    },
     /// No identity was named.
     #[error("the request names no ImpersonatedIdentity")]
     NoIdentity,
@@ -80,13 +85,17 @@ impl IssueError {
     /// The reason, from a closed set that `lark explain` knows.
     pub const fn reason(&self) -> CaRefusal {
         match self {
-            Self::Unauthenticated => CaRefusal::Unauthenticated,
+            Self::Token(error) => token_reason(*error),
+            Self::RateLimited { .. } => CaRefusal::RateLimited,
+            Self::BundleBehind { .. } => CaRefusal::BundleBehind,
             Self::NoIdentity => CaRefusal::NoImpersonatedIdentity,
             Self::BadIdentity(_) => CaRefusal::BadIdentity,
             Self::NotPlaced { .. } => CaRefusal::NotPlaced,
             Self::Csr(SignError::TooLarge(_)) => CaRefusal::CsrTooLarge,
             Self::Csr(SignError::Csr(_)) => CaRefusal::CsrUnusable,
             Self::Csr(SignError::KeyKind) => CaRefusal::CsrKeyKind,
+            Self::Csr(SignError::Names(_)) => CaRefusal::CsrNames,
+            Self::Csr(SignError::NoIssuer(_)) => CaRefusal::NoIssuer,
             Self::Csr(SignError::Expired { .. }) => CaRefusal::CaExpired,
             Self::Csr(SignError::Sign(_)) => CaRefusal::SigningFailed,
         }
@@ -99,21 +108,50 @@ impl IssueError {
 
     fn code(&self) -> Code {
         match self {
-            Self::Unauthenticated => Code::Unauthenticated,
+            Self::Token(_) => Code::Unauthenticated,
+            Self::RateLimited { .. } => Code::ResourceExhausted,
             Self::NotPlaced { .. } => Code::PermissionDenied,
             Self::Csr(SignError::Sign(_)) => Code::Internal,
-            Self::Csr(SignError::Expired { .. }) => Code::FailedPrecondition,
+            Self::BundleBehind { .. } | Self::Csr(SignError::Expired { .. } | SignError::NoIssuer(_)) => {
+                Code::FailedPrecondition
+            }
             Self::NoIdentity | Self::BadIdentity(_) | Self::Csr(_) => Code::InvalidArgument,
         }
     }
 }
 
+const fn token_reason(error: TokenRefused) -> CaRefusal {
+    match error {
+        TokenRefused::Unknown => CaRefusal::Unauthenticated,
+        TokenRefused::Expired => CaRefusal::TokenExpired,
+        TokenRefused::Used => CaRefusal::TokenUsed,
+    }
+}
+
+/// The bearer token of a request.
+pub(crate) fn bearer(metadata: &tonic::metadata::MetadataMap) -> Option<&str> {
+    metadata.get("authorization")?.to_str().ok()?.strip_prefix("Bearer ")
+}
+
+/// Counts and says that a token was refused, and makes the answer.
+pub(crate) fn refused_token(refusals: &Refusals, error: TokenRefused, peer: &str, what: &str) -> Status {
+    let reason = token_reason(error);
+    if let Some(left_out) = refusals.count(reason) {
+        tracing::warn!(reason = reason.label(), peer, %error, left_out, "{what}");
+    }
+    Status::unauthenticated(error.to_string())
+}
+
 struct Inner {
-    ca: Arc<Ca>,
-    authenticator: Box<dyn Authenticator>,
+    authority: Arc<Authority>,
+    authenticator: Arc<dyn Authenticator>,
+    nodes: Nodes,
     placement: Box<dyn Placement>,
+    began: Instant,
+    /// Only nodes that proved themselves get in.
+    allowances: Mutex<HashMap<Arc<str>, Allowance>>,
     issued: AtomicU64,
-    refused: Mutex<BTreeMap<&'static str, u64>>,
+    refusals: Refusals,
 }
 
 /// What was asked, as far as it is known when it is refused.
@@ -129,25 +167,29 @@ pub struct CaService(Arc<Inner>);
 
 impl std::fmt::Debug for CaService {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("CaService").field(&self.0.ca).finish()
+        f.debug_tuple("CaService").field(&self.0.authority).finish()
     }
 }
 
 impl CaService {
-    /// A service that issues from `ca`.
-    pub fn new(ca: Arc<Ca>, authenticator: impl Authenticator, placement: impl Placement) -> Self {
+    /// A service that issues from `authority` what nodes may have.
+    pub fn new(
+        authority: Arc<Authority>,
+        authenticator: Arc<dyn Authenticator>,
+        nodes: Nodes,
+        placement: impl Placement,
+        refusals: Refusals,
+    ) -> Self {
         Self(Arc::new(Inner {
-            ca,
-            authenticator: Box::new(authenticator),
+            authority,
+            authenticator,
+            nodes,
             placement: Box::new(placement),
+            began: Instant::now(),
+            allowances: Mutex::default(),
             issued: AtomicU64::new(0),
-            refused: Mutex::default(),
+            refusals,
         }))
-    }
-
-    /// The CA.
-    pub fn ca(&self) -> &Ca {
-        &self.0.ca
     }
 
     /// Certificates issued so far.
@@ -155,9 +197,16 @@ impl CaService {
         self.0.issued.load(Ordering::Relaxed)
     }
 
-    /// Requests refused so far, by [`IssueError::label`].
+    /// Requests refused so far, by reason.
     pub fn refused(&self) -> BTreeMap<&'static str, u64> {
-        self.0.refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.refusals.counts().into_iter().map(|(reason, count)| (reason.label(), count)).collect()
+    }
+
+    fn within_rate(&self, node: &Arc<str>) -> bool {
+        let now = self.0.began.elapsed();
+        let mut all = self.0.allowances.lock().unwrap_or_else(PoisonError::into_inner);
+        let allowance = all.entry(node.clone()).or_insert_with(|| Allowance::full(CA_BURST, now));
+        allowance.take(CA_BURST, CA_PER_SECOND, now)
     }
 
     fn issue(
@@ -167,22 +216,29 @@ impl CaService {
     ) -> Result<Vec<String>, IssueError> {
         let message = request.get_ref();
         asked.identity = message.identity().map(|identity| clip(identity, IDENTITY_SHOWN));
-        let token = request
-            .metadata()
-            .get("authorization")
-            .and_then(|v| v.to_str().ok())
-            .and_then(|v| v.strip_prefix("Bearer "))
-            .ok_or(IssueError::Unauthenticated)?;
-        let node = self.0.authenticator.node(token).ok_or(IssueError::Unauthenticated)?;
+        let now = SystemTime::now();
+        let token = bearer(request.metadata()).ok_or(TokenRefused::Unknown)?;
+        let node = self.0.authenticator.authenticate(token, now)?.node;
         asked.node = Some(node.clone());
+        // Before anything that costs more than a hash.
+        if !self.within_rate(&node) {
+            return Err(IssueError::RateLimited { node });
+        }
         let identity: SpiffeId =
             message.identity().ok_or(IssueError::NoIdentity)?.parse().map_err(IssueError::BadIdentity)?;
         if !self.0.placement.runs(&node, &identity) {
             return Err(IssueError::NotPlaced { node, identity });
         }
+        // The issuer and whether the node may have its certificates belong to one state.
+        let state = self.0.authority.state();
+        if !self.0.nodes.may_have(&state, &node) {
+            return Err(IssueError::BundleBehind { node, phase: state.phase.label() });
+        }
+        let ca = self.0.authority.ca(state.plan().issuer);
+        let ca = ca.ok_or(SignError::NoIssuer(state.plan().issuer))?;
         let wanted = u64::try_from(message.validity_duration).unwrap_or(0);
         let life = if wanted == 0 { SVID_LIFE } else { Duration::from_secs(wanted) };
-        let chain = self.0.ca.sign(&message.csr, &identity, life, SystemTime::now())?;
+        let chain = ca.sign(&message.csr, &identity, life, now)?;
         tracing::info!(%node, %identity, "certificate issued");
         Ok(chain)
     }
@@ -199,18 +255,19 @@ impl CaService {
             }
             Err(error) => {
                 let reason = error.label();
-                *self.0.refused.lock().unwrap_or_else(PoisonError::into_inner).entry(reason).or_default() +=
-                    1;
                 let peer = request.remote_addr().map(|a| a.to_string()).unwrap_or_default();
                 let sentence = clip(&error.to_string(), SENTENCE_MAX);
-                tracing::warn!(
-                    reason,
-                    peer,
-                    node = asked.node.as_deref().unwrap_or("unknown"),
-                    identity = asked.identity.as_deref().unwrap_or("none"),
-                    error = sentence,
-                    "certificate refused"
-                );
+                if let Some(left_out) = self.0.refusals.count(error.reason()) {
+                    tracing::warn!(
+                        reason,
+                        peer,
+                        node = asked.node.as_deref().unwrap_or("unknown"),
+                        identity = asked.identity.as_deref().unwrap_or("none"),
+                        error = sentence,
+                        left_out,
+                        "certificate refused"
+                    );
+                }
                 Err(Status::new(error.code(), sentence))
             }
         }
@@ -226,13 +283,15 @@ impl NamedService for CaService {
     const NAME: &'static str = SERVICE;
 }
 
-struct Create(CaService);
+/// One call, and whether its message could be read.
+struct Create(CaService, Arc<AtomicBool>);
 
 impl UnaryService<IstioCertificateRequest> for Create {
     type Response = IstioCertificateResponse;
     type Future = std::future::Ready<Result<Response<Self::Response>, Status>>;
 
     fn call(&mut self, request: Request<IstioCertificateRequest>) -> Self::Future {
+        self.1.store(true, Ordering::Relaxed);
         std::future::ready(self.0.answer(&request))
     }
 }
@@ -247,7 +306,9 @@ impl tower::Service<http::Request<Body>> for CaService {
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let create = Create(self.clone());
+        let read = Arc::new(AtomicBool::new(false));
+        let create = Create(self.clone(), read.clone());
+        let service = self.clone();
         Box::pin(async move {
             if request.uri().path() != CREATE_CERTIFICATE {
                 return Ok(Status::unimplemented("only CreateCertificate is served").into_http());
@@ -256,7 +317,15 @@ impl tower::Service<http::Request<Body>> for CaService {
             let mut grpc = Grpc::new(codec)
                 .max_decoding_message_size(MESSAGE_MAX)
                 .max_encoding_message_size(MESSAGE_MAX);
-            Ok(grpc.unary(create, request).await)
+            let answer = grpc.unary(create, request).await;
+            if !read.load(Ordering::Relaxed) {
+                let reason = CaRefusal::MessageUnusable;
+                if let Some(left_out) = service.0.refusals.count(reason) {
+                    let error = answer.headers().get("grpc-message").and_then(|m| m.to_str().ok());
+                    tracing::warn!(reason = reason.label(), error, left_out, "a request cannot be read");
+                }
+            }
+            Ok(answer)
         })
     }
 }

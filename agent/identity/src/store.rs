@@ -1,15 +1,16 @@
 //! The SVIDs of a node, kept valid.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use lark_core::constants::SVID_LIFE;
 use lark_core::explain::CaRequest;
 use lark_core::identity::SpiffeId;
-use lark_core::identity::schedule::{backoff, renew_at, rest, warn_at};
+use lark_core::identity::schedule::{Urgency, backoff, renew_at, rest, urgency, warn_at};
+use lark_core::rotation::RootId;
 use rcgen::{CertificateParams, KeyPair};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -21,10 +22,13 @@ use zeroize::Zeroizing;
 
 use crate::client::{Issuer, RequestError};
 use crate::svid::{Svid, TrustBundle};
-use crate::verify::{Usage, VerifyError, validity, verify_chain};
+use crate::verify::{Usage, VerifyError, validity, verify_path};
 
 /// Requests to the CA at once.
 const CONCURRENT: usize = 8;
+
+/// Wait after a certificate of another root than the wanted one.
+const OTHER_ROOT_PAUSE: Duration = Duration::from_secs(1);
 
 /// The time; injected so that tests can move it.
 pub type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
@@ -57,6 +61,10 @@ impl RenewError {
             Self::Key(_) => CaRequest::KeyFailed.label(),
             Self::Answer(_) => CaRequest::AnswerUnusable.label(),
             Self::BrokeOff(_) => CaRequest::BrokeOff.label(),
+            // It was made this very moment: only a clock can say that it is of another time.
+            Self::Verify(VerifyError::NotYetValid { .. } | VerifyError::Expired { .. }) => {
+                CaRequest::ClockSkew.label()
+            }
             Self::Verify(error) => error.cause().label(),
         }
     }
@@ -101,9 +109,26 @@ struct Inner {
     bundle: ArcSwap<TrustBundle>,
     wanted: watch::Sender<BTreeSet<SpiffeId>>,
     changed: watch::Sender<u64>,
+    /// The root from which certificates are to hang, if somebody says so.
+    preferred: watch::Sender<Option<RootId>>,
+    /// Requests under way.
+    asking: AtomicUsize,
+    /// By how many seconds this node's clock is ahead of the controller's.
+    skew: Mutex<Option<i64>>,
     clock: Clock,
     /// Of the certificates that are asked for, in seconds.
     life: AtomicU64,
+}
+
+/// What a node holds now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holdings {
+    /// Roots that it trusts.
+    pub roots: Vec<RootId>,
+    /// Roots from which its valid certificates hang.
+    pub svids: Vec<RootId>,
+    /// Whether requests for certificates are under way.
+    pub asking: bool,
 }
 
 /// The SVIDs of a node. Cheap to clone; reading takes no lock.
@@ -124,6 +149,9 @@ impl SvidStore {
             bundle: ArcSwap::from_pointee(bundle),
             wanted: watch::Sender::default(),
             changed: watch::Sender::default(),
+            preferred: watch::Sender::default(),
+            asking: AtomicUsize::new(0),
+            skew: Mutex::default(),
             clock,
             life: AtomicU64::new(SVID_LIFE.as_secs()),
         }))
@@ -158,6 +186,31 @@ impl SvidStore {
     pub fn set_bundle(&self, bundle: TrustBundle) {
         self.0.bundle.store(Arc::new(bundle));
         self.notify();
+    }
+
+    /// Certificates are to hang from this root: others are replaced now, not at their time.
+    pub fn prefer(&self, root: RootId) {
+        self.0.preferred.send_if_modified(|preferred| preferred.replace(root) != Some(root));
+    }
+
+    /// What this node holds now.
+    pub fn holdings(&self) -> Holdings {
+        // First of all: what was under way before and is not any more is among the certificates.
+        let asking = self.0.asking.load(Ordering::SeqCst) > 0;
+        let now = self.now();
+        let entries = self.0.entries.load();
+        let valid = entries.values().filter_map(|e| e.svid.as_ref()).filter(|svid| svid.is_valid(now));
+        let svids: BTreeSet<RootId> = valid.map(|svid| svid.root).collect();
+        Holdings { roots: self.bundle().ids().to_vec(), svids: svids.into_iter().collect(), asking }
+    }
+
+    /// By how many seconds this node's clock is ahead of the controller's, as far as it is known.
+    pub fn clock_skew(&self) -> Option<i64> {
+        *self.0.skew.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn set_clock_skew(&self, ahead: Option<i64>) -> Option<i64> {
+        std::mem::replace(&mut *self.0.skew.lock().unwrap_or_else(PoisonError::into_inner), ahead)
     }
 
     /// Says which identities this node needs from now on. Others are forgotten, with their keys.
@@ -243,6 +296,7 @@ impl SvidStore {
     /// tried again, later and later. To be dropped at will.
     pub async fn renew<I: Issuer>(self, issuer: Arc<I>) {
         let mut wanted = self.0.wanted.subscribe();
+        let mut preferred = self.0.preferred.subscribe();
         let mut due: BTreeMap<SpiffeId, Due> = BTreeMap::new();
         let mut running = JoinSet::new();
         let mut asking: HashMap<tokio::task::Id, SpiffeId> = HashMap::new();
@@ -258,11 +312,21 @@ impl SvidStore {
                     self.keep_only(&set);
                 }
             }
-            for (id, entry) in due.iter_mut().filter(|(_, d)| !d.running && d.wait(now).is_zero()) {
+            let root = *preferred.borrow_and_update();
+            for (id, entry) in &mut due {
+                // Of another root than is wanted: at once.
+                let svid = root.and_then(|_| self.current(id));
+                if svid.is_some_and(|svid| Some(svid.root) != root) {
+                    entry.at = None;
+                }
+                if entry.running || !entry.wait(now).is_zero() {
+                    continue;
+                }
                 if running.len() >= CONCURRENT {
                     break;
                 }
                 entry.running = true;
+                self.0.asking.fetch_add(1, Ordering::SeqCst);
                 let (store, issuer, identity) = (self.clone(), issuer.clone(), id.clone());
                 let task = running.spawn(async move { store.obtain(issuer.as_ref(), &identity).await });
                 asking.insert(task.id(), id.clone());
@@ -284,8 +348,11 @@ impl SvidStore {
                     if let Some(id) = asking.remove(&task) {
                         self.finish(&mut due, &id, result);
                     }
+                    self.0.asking.fetch_sub(1, Ordering::SeqCst);
+                    self.notify();
                 }
                 result = wanted.changed() => if result.is_err() { return },
+                result = preferred.changed() => if result.is_err() { return },
                 () = tokio::time::sleep(wait.clamp(Duration::from_millis(5), Duration::from_secs(1))) => {}
             }
         }
@@ -299,16 +366,41 @@ impl SvidStore {
             Ok(svid) => {
                 tracing::info!(identity = %id, serial = %svid.serial, "certificate obtained");
                 let at = renew_at(svid.not_before, svid.not_after, chance);
-                let earliest = Instant::now() + rest(at, svid.not_after, now);
+                // A CA that does not yet issue from the wanted root is not asked in a loop.
+                let other = self.0.preferred.borrow().is_some_and(|root| root != svid.root);
+                let pause = if other { OTHER_ROOT_PAUSE } else { Duration::ZERO };
+                let earliest = Instant::now() + rest(at, svid.not_after, now).max(pause);
                 *entry = Due { at: Some(at), earliest, failures: 0, running: false };
                 self.put(svid);
             }
             Err(error) => {
                 entry.failures += 1;
                 entry.earliest = Instant::now() + backoff(entry.failures, chance);
-                let kept = self.valid(id).is_some();
-                tracing::warn!(identity = %id, cause = error.cause(), %error, failures = entry.failures, kept, "no certificate from the CA");
+                self.tell(id, &error, entry.failures, now);
                 self.fail(id, &error);
+            }
+        }
+    }
+
+    /// As loud as it is urgent: an outage that nobody notices is no reason to wake anybody.
+    fn tell(&self, id: &SpiffeId, error: &RenewError, failures: u32, now: SystemTime) {
+        let svid = self.current(id);
+        let life = svid.as_ref().map(|svid| (svid.not_before, svid.not_after));
+        let kept = svid.as_ref().is_some_and(|svid| svid.is_valid(now));
+        let left = svid.and_then(|svid| svid.not_after.duration_since(now).ok()).map_or(0, |d| d.as_secs());
+        let cause = error.cause();
+        match urgency(life, now) {
+            Urgency::Calm => {
+                tracing::info!(identity = %id, cause, %error, failures, kept, left_seconds = left, "no new certificate from the CA yet; there is time");
+            }
+            Urgency::Late => {
+                tracing::warn!(identity = %id, cause, %error, failures, kept, left_seconds = left, "no certificate from the CA");
+            }
+            Urgency::Alarm if kept => {
+                tracing::error!(identity = %id, cause, %error, failures, left_seconds = left, "no certificate from the CA, and the one in use is about to expire");
+            }
+            Urgency::Alarm => {
+                tracing::error!(identity = %id, cause, %error, failures, "the certificate has expired: connections of this identity are refused");
             }
         }
     }
@@ -355,7 +447,7 @@ fn key_and_csr() -> Result<(Zeroizing<KeyPair>, String), RenewError> {
     Ok((key, csr))
 }
 
-fn chance() -> u32 {
+pub(crate) fn chance() -> u32 {
     let mut bytes = [0; 4];
     // Without randomness renewals are merely less spread.
     let _ = aws_lc_rs::rand::fill(&mut bytes);
@@ -382,12 +474,12 @@ fn accept(
     if rest.len() > 8 {
         return Err(unusable("its chain is longer than eight certificates"));
     }
-    for usage in [Usage::Client, Usage::Server] {
-        let found = verify_chain(leaf, rest, bundle, now, usage)?;
-        if found != *id {
-            return Err(VerifyError::Mismatch { expected: id.clone(), found }.into());
-        }
-    }
+    let proved = |usage| match verify_path(leaf, rest, bundle, now, usage)? {
+        (found, root) if found == *id => Ok(root),
+        (found, _) => Err(VerifyError::Mismatch { expected: id.clone(), found }),
+    };
+    let root = proved(Usage::Client)?;
+    proved(Usage::Server)?;
     let (not_before, not_after, serial) = validity(leaf)?;
     let secret = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialized_der()));
     let signing = rustls::crypto::aws_lc_rs::sign::any_ecdsa_type(&secret)
@@ -401,7 +493,7 @@ fn accept(
         .collect();
     let certified = CertifiedKey::new(sent, signing);
     certified.keys_match().map_err(|_| unusable("its leaf is for another key than ours"))?;
-    Ok(Svid { id: id.clone(), certified: Arc::new(certified), not_before, not_after, serial })
+    Ok(Svid { id: id.clone(), certified: Arc::new(certified), not_before, not_after, serial, root })
 }
 
 /// An SVID straight from a CA in this process, for tests and tools.

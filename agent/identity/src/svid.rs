@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use aws_lc_rs::digest;
 use lark_core::identity::SpiffeId;
+use lark_core::rotation::RootId;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, TrustAnchor};
 use rustls::sign::CertifiedKey;
@@ -21,6 +23,8 @@ pub struct Svid {
     pub not_after: SystemTime,
     /// Serial number in hexadecimal.
     pub serial: String,
+    /// The root that it hangs from.
+    pub root: RootId,
 }
 
 impl Svid {
@@ -35,6 +39,15 @@ impl Svid {
 pub struct TrustBundle {
     certificates: Vec<CertificateDer<'static>>,
     anchors: Vec<TrustAnchor<'static>>,
+    ids: Vec<RootId>,
+}
+
+/// The name of a root: SHA-256 of its certificate.
+pub fn root_id(certificate: &CertificateDer<'_>) -> RootId {
+    let mut sha256 = [0; 32];
+    let hash = digest::digest(&digest::SHA256, certificate);
+    sha256.iter_mut().zip(hash.as_ref()).for_each(|(to, from)| *to = *from);
+    RootId::new(sha256)
 }
 
 /// Why a file holds no usable roots.
@@ -84,7 +97,24 @@ impl TrustBundle {
                     .map_err(|source| BundleError::Anchor { number: i + 1, source })
             })
             .collect::<Result<_, _>>()?;
-        Ok(Self { certificates, anchors })
+        let ids = certificates.iter().map(root_id).collect();
+        Ok(Self { certificates, anchors, ids })
+    }
+
+    /// The names of the roots.
+    pub fn ids(&self) -> &[RootId] {
+        &self.ids
+    }
+
+    /// The name of the root that an anchor was made from.
+    pub fn id_of(&self, anchor: &TrustAnchor<'_>) -> Option<RootId> {
+        let place = self.anchors.iter().position(|own| own == anchor)?;
+        self.ids.get(place).copied()
+    }
+
+    /// The roots as PEM, one after the other.
+    pub fn to_pem(&self) -> String {
+        self.certificates.iter().map(crate::ca::to_pem).collect()
     }
 
     /// The roots as certificates.

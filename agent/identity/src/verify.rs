@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use lark_core::explain::Certificate;
 use lark_core::identity::{IdentityError, SpiffeId};
+use lark_core::rotation::RootId;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use webpki::KeyUsage;
 use x509_parser::extensions::GeneralName;
@@ -96,13 +97,27 @@ pub fn verify_chain(
     now: SystemTime,
     usage: Usage,
 ) -> Result<SpiffeId, VerifyError> {
+    verify_path(leaf, intermediates, bundle, now, usage).map(|(id, _)| id)
+}
+
+/// As [`verify_chain`], with the root that the chain led to.
+///
+/// # Errors
+/// Each says which check failed.
+pub fn verify_path(
+    leaf: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+    bundle: &TrustBundle,
+    now: SystemTime,
+    usage: Usage,
+) -> Result<(SpiffeId, RootId), VerifyError> {
     let since_epoch = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let end_entity = webpki::EndEntityCert::try_from(leaf).map_err(VerifyError::Chain)?;
     let key_usage = match usage {
         Usage::Client => KeyUsage::client_auth(),
         Usage::Server => KeyUsage::server_auth(),
     };
-    end_entity
+    let path = end_entity
         .verify_for_usage(
             webpki::ALL_VERIFICATION_ALGS,
             bundle.anchors(),
@@ -113,7 +128,9 @@ pub fn verify_chain(
             None,
         )
         .map_err(|error| explain(error, since_epoch))?;
-    spiffe_id(leaf)
+    let unknown = VerifyError::Chain(webpki::Error::UnknownIssuer);
+    let root = bundle.id_of(path.anchor()).ok_or(unknown)?;
+    Ok((spiffe_id(leaf)?, root))
 }
 
 fn explain(error: webpki::Error, now: Duration) -> VerifyError {

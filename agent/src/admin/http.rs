@@ -1,6 +1,8 @@
 //! Small answers over HTTP/1.1.
 
 use std::convert::Infallible;
+use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::Full;
@@ -8,32 +10,81 @@ use hyper::body::{Bytes, Incoming};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::Semaphore;
 
 /// How long a client may take for its request's header.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a connection may take as a whole.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
 /// Connections served at once.
-pub(super) const CONNECTIONS: usize = 64;
+const CONNECTIONS: usize = 64;
+/// Wait after an accept that failed, for want of descriptors most likely: the next one may find some.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-pub(super) type Answer = Response<Full<Bytes>>;
+/// What is answered.
+pub type Answer = Response<Full<Bytes>>;
 
-pub(super) fn text(status: StatusCode, kind: &'static str, body: String) -> Answer {
+/// An answer of plain text of some kind.
+pub fn text(status: StatusCode, kind: &'static str, body: String) -> Answer {
     let mut answer = Response::new(Full::new(Bytes::from(body)));
     *answer.status_mut() = status;
     answer.headers_mut().insert(hyper::header::CONTENT_TYPE, hyper::header::HeaderValue::from_static(kind));
     answer
 }
 
-pub(super) fn json<T: serde::Serialize>(value: &T) -> Answer {
+/// A value as JSON.
+pub fn json<T: serde::Serialize>(value: &T) -> Answer {
     match serde_json::to_string(value) {
         Ok(body) => text(StatusCode::OK, "application/json", body),
         Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, "text/plain", error.to_string()),
     }
 }
 
-/// Serves one connection with a function from request to answer.
-pub(super) async fn connection<S>(stream: S, answer: impl Fn(&Request<Incoming>) -> Answer)
+/// A listener of either kind.
+pub trait Accept: Send + 'static {
+    /// Its connections.
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+    /// The next one.
+    fn next(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+}
+
+impl Accept for TcpListener {
+    type Stream = TcpStream;
+    async fn next(&self) -> io::Result<TcpStream> {
+        self.accept().await.map(|(stream, _)| stream)
+    }
+}
+
+impl Accept for UnixListener {
+    type Stream = UnixStream;
+    async fn next(&self) -> io::Result<UnixStream> {
+        self.accept().await.map(|(stream, _)| stream)
+    }
+}
+
+/// Serves all connections with a function from request to answer, for ever.
+pub async fn serve<L: Accept>(
+    listener: L,
+    answer: impl Fn(&Request<Incoming>) -> Answer + Send + Sync + 'static,
+) {
+    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let answer = Arc::new(answer);
+    loop {
+        let Ok(permit) = room.clone().acquire_owned().await else { return };
+        let Ok(stream) = listener.next().await else {
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            continue;
+        };
+        let answer = answer.clone();
+        tokio::spawn(async move {
+            connection(stream, answer.as_ref()).await;
+            drop(permit);
+        });
+    }
+}
+
+async fn connection<S>(stream: S, answer: &(impl Fn(&Request<Incoming>) -> Answer + Sync))
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {

@@ -5,8 +5,9 @@ mod http;
 mod metrics;
 mod socket;
 
-pub use metrics::serve as serve_metrics;
-pub use socket::{AdminError, answers, bind, serve};
+pub use http::{Answer, json, serve as serve_http, text};
+pub use metrics::{answer as metrics_answer, serve as serve_metrics};
+pub use socket::{AdminError, answers, bind, serve, value};
 
 use lark_core::view::{
     BpfView, CertView, CheckView, ConnectionView, EdgeView, PolicyExplainView, PolicyView, ServiceView,

@@ -8,15 +8,14 @@ use std::sync::Arc;
 use hyper::{Method, StatusCode};
 use lark_core::question::{NoQuestion, Question};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
 
 use super::Source;
-use super::http::{Answer, CONNECTIONS, connection, json, text};
+use super::http::{Answer, json, serve as serve_http, text};
 
 /// Why there is no admin socket.
 #[derive(Debug, thiserror::Error)]
 pub enum AdminError {
-    /// Another agent listens there.
+    /// Another agent or controller listens there.
     #[error(
         "another agent answers on {path}; stop it first, take over from it by --take-over, or give this one another --admin-socket"
     )]
@@ -58,23 +57,17 @@ pub fn bind(path: &Path) -> Result<UnixListener, AdminError> {
 
 /// Serves the API for ever.
 pub async fn serve(listener: UnixListener, source: Arc<dyn Source>) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
-    loop {
-        let Ok(permit) = room.clone().acquire_owned().await else { return };
-        let Ok((stream, _)) = listener.accept().await else {
-            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-            continue;
-        };
-        let source = source.clone();
-        tokio::spawn(async move {
-            connection(stream, |request| {
-                let query = request.uri().query().unwrap_or_default();
-                answer(source.as_ref(), request.method(), request.uri().path(), query)
-            })
-            .await;
-            drop(permit);
-        });
-    }
+    serve_http(listener, move |request| {
+        let query = request.uri().query().unwrap_or_default();
+        answer(source.as_ref(), request.method(), request.uri().path(), query)
+    })
+    .await;
+}
+
+/// A value of a query string; what it has to be encoded for occurs in none of ours.
+pub fn value<'a>(query: &'a str, name: &str) -> &'a str {
+    let found = query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
+    found.unwrap_or_default()
 }
 
 fn answer(source: &dyn Source, method: &Method, path: &str, query: &str) -> Answer {

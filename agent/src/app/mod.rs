@@ -22,15 +22,17 @@ pub use process::{
 };
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, bail};
 use lark_bpf::{Kernel, KernelConfig};
 use lark_core::constants::{AHEAD_MAX, METRICS_PORT};
+use lark_identity::SvidStore;
 use lark_identity::client::CaClient;
-use lark_identity::{SvidStore, TrustBundle};
+use lark_identity::credential::Credentials;
+use lark_identity::follow::Follower;
+use lark_identity::roots::RootFiles;
 use lark_tunnel::TunnelSettings;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Notify, watch};
@@ -74,7 +76,8 @@ async fn agent(args: AgentArgs) -> anyhow::Result<()> {
         bail!("node {} has no address in discovery", args.node);
     };
     let metrics_at = args.metrics_listen.unwrap_or_else(|| SocketAddr::new(tunnel.ip(), METRICS_PORT));
-    let bundle = read_roots(&args.ca_root)?;
+    let roots = RootFiles::learning(args.ca_root.clone(), args.state_dir.join("roots.json"));
+    let bundle = roots.read()?;
     preflight::check()?;
     lark_sys::socket::raise_descriptor_limit();
 
@@ -99,13 +102,12 @@ async fn agent(args: AgentArgs) -> anyhow::Result<()> {
 
     let svids = SvidStore::new(bundle, Arc::new(SystemTime::now));
     svids.ask_for(Duration::from_secs(args.svid_life));
-    let issuer = Arc::new(CaClient {
-        url: args.ca_url.clone(),
-        root: args.ca_root.clone(),
-        token: args.token_file.clone(),
-    });
-    tokio::spawn(svids.clone().renew(issuer));
-    tokio::spawn(follow_roots(svids.clone(), args.ca_root.clone()));
+    let credentials = Credentials::kept_in(args.token_file.clone(), args.state_dir.join("credential"));
+    let issuer = CaClient { url: args.ca_url.clone(), roots: roots.clone(), credentials };
+    tokio::spawn(roots.follow(svids.clone()));
+    let follower = Follower::new(issuer.clone(), env!("CARGO_PKG_VERSION"));
+    let following = tokio::spawn(follower.run(svids.clone()));
+    tokio::spawn(svids.clone().renew(Arc::new(issuer)));
 
     let observer = Observer::new()?;
     let pods = Arc::<Pods>::default();
@@ -233,8 +235,9 @@ async fn agent(args: AgentArgs) -> anyhow::Result<()> {
         }
         result = capture => bail!("the reconciler ended: {result:?}"),
     };
-    // The kernel is whatever agent comes next's.
+    // The kernel is whatever agent comes next's, and what this one holds does not count any more.
     paused.send_replace(true);
+    following.abort();
     metrics.abort();
     drop(listeners);
     let is_succeeded = successor.is_some();
@@ -258,33 +261,5 @@ fn no_certificate(svids: &SvidStore, id: &lark_core::identity::SpiffeId) -> Stri
     match error {
         Some(error) => format!("no certificate yet: {error}"),
         None => "no certificate yet: the CA was asked".to_owned(),
-    }
-}
-
-fn read_roots(path: &Path) -> anyhow::Result<TrustBundle> {
-    let pem = std::fs::read(path).with_context(|| {
-        format!(
-            "the root certificates {} cannot be read; the controller writes them as root.pem",
-            path.display()
-        )
-    })?;
-    TrustBundle::from_pem(&pem).with_context(|| format!("root certificates {}", path.display()))
-}
-
-/// Follows the file of roots; one that is not usable changes nothing.
-async fn follow_roots(svids: SvidStore, path: std::path::PathBuf) {
-    loop {
-        tokio::time::sleep(Duration::from_secs(5)).await;
-        match read_roots(&path) {
-            Ok(bundle) if bundle.certificates() != svids.bundle().certificates() => {
-                tracing::info!(path = %path.display(), roots = bundle.certificates().len(), "root certificates changed");
-                svids.set_bundle(bundle);
-            }
-            Ok(_) => {}
-            Err(error) => tracing::warn!(
-                error = format!("{error:#}"),
-                "root certificates not usable; those from before stay"
-            ),
-        }
     }
 }

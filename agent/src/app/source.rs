@@ -240,6 +240,7 @@ impl Source for AgentSource {
         check::run(&Facts {
             discovery_error: self.discovery.health.borrow().error.clone(),
             heartbeat_age_ns: self.heartbeat.age_ns().ok().flatten(),
+            clock_skew: self.svids.clock_skew(),
             certs: self.certs(),
             maps: maps(&kernel),
             strays: strays.map(|p| p.name.clone()).collect(),

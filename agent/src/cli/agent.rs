@@ -35,17 +35,25 @@ pub struct AgentArgs {
     pub ca_url: String,
     /// PEM file of the root certificates to trust, the CA's own among them.
     ///
-    /// No default. The controller writes it as root.pem into its data directory.
+    /// No default. The controller writes it as root.pem into its data directory. What the controller says
+    /// later counts instead, until this file changes.
     #[arg(long, env = "LARK_CA_ROOT", value_name = "FILE")]
     pub ca_root: PathBuf,
     /// File with this node's join token.
     ///
-    /// No default. `lark token` makes one. Read anew at each request.
+    /// No default. `lark token` makes one. It is exchanged for a credential in --state-dir at the first
+    /// contact, and not needed afterwards.
     #[arg(long, env = "LARK_TOKEN_FILE", value_name = "FILE")]
     pub token_file: PathBuf,
+    /// Directory for what the agent must know after a restart: roots.json and credential.
+    ///
+    /// Default /var/lib/lark-agent, mode 0700. The roots that the controller told, and this node's
+    /// credential, a secret. Without it the node needs another join token.
+    #[arg(long, env = "LARK_STATE_DIR", value_name = "DIR", default_value = "/var/lib/lark-agent")]
+    pub state_dir: PathBuf,
     /// Life of the certificates that are asked for, in seconds.
     ///
-    /// Default 86400, at least 60. Each is renewed at half of its life. The CA may give shorter ones.
+    /// Default 86400, at least 60. Each is renewed before half of its life. The CA may give shorter ones.
     #[arg(long, env = "LARK_SVID_LIFE", value_name = "SECONDS", default_value_t = SVID_LIFE.as_secs(),
         value_parser = clap::value_parser!(u64).range(60..=86_400))]
     pub svid_life: u64,

@@ -3,6 +3,8 @@
 /// Flags of `lark agent`.
 pub mod agent;
 mod bpf;
+/// Flags of `lark ca`.
+pub mod ca;
 mod certs;
 mod check;
 mod client;
@@ -48,6 +50,8 @@ pub enum Command {
     Controller(ControllerArgs),
     /// Make a join token for a node's agent.
     Token(TokenArgs),
+    /// The roots of the mesh: make, show, replace and print them.
+    Ca(ca::CaArgs),
     /// Show workloads and whether they are captured.
     Workloads(Query),
     /// Show Services and whether they are in the mesh.
@@ -94,7 +98,7 @@ pub struct Query {
 /// Runs a query verb.
 ///
 /// # Errors
-/// With one sentence that says what to do. `agent`, `controller` and `token` are not queries.
+/// With one sentence that says what to do. `agent`, `controller`, `token` and `ca init` are not queries.
 pub async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Workloads(query) => workloads::run(&query).await,
@@ -108,6 +112,7 @@ pub async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Trace(args) => trace::run(&args).await,
         Command::Policy(args) => policy::run(&args).await,
         Command::Explain(args) => explain::run(&args),
+        Command::Ca(args) => ca::run(&args).await,
         Command::Completions(args) => completions::run(&args),
         Command::Version(args) => version::run(&args),
         Command::Agent(_) | Command::Controller(_) | Command::Token(_) => {

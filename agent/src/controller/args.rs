@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Args;
+use lark_core::constants::CONTROLLER_SOCKET;
 
 /// Runs until it is told to stop.
 #[derive(Debug, Clone, Args)]
@@ -13,10 +14,11 @@ pub struct ControllerArgs {
     /// No default. A node gets certificates for the workloads that this places on it, and no others.
     #[arg(long, env = "LARK_DISCOVERY", value_name = "file:PATH")]
     pub discovery: String,
-    /// Directory for the CA's certificate and key and for root.pem.
+    /// Directory for the CA's roots and keys, the state of their rotation, the nodes' credentials (as
+    /// hashes) and root.pem.
     ///
-    /// Default /var/lib/lark. The CA is made there at the first start; its key can be read by its owner
-    /// only. Whoever loses it must bring the new root to every agent.
+    /// Default /var/lib/lark. The CA is made there at the first start or by `lark ca init`; its keys can be
+    /// read by their owner only. Whoever loses it must bring the new root to every agent.
     #[arg(long, env = "LARK_DATA_DIR", value_name = "DIR", default_value = "/var/lib/lark")]
     pub data_dir: PathBuf,
     /// Address and port of the CA API.
@@ -30,14 +32,16 @@ pub struct ControllerArgs {
     /// controller's TLS certificate is made for these, and agents accept no others.
     #[arg(long, env = "LARK_CA_SAN", value_name = "NAME", value_delimiter = ',')]
     pub san: Vec<String>,
-    /// File of join tokens, a line `NODE HASH` each as `lark token` prints it.
+    /// File of the nodes that may be in the mesh, a line `NODE HASH EXPIRES` each as `lark token` prints it.
     ///
-    /// No default. Read anew when it changes; a broken one keeps the tokens known before.
+    /// No default. A node joins once, before EXPIRES, and stays until its line is taken out or replaced.
+    /// Read anew when it changes; a broken one keeps the lines known before.
     #[arg(long, env = "LARK_JOIN_TOKENS", value_name = "FILE")]
     pub join_tokens: PathBuf,
     /// PEM file of a CA certificate made elsewhere, with its chain up to the root.
     ///
-    /// Default: none, Lark makes its own in --data-dir. Needs --ca-key.
+    /// Default: none, Lark makes its own in --data-dir. Needs --ca-key. Read anew when either changes: one of
+    /// the same root is taken up at once, one of another root begins a rotation to it.
     #[arg(long, env = "LARK_CA_CERT", value_name = "FILE")]
     pub ca_cert: Option<PathBuf>,
     /// PEM file of that certificate's key (PKCS#8).
@@ -45,6 +49,16 @@ pub struct ControllerArgs {
     /// Default: none. Refused if everybody on the machine may read it.
     #[arg(long, env = "LARK_CA_KEY", value_name = "FILE")]
     pub ca_key: Option<PathBuf>,
+    /// Unix socket of the controller's admin API, for `lark ca`.
+    ///
+    /// Default /run/lark-controller/controller.sock, mode 0600.
+    #[arg(long, env = "LARK_CONTROLLER_SOCKET", value_name = "PATH", default_value = CONTROLLER_SOCKET)]
+    pub controller_socket: PathBuf,
+    /// Address and port for metrics and health.
+    ///
+    /// Default: port 15014 of the address of --listen.
+    #[arg(long, env = "LARK_CONTROLLER_METRICS_LISTEN", value_name = "ADDR:PORT")]
+    pub metrics_listen: Option<SocketAddr>,
     /// How log lines look: text or json.
     ///
     /// Default text.

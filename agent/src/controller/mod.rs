@@ -1,9 +1,14 @@
-//! `lark controller`: the CA API for the mesh's agents.
+//! `lark controller`: the CA API for the mesh's agents, and the roots that they trust.
 
+mod admin;
 mod args;
+mod init;
+mod rotation;
 mod token;
 
+pub use admin::catalogue;
 pub use args::ControllerArgs;
+pub use init::{InitArgs, run as run_init};
 pub use token::{TokenArgs, run as run_token};
 
 use std::net::SocketAddr;
@@ -11,24 +16,33 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, bail, ensure};
+use lark_core::constants::CONTROLLER_METRICS_PORT;
 use lark_core::identity::SpiffeId;
 use lark_core::snapshot::Snapshot;
 use lark_discovery::Discovery;
-use lark_identity::ca::Ca;
+use lark_identity::authority::Authority;
+use lark_identity::given::GivenFiles;
 use lark_identity::listener::{ServingCertificate, accept};
+use lark_identity::members::Members;
+use lark_identity::nodes::Nodes;
+use lark_identity::refusals::Refusals;
 use lark_identity::service::{CaService, Placement};
 use lark_identity::token::TokenFile;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tonic::transport::Server;
+
+use rotation::Rotation;
 
 /// Requests in work at once on one connection; each is short.
 const CONCURRENT: usize = 64;
 /// How long one request may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-/// An agent asks and leaves: longer stays only who means no good, or is gone.
-const CONNECTION_MAX_AGE: Duration = Duration::from_secs(300);
+/// A stream is opened anew after this time, by the certificate and the token of that time.
+const CONNECTION_MAX_AGE: Duration = Duration::from_secs(3600);
 const CONNECTION_GRACE: Duration = Duration::from_secs(10);
+/// A silent client is asked after this long whether it is still there, and given as long to answer.
+const KEEPALIVE: Duration = Duration::from_secs(10);
 /// Largest header block, in bytes: a token is far shorter.
 const HEADERS_MAX: u32 = 16 * 1024;
 
@@ -42,14 +56,23 @@ impl Placement for ByDiscovery {
 }
 
 /// A controller that listens, but does not yet answer.
-#[derive(Debug)]
 pub struct Controller {
     listener: TcpListener,
-    certificate: Arc<ServingCertificate>,
+    metrics: TcpListener,
+    socket: UnixListener,
+    rotation: Arc<Rotation>,
+    given: Option<GivenFiles>,
     tokens: Arc<TokenFile>,
     service: CaService,
+    refusals: Refusals,
     /// Kept, so that the file is watched.
     _discovery: Discovery,
+}
+
+impl std::fmt::Debug for Controller {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Controller").field("listener", &self.listener).finish_non_exhaustive()
+    }
 }
 
 /// Runs until SIGTERM or SIGINT.
@@ -61,7 +84,7 @@ pub async fn run(args: ControllerArgs) -> anyhow::Result<()> {
 }
 
 impl Controller {
-    /// Reads everything, makes the CA at the first start, publishes its root and listens.
+    /// Reads everything, makes the CA at the first start, publishes its roots and listens.
     ///
     /// # Errors
     /// With one sentence that says what to do.
@@ -70,25 +93,53 @@ impl Controller {
         let domain = discovery.snapshot.borrow().mesh.trust_domain.clone();
         let tokens = Arc::new(TokenFile::open(&args.join_tokens)?);
         let names = names(args)?;
-        let ca = Arc::new(match (&args.ca_cert, &args.ca_key) {
-            (Some(certificate), Some(key)) => Ca::load(certificate, key)?,
-            (None, None) => Ca::open(&args.data_dir, &domain, SystemTime::now())?,
+        let now = SystemTime::now();
+        let (given, ca) = match (&args.ca_cert, &args.ca_key) {
+            (Some(certificate), Some(key)) => {
+                let (files, ca) = GivenFiles::open(certificate, key)?;
+                (Some(files), Some(ca))
+            }
+            (None, None) => (None, None),
             _ => bail!("--ca-cert and --ca-key go together: give both, or none for a CA made in --data-dir"),
-        });
-        let root = ca.publish_root(&args.data_dir)?;
-        let certificate = ServingCertificate::new(ca.clone(), names.clone(), SystemTime::now())?;
-        let service = CaService::new(ca, tokens.clone(), ByDiscovery(discovery.snapshot.clone()));
-        let listener = TcpListener::bind(args.listen).await.with_context(|| {
-            format!("cannot listen on {}; is the port in use, the address this host's?", args.listen)
-        })?;
+        };
+        let authority = Arc::new(Authority::open(&args.data_dir, &domain, ca, now)?);
+        let members = Arc::new(Members::open(tokens.clone(), &args.data_dir)?);
+        let refusals = Refusals::default();
+        let certificate = ServingCertificate::new(authority.clone(), names.clone(), now)?;
+        let nodes = Nodes::new(members.clone(), authority.trust(), refusals.clone());
+        let placement = ByDiscovery(discovery.snapshot.clone());
+        let service = CaService::new(authority.clone(), members, nodes.clone(), placement, refusals.clone());
+        let bind = async |address: SocketAddr| {
+            TcpListener::bind(address).await.with_context(|| {
+                format!("cannot listen on {address}; is the port in use, the address this host's?")
+            })
+        };
+        let listener = bind(args.listen).await?;
+        let at = SocketAddr::new(args.listen.ip(), CONTROLLER_METRICS_PORT);
+        let metrics = bind(args.metrics_listen.unwrap_or(at)).await?;
+        let socket = crate::admin::bind(&args.controller_socket)?;
         tracing::info!(
             listen = %listener.local_addr()?,
+            metrics = %metrics.local_addr()?,
             trust_domain = %domain,
             names = names.join(","),
-            root = %root.display(),
+            root = %authority.published().display(),
+            phase = authority.state().phase.label(),
             "controller serves the CA API"
         );
-        Ok(Self { listener, certificate, tokens, service, _discovery: discovery })
+        let snapshot = discovery.snapshot.clone();
+        let rotation = Arc::new(Rotation { authority, nodes, certificate, snapshot, domain });
+        Ok(Self {
+            listener,
+            metrics,
+            socket,
+            rotation,
+            given,
+            tokens,
+            service,
+            refusals,
+            _discovery: discovery,
+        })
     }
 
     /// Where it listens.
@@ -97,6 +148,14 @@ impl Controller {
     /// When the system does not tell.
     pub fn address(&self) -> std::io::Result<SocketAddr> {
         self.listener.local_addr()
+    }
+
+    /// Where its metrics are.
+    ///
+    /// # Errors
+    /// When the system does not tell.
+    pub fn metrics_address(&self) -> std::io::Result<SocketAddr> {
+        self.metrics.local_addr()
     }
 
     /// The service, for its counts.
@@ -109,20 +168,34 @@ impl Controller {
     /// # Errors
     /// When it cannot go on.
     pub async fn run_until(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
-        let incoming = accept(self.listener, self.certificate.clone())?;
+        let certificate = self.rotation.certificate.clone();
+        let incoming = accept(self.listener, certificate.clone(), self.refusals)?;
+        let nodes = self.rotation.nodes.clone();
+        let stop = async {
+            stop.await;
+            // Streams have no end of their own.
+            nodes.close();
+        };
         crate::app::service_ready();
         let server = Server::builder()
             .concurrency_limit_per_connection(CONCURRENT)
             .timeout(REQUEST_TIMEOUT)
             .max_connection_age(CONNECTION_MAX_AGE)
             .max_connection_age_grace(CONNECTION_GRACE)
+            .http2_keepalive_interval(Some(KEEPALIVE))
+            .http2_keepalive_timeout(Some(KEEPALIVE))
             .http2_max_header_list_size(HEADERS_MAX)
             .add_service(self.service.clone())
+            .add_service(self.rotation.nodes.clone())
             .serve_with_incoming_shutdown(incoming, stop);
         tokio::select! {
             served = server => served.context("the CA API stopped")?,
-            () = self.certificate.follow() => {}
+            () = certificate.follow() => {}
             () = self.tokens.follow() => {}
+            () = self.rotation.run() => {}
+            () = self.rotation.follow_given(self.given) => {}
+            () = admin::serve(self.socket, self.rotation.clone()) => {}
+            () = admin::serve_metrics(self.metrics, self.rotation.clone(), self.service.clone()) => {}
         }
         crate::app::service_stopping();
         let refused: u64 = self.service.refused().values().sum();

@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, ensure};
 use clap::Args;
@@ -16,6 +17,12 @@ pub struct TokenArgs {
     /// workloads.
     #[arg(long, value_name = "NAME")]
     pub node: String,
+    /// How long the node may wait with joining, in hours.
+    ///
+    /// Default 24. The token is good for one exchange; the credential that the node gets for it is renewed
+    /// for as long as its line stays in the controller's file.
+    #[arg(long, value_name = "HOURS", default_value_t = 24, value_parser = clap::value_parser!(u32).range(1..=8760))]
+    pub ttl: u32,
     /// File for the secret, to be brought to the node.
     ///
     /// No default. Made with mode 0600; an existing file is not overwritten.
@@ -33,14 +40,16 @@ pub fn run(args: &TokenArgs) -> anyhow::Result<()> {
         "--node {:?} is no name of a node: it must not be empty or have blanks or '#'",
         args.node
     );
-    let (secret, hash) = lark_identity::token::generate()?;
+    let ttl = Duration::from_secs(u64::from(args.ttl) * 3600);
+    let made = lark_identity::token::generate(SystemTime::now() + ttl)?;
     let mut file = std::fs::OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o600)
         .open(&args.out)
         .with_context(|| format!("{} cannot be made for the secret", args.out.display()))?;
-    writeln!(file, "{secret}").with_context(|| format!("{} cannot be written", args.out.display()))?;
-    writeln!(std::io::stdout().lock(), "{} {hash}", args.node)?;
+    writeln!(file, "{}", made.secret.as_str())
+        .with_context(|| format!("{} cannot be written", args.out.display()))?;
+    writeln!(std::io::stdout().lock(), "{} {}", args.node, made.line)?;
     Ok(())
 }

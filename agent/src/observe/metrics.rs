@@ -6,6 +6,7 @@ use lark_core::explain::Cause;
 use lark_core::reason::Reason;
 use lark_core::view::EdgeView;
 use prometheus::core::Collector;
+use prometheus::proto::MetricFamily;
 use prometheus::{
     Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
 };
@@ -23,6 +24,18 @@ pub struct Gauge {
     pub counter: bool,
     /// Label values and value.
     pub values: Vec<(Vec<String>, f64)>,
+}
+
+impl Gauge {
+    /// As documents tell it.
+    pub fn described(&self) -> Described {
+        Described {
+            name: self.name.to_owned(),
+            kind: if self.counter { "counter" } else { "gauge" },
+            labels: self.labels.iter().map(|label| (*label).to_owned()).collect(),
+            help: self.help.to_owned(),
+        }
+    }
 }
 
 /// All of them.
@@ -145,12 +158,7 @@ impl Metrics {
             .chain(&edge_metrics(&[])?)
             .flat_map(|collector| describe(collector.as_ref()))
             .collect();
-        all.extend(gauges.iter().map(|gauge| Described {
-            name: gauge.name.to_owned(),
-            kind: if gauge.counter { "counter" } else { "gauge" },
-            labels: gauge.labels.iter().map(|label| (*label).to_owned()).collect(),
-            help: gauge.help.to_owned(),
-        }));
+        all.extend(gauges.iter().map(Gauge::described));
         all.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(all)
     }
@@ -185,36 +193,50 @@ impl Metrics {
     }
 
     pub(super) fn text(&self, edges: &[EdgeView], gauges: &Gauges) -> Result<String, prometheus::Error> {
-        // Values that others keep go through a registry of this one scrape.
         let scrape = Registry::new();
         for collector in edge_metrics(edges)? {
             scrape.register(collector)?;
         }
-        for gauge in gauges {
-            let vec = GaugeVec::new(Opts::new(gauge.name, gauge.help), gauge.labels)?;
-            for (labels, value) in &gauge.values {
-                let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
-                vec.get_metric_with_label_values(&labels)?.set(*value);
-            }
-            scrape.register(Box::new(vec))?;
-        }
         let mut families = self.registry.gather();
         families.extend(scrape.gather());
-        families.retain(|family| !family.get_metric().is_empty());
-        let mut text = Vec::new();
-        TextEncoder::new().encode(&families, &mut text)?;
-        let mut text = String::from_utf8(text).unwrap_or_default();
-        for gauge in gauges.iter().filter(|g| g.counter) {
-            text = text
-                .replace(&format!("# TYPE {} gauge", gauge.name), &format!("# TYPE {} counter", gauge.name));
-        }
-        Ok(text)
+        encode(families, gauges)
     }
+}
+
+/// Values that others keep, in Prometheus' text format.
+///
+/// # Errors
+/// When one cannot be shown, which a test would have seen.
+pub fn exposed(gauges: &Gauges) -> Result<String, prometheus::Error> {
+    encode(Vec::new(), gauges)
+}
+
+fn encode(mut families: Vec<MetricFamily>, gauges: &Gauges) -> Result<String, prometheus::Error> {
+    // Values that others keep go through a registry of this one scrape.
+    let scrape = Registry::new();
+    for gauge in gauges {
+        let vec = GaugeVec::new(Opts::new(gauge.name, gauge.help), gauge.labels)?;
+        for (labels, value) in &gauge.values {
+            let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
+            vec.get_metric_with_label_values(&labels)?.set(*value);
+        }
+        scrape.register(Box::new(vec))?;
+    }
+    families.extend(scrape.gather());
+    families.retain(|family| !family.get_metric().is_empty());
+    let mut text = Vec::new();
+    TextEncoder::new().encode(&families, &mut text)?;
+    let mut text = String::from_utf8(text).unwrap_or_default();
+    for gauge in gauges.iter().filter(|g| g.counter) {
+        text =
+            text.replace(&format!("# TYPE {} gauge", gauge.name), &format!("# TYPE {} counter", gauge.name));
+    }
+    Ok(text)
 }
 
 fn describe(collector: &dyn Collector) -> Vec<Described> {
     let families = collector.collect();
-    let kind = match families.first().map(prometheus::proto::MetricFamily::get_field_type) {
+    let kind = match families.first().map(MetricFamily::get_field_type) {
         Some(prometheus::proto::MetricType::COUNTER) => "counter",
         Some(prometheus::proto::MetricType::HISTOGRAM) => "histogram",
         _ => "gauge",

@@ -8,7 +8,7 @@ mod edges;
 mod metrics;
 
 pub use connection::{Connection, Direction, Opening};
-pub use metrics::{Described, Gauge, Gauges};
+pub use metrics::{Described, Gauge, Gauges, exposed};
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -37,6 +37,7 @@ pub struct Controller {
     url: String,
     root: PathBuf,
     home: PathBuf,
+    lark: PathBuf,
 }
 
 impl Controller {
@@ -45,6 +46,20 @@ impl Controller {
     /// # Errors
     /// When it does not come up; with its log.
     pub fn start(bed: &Testbed, node: &Node, nodes: &[&Node], mesh: &Mesh) -> Result<Self> {
+        Self::start_with(bed, node, nodes, mesh, &[])
+    }
+
+    /// As [`Self::start`], with flags of the caller's.
+    ///
+    /// # Errors
+    /// When it does not come up; with its log.
+    pub fn start_with(
+        bed: &Testbed,
+        node: &Node,
+        nodes: &[&Node],
+        mesh: &Mesh,
+        flags: &[String],
+    ) -> Result<Self> {
         let home = bed.directory().join("controller");
         std::fs::create_dir_all(&home)?;
         let mut tokens = String::new();
@@ -70,22 +85,44 @@ impl Controller {
             .arg("--data-dir")
             .arg(&home)
             .args(["--listen", &listen, "--join-tokens"])
-            .arg(home.join("tokens"));
+            .arg(home.join("tokens"))
+            .arg("--controller-socket")
+            .arg(home.join("controller.sock"))
+            .args(flags);
         let process = node.place.start(command, &home.join("log"))?;
-        let mut controller =
-            Self { process, url: format!("https://{listen}"), root: home.join("root.pem"), home };
+        // Agents begin with the root of the first start, as it was brought to them.
+        let (url, root) = (format!("https://{listen}"), bed.directory().join("root.pem"));
+        let mut controller = Self { process, url, root, home, lark: bed.lark()? };
         eventually(READY, "the controller serves", || {
             if !controller.process.is_running() {
                 bail!("the controller ended: {}", controller.process.log());
             }
             Ok(controller.process.log().contains("controller serves the CA API"))
         })?;
+        if !controller.root.exists() {
+            std::fs::copy(controller.home.join("root.pem"), &controller.root)?;
+        }
         Ok(controller)
     }
 
     /// Its data directory.
     pub fn home(&self) -> &Path {
         &self.home
+    }
+
+    /// `lark ca` with these arguments, not yet started.
+    pub fn ca(&self, arguments: &[&str]) -> std::process::Command {
+        let mut command = std::process::Command::new(&self.lark);
+        command.arg("ca").args(arguments).arg("--controller-socket").arg(self.home.join("controller.sock"));
+        command
+    }
+
+    /// The value that `lark ca status` tells.
+    ///
+    /// # Errors
+    /// When the controller does not answer.
+    pub fn ca_status(&self) -> Result<Value> {
+        Ok(serde_json::from_slice(&self.ca(&["status", "-o", "json"]).output()?.stdout)?)
     }
 }
 
@@ -121,6 +158,8 @@ impl Agent {
             .arg(&controller.root)
             .arg("--token-file")
             .arg(controller.home.join(format!("token-{}", node.name)))
+            .arg("--state-dir")
+            .arg(bed.directory().join(format!("agent-{}", node.name)).join("state"))
             .arg("--admin-socket")
             .arg(Self::socket_of(bed, node))
             .arg("--pin-root")

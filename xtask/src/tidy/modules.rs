@@ -39,8 +39,9 @@ const ROOMS: [Room; 7] = [
     Room {
         name: "controller",
         crates: &["lark_core", "lark_discovery", "lark_identity"],
-        // `cli` for the flags of logging, `app` for the signal to stop.
-        modules: &["app", "cli"],
+        // `cli` for the flags of logging, `app` for the signal to stop, `admin` and `observe` for how an
+        // API and metrics are served.
+        modules: &["admin", "app", "cli", "observe"],
         never: &["aya", "kube"],
     },
     Room {

@@ -1,6 +1,7 @@
 //! Between an agent and the CA.
 
 use super::{Set, Side, set as make};
+use crate::rotation::{Phase, RootId};
 
 closed_set! {
     /// Why an agent has no new certificate, as it sees it itself.
@@ -25,6 +26,12 @@ closed_set! {
     /// The CA does not give this identity to this node.
     IdentityRefused = "identity_refused", Own,
         "The controller's discovery has no such workload on this node: it may lag, or one of both is wrong.";
+    /// The CA will not issue just now: this node asked too often, or has not yet taken up the roots of a rotation.
+    CaNotNow = "ca_not_now", Own,
+        "Nothing: it is asked again. If it lasts, `lark ca status` says which roots this node holds.";
+    /// What the agent learned from the controller could not be kept in its state directory.
+    StateNotKept = "state_not_kept", Own,
+        "Make --state-dir writable for the agent: without it a restart in the middle of a rotation may lock this node out, so the roots are not taken up.";
     /// The CA failed in another way, which the line names.
     CaFailed = "ca_failed", Own, "See the controller's log at that time.";
     /// A key or request could not be made.
@@ -36,11 +43,38 @@ closed_set! {
 }
 
 closed_set! {
-    /// Why the CA issues nothing.
+    /// Why the controller refuses a connection, a stream or a certificate.
     CaRefusal;
     /// The token is missing or no node's.
     Unauthenticated = "unauthenticated", Controller,
         "Make a token with `lark token` and add its line to --join-tokens. Unexpected addresses are an attack or a stale node.";
+    /// The join token has expired.
+    TokenExpired = "token_expired", Controller,
+        "Make another by `lark token` and replace the node's line in --join-tokens. An agent that joined in time needs none.";
+    /// The join token was exchanged already for a credential of the node.
+    TokenUsed = "token_used", Controller,
+        "Somebody shows a token a second time: an agent that lost its --state-dir, or a thief. Make another by `lark token` and replace the node's line.";
+    /// The node asks more often than any node needs to.
+    RateLimited = "rate_limited", Controller,
+        "That node's agent is broken or hostile; other nodes are served as before. Taking its line out of --join-tokens shuts it out.";
+    /// The node has not yet said that it holds the roots of the rotation under way.
+    BundleBehind = "bundle_behind", Controller,
+        "Nothing: it is told the roots on its stream and asks again. If it lasts, see `lark ca status` and that agent's log.";
+    /// The root that issues in this phase has no key here: its files were replaced while the controller was down.
+    NoIssuer = "no_issuer", Controller,
+        "Put the former --ca-cert and --ca-key back, or wait until every node holds the new root: see `lark ca status`.";
+    /// The connection is one too many, from that address or at all.
+    ConnectionLimit = "connection_limit", Controller,
+        "The log has the address: something there opens connections and does not close them.";
+    /// A client did not finish its TLS handshake, or broke it off.
+    Handshake = "handshake", Controller,
+        "An agent with another root file says so itself; other addresses are scans.";
+    /// The request's message cannot be read: too large, or none of this API.
+    MessageUnusable = "message_unusable", Controller,
+        "Whoever asks is no agent of Lark's.";
+    /// What a node says on its stream makes no sense.
+    ReportUnusable = "report_unusable", Controller,
+        "That node's agent is of another version, broken or hostile.";
     /// The request names no identity.
     NoImpersonatedIdentity = "no_identity", Controller,
         "Whoever asks is no agent of Lark's: it must name ImpersonatedIdentity.";
@@ -54,6 +88,9 @@ closed_set! {
     CsrTooLarge = "csr_too_large", Controller, "Whoever asks is no agent of Lark's: the log has its address.";
     /// The CSR cannot be read, or its signature is wrong.
     CsrUnusable = "csr_unusable", Controller, "Whoever asks is broken or hostile: the log has its address.";
+    /// The CSR asks for names other than the identity.
+    CsrNames = "csr_names", Controller,
+        "Whoever asks wants more than it may have; names come from discovery, never from the CSR.";
     /// The CSR's key is of a kind that is not taken.
     CsrKeyKind = "csr_key_kind", Controller, "Whoever asks must use P-256 or P-384.";
     /// The CA's own certificate has expired.
@@ -76,10 +113,38 @@ pub(super) fn request() -> Set {
 pub(super) fn refusal() -> Set {
     make(
         "ca_refusal",
-        "Why the controller issued nothing: `reason` in its log.",
+        "Why the controller refused: `reason` in its log and in `lark_ca_requests_refused_total`.",
         CaRefusal::ALL,
         CaRefusal::label,
         CaRefusal::text,
+    )
+}
+
+/// One line a phase; the meaning is the phase's own.
+pub(super) fn phase() -> Set {
+    let root = RootId::new([0; 32]);
+    let (old, new) = (root, root);
+    let phases = [
+        Phase::Steady { root },
+        Phase::Trust { old, new },
+        Phase::Issue { old, new },
+        Phase::Settle { old, new },
+        Phase::Revert { old, new },
+        Phase::Retire { stays: root, goes: root },
+    ];
+    make(
+        "rotation",
+        "How far the rotation of the CA's root is: PHASE in `lark ca status`, `phase` of `lark_ca_rotation_phase`.",
+        &phases,
+        |phase| phase.label(),
+        |phase| {
+            let advice = match phase {
+                Phase::Steady { .. } => "Nothing.",
+                Phase::Retire { .. } => "Nothing: the old root is gone for good once every node says so.",
+                _ => "`lark ca status` says what it waits for; `lark ca rotate --abort` takes it back.",
+            };
+            (phase.meaning(), Side::Controller, advice)
+        },
     )
 }
 

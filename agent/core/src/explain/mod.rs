@@ -155,6 +155,7 @@ pub fn sets() -> Vec<Set> {
         ca::request(),
         ca::refusal(),
         ca::state(),
+        ca::phase(),
         system::set(),
     ]
 }

@@ -52,7 +52,7 @@ pub struct Waiting {
 pub enum Why {
     /// Nothing was heard of it.
     #[error(
-        "it says nothing for {0} s; its SVIDs may be valid: start its agent, or go on without it by `lark ca rotate --continue`"
+        "it says nothing for {0} s; its SVIDs may be valid: start its agent, or go on without it by `lark ca rotate --without NODE`"
     )]
     Silent(u64),
     /// It has not yet told what it holds in this phase.

@@ -1,11 +1,9 @@
-//! Where a CA comes from and where it is kept: PEM files of its certificate and key.
+//! A CA from PEM files of its certificate and key.
 
-use std::io::Write;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::time::SystemTime;
 
-use lark_core::identity::TrustDomain;
 use rcgen::{Issuer, KeyPair};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -13,10 +11,6 @@ use zeroize::Zeroizing;
 
 use super::{Ca, CaError, to_pem};
 
-/// File of the CA's certificate in a data directory.
-const CERTIFICATE: &str = "ca.pem";
-/// File of its key.
-const KEY: &str = "ca.key";
 /// Mode bits that let others than owner and group at a key.
 const OTHERS: u32 = 0o007;
 
@@ -60,40 +54,6 @@ impl Ca {
         ca.try_out(SystemTime::now()).map_err(unusable)?;
         Ok(ca)
     }
-
-    /// The CA kept in a directory, made there at the first start; the key's file can be read by its
-    /// owner only.
-    ///
-    /// # Errors
-    /// When files cannot be read or written, or one of the two is gone: then nothing is made anew, since
-    /// that would cut off every agent that trusts the old root.
-    pub fn open(directory: &Path, domain: &TrustDomain, now: SystemTime) -> Result<Self, CaError> {
-        let (certificate, key) = (directory.join(CERTIFICATE), directory.join(KEY));
-        match (certificate.exists(), key.exists()) {
-            (true, true) => return Self::load(&certificate, &key),
-            (true, false) => return Err(CaError::Half { missing: key, present: certificate }),
-            (false, true) => return Err(CaError::Half { missing: certificate, present: key }),
-            (false, false) => {}
-        }
-        std::fs::create_dir_all(directory)
-            .map_err(|source| CaError::File { path: directory.to_owned(), source })?;
-        let (ca, secret) = Self::create(domain, now)?;
-        write(&key, secret.as_bytes(), 0o600)?;
-        write(&certificate, ca.chain_pem.concat().as_bytes(), 0o644)?;
-        Ok(ca)
-    }
-
-    /// Writes the root for agents into a directory, as `root.pem`. Returns its path.
-    ///
-    /// # Errors
-    /// When it cannot be written.
-    pub fn publish_root(&self, directory: &Path) -> Result<PathBuf, CaError> {
-        std::fs::create_dir_all(directory)
-            .map_err(|source| CaError::File { path: directory.to_owned(), source })?;
-        let path = directory.join("root.pem");
-        write(&path, self.root_pem().as_bytes(), 0o644)?;
-        Ok(path)
-    }
 }
 
 fn public_key(certificate: &CertificateDer<'_>) -> Result<Vec<u8>, String> {
@@ -101,23 +61,4 @@ fn public_key(certificate: &CertificateDer<'_>) -> Result<Vec<u8>, String> {
     x509_parser::certificate::X509Certificate::from_der(certificate)
         .map(|(_, c)| c.public_key().raw.to_vec())
         .map_err(|e| e.to_string())
-}
-
-/// Writes a file that appears complete, with its mode, or not at all.
-fn write(path: &Path, contents: &[u8], mode: u32) -> Result<(), CaError> {
-    let failed = |source| CaError::File { path: path.to_owned(), source };
-    let mut draft = path.as_os_str().to_owned();
-    draft.push(".new");
-    // One left behind by a crash may have another mode: it is never written into.
-    match std::fs::remove_file(&draft) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
-        _ => {}
-    }
-    let mut file =
-        std::fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&draft).map_err(failed)?;
-    file.write_all(contents).and_then(|()| file.sync_all()).map_err(failed)?;
-    std::fs::rename(&draft, path).map_err(failed)?;
-    // The name must survive a power cut too.
-    let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    std::fs::File::open(directory).and_then(|d| d.sync_all()).map_err(failed)
 }

@@ -29,9 +29,21 @@ fn der(pem: &[String]) -> Vec<CertificateDer<'static>> {
 fn a_leaf_names_the_authorised_identity_whatever_the_csr_says() {
     let now = SystemTime::now();
     let (ca, _) = Ca::create(&domain(), now).unwrap();
-    let evil = "spiffe://cluster.local/ns/kube-system/sa/admin".try_into().unwrap();
-    let chain = der(&ca.sign(&csr(vec![SanType::URI(evil)]), &id(), SVID_LIFE, now).unwrap());
-    assert_eq!(spiffe_id(&chain[0]), Ok(id()));
+    let own = SanType::URI(id().as_str().try_into().unwrap());
+    for names in [vec![], vec![own.clone()]] {
+        let chain = der(&ca.sign(&csr(names), &id(), SVID_LIFE, now).unwrap());
+        assert_eq!(spiffe_id(&chain[0]), Ok(id()));
+    }
+    for evil in [
+        SanType::URI("spiffe://cluster.local/ns/kube-system/sa/admin".try_into().unwrap()),
+        SanType::URI("spiffe://cluster.local/ns/shop/sa/*".try_into().unwrap()),
+        SanType::DnsName("*.shop.svc".try_into().unwrap()),
+        SanType::IpAddress("10.0.0.1".parse().unwrap()),
+    ] {
+        let error = ca.sign(&csr(vec![own.clone(), evil]), &id(), SVID_LIFE, now).unwrap_err();
+        assert!(matches!(error, SignError::Names(_)), "{error}");
+    }
+    let chain = der(&ca.sign(&csr(vec![]), &id(), SVID_LIFE, now).unwrap());
     let bundle = TrustBundle::from_pem(ca.root_pem().as_bytes()).unwrap();
     for usage in [Usage::Client, Usage::Server] {
         assert_eq!(verify_chain(&chain[0], &[], &bundle, now, usage), Ok(id()));
@@ -72,47 +84,6 @@ fn unusable_csrs_are_refused() {
     let ed25519 = KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
     let request = CertificateParams::default().serialize_request(&ed25519).unwrap().pem().unwrap();
     assert_eq!(refused(&request), SignError::KeyKind);
-}
-
-#[test]
-fn a_ca_is_made_once_and_kept_for_its_owner_only() {
-    let home = tempfile::tempdir().unwrap();
-    let first = Ca::open(home.path(), &domain(), SystemTime::now()).unwrap();
-    let second = Ca::open(home.path(), &domain(), SystemTime::now()).unwrap();
-    assert_eq!(first.root_pem(), second.root_pem());
-    let mode = std::fs::metadata(home.path().join("ca.key")).unwrap().permissions().mode();
-    assert_eq!(mode & 0o777, 0o600);
-    // Half of a CA is an error, never a reason for a new one.
-    std::fs::remove_file(home.path().join("ca.pem")).unwrap();
-    assert!(matches!(Ca::open(home.path(), &domain(), SystemTime::now()), Err(CaError::Half { .. })));
-    let (_, other) = Ca::create(&domain(), SystemTime::now()).unwrap();
-    std::fs::write(home.path().join("ca.pem"), first.root_pem()).unwrap();
-    std::fs::write(home.path().join("ca.key"), other.as_bytes()).unwrap();
-    let error = Ca::open(home.path(), &domain(), SystemTime::now()).unwrap_err();
-    assert!(error.to_string().contains("the key is not the certificate's"), "{error}");
-}
-
-#[test]
-fn a_key_that_everybody_may_read_is_refused() {
-    let home = tempfile::tempdir().unwrap();
-    Ca::open(home.path(), &domain(), SystemTime::now()).unwrap();
-    let key = home.path().join("ca.key");
-    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();
-    let error = Ca::open(home.path(), &domain(), SystemTime::now()).unwrap_err();
-    assert!(matches!(&error, CaError::Open { mode: 0o644, .. }), "{error}");
-    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o640)).unwrap();
-    Ca::open(home.path(), &domain(), SystemTime::now()).unwrap();
-}
-
-#[test]
-fn a_draft_left_by_a_crash_does_not_lend_the_key_its_mode() {
-    let home = tempfile::tempdir().unwrap();
-    let draft = home.path().join("ca.key.new");
-    std::fs::write(&draft, "half").unwrap();
-    std::fs::set_permissions(&draft, std::fs::Permissions::from_mode(0o666)).unwrap();
-    Ca::open(home.path(), &domain(), SystemTime::now()).unwrap();
-    let mode = std::fs::metadata(home.path().join("ca.key")).unwrap().permissions().mode();
-    assert_eq!((mode & 0o777, draft.exists()), (0o600, false));
 }
 
 #[test]

@@ -1,0 +1,290 @@
+//! The controller's end of the stream that each agent keeps to it: what nodes hold, what they are told.
+
+mod registry;
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant, SystemTime};
+
+use lark_core::explain::CaRefusal;
+use lark_core::rotation::{NodeFacts, Report, RootId, State};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::body::Body;
+use tonic::server::{Grpc, NamedService};
+use tonic::{Request, Response, Status, Streaming};
+use tonic_prost::ProstCodec;
+
+use crate::authority::Trust;
+use crate::members::{Authenticator, Caller, TokenRefused};
+use crate::protocol::node::{
+    Credential, FOLLOW, FromNode, Held, NODES, Said, ToNode, Told, Trust as Message,
+};
+use crate::refusals::Refusals;
+use crate::service::{bearer, refused_token};
+pub use registry::NodeState;
+use registry::Registry;
+
+/// Largest message from an agent, in bytes.
+const MESSAGE_MAX: usize = 16 * 1024;
+/// A stream on which nothing is said for this long has no agent at its end any more.
+const QUIET: Duration = Duration::from_secs(30);
+/// Roots that a node may name.
+const ROOTS_MAX: usize = 16;
+/// Characters of an agent's version.
+const VERSION_MAX: usize = 64;
+/// Least time between two reports that are answered: what comes faster waits.
+const PACE: Duration = Duration::from_millis(10);
+
+/// What a node says makes no sense.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the report is not usable: {0}")]
+struct ReportError(&'static str);
+
+struct Inner {
+    authenticator: Arc<dyn Authenticator>,
+    registry: Registry,
+    trust: watch::Sender<Arc<Trust>>,
+    open: watch::Sender<bool>,
+    refusals: Refusals,
+}
+
+/// The service, to be served by tonic. Cheap to clone.
+#[derive(Clone)]
+pub struct Nodes(Arc<Inner>);
+
+impl std::fmt::Debug for Nodes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Nodes").field(&self.0.registry).finish()
+    }
+}
+
+impl Nodes {
+    /// A service that tells `trust`.
+    pub fn new(authenticator: Arc<dyn Authenticator>, trust: Trust, refusals: Refusals) -> Self {
+        Self(Arc::new(Inner {
+            authenticator,
+            registry: Registry::new(Instant::now()),
+            trust: watch::Sender::new(Arc::new(trust)),
+            open: watch::Sender::new(true),
+            refusals,
+        }))
+    }
+
+    /// Tells all nodes what to trust from now on.
+    pub fn tell(&self, trust: Trust) {
+        self.0.trust.send_if_modified(|now| {
+            let changed = **now != trust;
+            if changed {
+                *now = Arc::new(trust);
+            }
+            changed
+        });
+    }
+
+    /// Ends all streams, so that the server can stop. New ones end at once.
+    pub fn close(&self) {
+        self.0.open.send_replace(false);
+    }
+
+    /// What is known of these nodes.
+    pub fn facts<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> Vec<NodeFacts> {
+        self.0.registry.facts(names, Instant::now())
+    }
+
+    /// A node's agent that was heard last, for people.
+    pub fn state(&self, name: &str) -> Option<NodeState> {
+        self.0.registry.state(name, Instant::now())
+    }
+
+    /// Whether a node may have certificates now.
+    pub fn may_have(&self, state: &State, name: &str) -> bool {
+        self.0.registry.may_have(state, name, Instant::now())
+    }
+
+    fn follow(&self, request: Request<Streaming<FromNode>>) -> Result<Response<Answers>, Status> {
+        let peer = request.remote_addr().map(|a| a.to_string()).unwrap_or_default();
+        let token = bearer(request.metadata()).ok_or(TokenRefused::Unknown);
+        let (answers, stream) = mpsc::channel(4);
+        let session = token.and_then(|token| {
+            let caller = self.0.authenticator.authenticate(token, SystemTime::now())?;
+            Ok(Session { nodes: self.clone(), caller, answers, peer: peer.clone() })
+        });
+        match session {
+            Ok(session) => {
+                tokio::spawn(session.run(request.into_inner()));
+                Ok(Response::new(ReceiverStream::new(stream)))
+            }
+            Err(error) => Err(refused_token(&self.0.refusals, error, &peer, "stream refused")),
+        }
+    }
+}
+
+type Answers = ReceiverStream<Result<ToNode, Status>>;
+
+/// One agent's stream.
+struct Session {
+    nodes: Nodes,
+    caller: Caller,
+    answers: mpsc::Sender<Result<ToNode, Status>>,
+    peer: String,
+}
+
+impl Session {
+    async fn run(mut self, mut incoming: Streaming<FromNode>) {
+        tracing::info!(node = %self.caller.node, peer = self.peer, "a node follows");
+        let mut trust = self.nodes.0.trust.subscribe();
+        let mut open = self.nodes.0.open.subscribe();
+        if !*open.borrow() {
+            open.mark_changed();
+        }
+        let mut instance = None;
+        let over = loop {
+            tokio::select! {
+                message = tokio::time::timeout(QUIET, incoming.message()) => match message {
+                    Ok(Ok(Some(message))) => {
+                        if let Err(status) = self.heard(message, &mut instance).await {
+                            break Some(status);
+                        }
+                        tokio::time::sleep(PACE).await;
+                    }
+                    Ok(Ok(None)) => break None,
+                    Ok(Err(status)) => {
+                        tracing::debug!(node = %self.caller.node, %status, "the stream of a node broke off");
+                        break None;
+                    }
+                    Err(_) => break Some(Status::deadline_exceeded("nothing was said")),
+                },
+                changed = trust.changed() => {
+                    if changed.is_err() || self.answer(self.trust()).await.is_err() {
+                        break None;
+                    }
+                }
+                _ = open.changed() => break Some(Status::unavailable("the controller stops")),
+            }
+        };
+        if let Some(status) = over {
+            let _ = self.answers.try_send(Err(status));
+        }
+        if let Some(number) = instance {
+            self.nodes.0.registry.left(&self.caller.node, number);
+        }
+        tracing::info!(node = %self.caller.node, peer = self.peer, "a node does not follow any more");
+    }
+
+    /// Takes in what an agent says, and answers. The end of its membership ends the stream.
+    async fn heard(&mut self, message: FromNode, seen: &mut Option<u64>) -> Result<(), Status> {
+        let inner = self.nodes.0.clone();
+        if !inner.authenticator.is_member(&self.caller) {
+            let error = TokenRefused::Unknown;
+            return Err(refused_token(&inner.refusals, error, &self.peer, "stream ended"));
+        }
+        // A kind that this controller does not know is of a newer agent.
+        if let Some(Said::Held(held)) = message.said {
+            let (instance, version) = (held.instance, held.version.chars().take(VERSION_MAX).collect());
+            let report = report(held).map_err(|error| {
+                let reason = CaRefusal::ReportUnusable;
+                if let Some(left_out) = inner.refusals.count(reason) {
+                    tracing::warn!(reason = reason.label(), node = %self.caller.node, peer = self.peer, %error, left_out, "stream ended");
+                }
+                Status::invalid_argument(error.to_string())
+            })?;
+            *seen = Some(instance);
+            inner.registry.heard(&self.caller.node, instance, report, version, Instant::now());
+        }
+        self.answer(self.trust()).await?;
+        if self.caller.due {
+            match inner.authenticator.credential(&self.caller.node, SystemTime::now()) {
+                Ok(Some(made)) => {
+                    self.caller.due = false;
+                    tracing::info!(node = %self.caller.node, "a node gets a credential");
+                    let expires = unix(made.expires);
+                    let told = Told::Credential(Credential { token: made.token.to_string(), expires });
+                    self.answer(ToNode { told: Some(told) }).await?;
+                }
+                Ok(None) => {}
+                Err(error) => tracing::error!(node = %self.caller.node, %error, "a node gets no credential"),
+            }
+        }
+        Ok(())
+    }
+
+    /// An agent that does not read does not hold us up.
+    async fn answer(&self, answer: ToNode) -> Result<(), Status> {
+        let sent = self.answers.send_timeout(Ok(answer), QUIET).await;
+        sent.map_err(|_| Status::cancelled("answers are not read"))
+    }
+
+    fn trust(&self) -> ToNode {
+        let trust = self.nodes.0.trust.borrow().clone();
+        let told = Told::Trust(Message {
+            epoch: trust.epoch,
+            roots: trust.roots.iter().map(|root| root.to_vec()).collect(),
+            issuer: trust.issuer.as_bytes().to_vec(),
+            now: unix(SystemTime::now()),
+        });
+        ToNode { told: Some(told) }
+    }
+}
+
+pub(crate) fn unix(time: SystemTime) -> i64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    i64::try_from(since).unwrap_or(i64::MAX)
+}
+
+fn report(held: Held) -> Result<Report, ReportError> {
+    let ids = |all: Vec<Vec<u8>>| {
+        if all.len() > ROOTS_MAX {
+            return Err(ReportError("it names more roots than there can be"));
+        }
+        let id = |bytes: Vec<u8>| bytes.try_into().map(RootId::new);
+        let ids: Result<Vec<RootId>, _> = all.into_iter().map(id).collect();
+        ids.map_err(|_| ReportError("a root's name has not 32 bytes"))
+    };
+    Ok(Report { epoch: held.epoch, roots: ids(held.roots)?, svids: ids(held.svids)?, asking: held.asking })
+}
+
+impl NamedService for Nodes {
+    const NAME: &'static str = NODES;
+}
+
+struct Follow(Nodes);
+
+impl tower::Service<Request<Streaming<FromNode>>> for Follow {
+    type Response = Response<Answers>;
+    type Error = Status;
+    type Future = std::future::Ready<Result<Response<Answers>, Status>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Streaming<FromNode>>) -> Self::Future {
+        std::future::ready(self.0.follow(request))
+    }
+}
+
+impl tower::Service<http::Request<Body>> for Nodes {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let follow = Follow(self.clone());
+        Box::pin(async move {
+            if request.uri().path() != FOLLOW {
+                return Ok(Status::unimplemented("only Follow is served").into_http());
+            }
+            let codec = ProstCodec::<ToNode, FromNode>::default();
+            let mut grpc = Grpc::new(codec).max_decoding_message_size(MESSAGE_MAX);
+            Ok(grpc.streaming(follow, request).await)
+        })
+    }
+}

@@ -1,0 +1,94 @@
+//! The stream that each agent keeps to its controller, `lark.v1.Nodes/Follow`: the agent says what it
+//! holds, the controller what is to be held. Bearer token and TLS are those of the CA API. Each message is
+//! one of several kinds, so that others can be added; a kind that is not known is passed over.
+
+/// Path of the one method.
+pub const FOLLOW: &str = "/lark.v1.Nodes/Follow";
+/// Name of the service.
+pub const NODES: &str = "lark.v1.Nodes";
+
+/// From an agent.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct FromNode {
+    /// What it says.
+    #[prost(oneof = "Said", tags = "1")]
+    pub said: Option<Said>,
+}
+
+/// Kinds of messages from an agent.
+#[derive(Clone, PartialEq, prost::Oneof)]
+pub enum Said {
+    /// What it holds.
+    #[prost(message, tag = "1")]
+    Held(Held),
+}
+
+/// What a node holds. Sent at the beginning, whenever it changes, and every few seconds.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Held {
+    /// A number of the agent's own: two agents serve a node while one takes over from the other.
+    #[prost(fixed64, tag = "1")]
+    pub instance: u64,
+    /// The last change of phase that it was told of; 0 for none.
+    #[prost(uint64, tag = "2")]
+    pub epoch: u64,
+    /// SHA-256 of each root that it trusts.
+    #[prost(bytes = "vec", repeated, tag = "3")]
+    pub roots: Vec<Vec<u8>>,
+    /// SHA-256 of each root from which a valid certificate of its own hangs.
+    #[prost(bytes = "vec", repeated, tag = "4")]
+    pub svids: Vec<Vec<u8>>,
+    /// Whether it waits for certificates.
+    #[prost(bool, tag = "5")]
+    pub asking: bool,
+    /// Version of the agent.
+    #[prost(string, tag = "6")]
+    pub version: String,
+}
+
+/// From the controller.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ToNode {
+    /// What it tells.
+    #[prost(oneof = "Told", tags = "1, 2")]
+    pub told: Option<Told>,
+}
+
+/// Kinds of messages from the controller.
+#[derive(Clone, PartialEq, prost::Oneof)]
+pub enum Told {
+    /// What to trust. The answer to each [`Held`], and sent when it changes.
+    #[prost(message, tag = "1")]
+    Trust(Trust),
+    /// What to show instead of the token from now on.
+    #[prost(message, tag = "2")]
+    Credential(Credential),
+}
+
+/// What to trust.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Trust {
+    /// Counts up with each change of phase.
+    #[prost(uint64, tag = "1")]
+    pub epoch: u64,
+    /// DER of the roots.
+    #[prost(bytes = "vec", repeated, tag = "2")]
+    pub roots: Vec<Vec<u8>>,
+    /// SHA-256 of the root from which certificates are to hang: others are to be replaced now.
+    #[prost(bytes = "vec", tag = "3")]
+    pub issuer: Vec<u8>,
+    /// The controller's clock, in seconds since the epoch of Unix.
+    #[prost(int64, tag = "4")]
+    pub now: i64,
+}
+
+/// A credential.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Credential {
+    /// The bearer token.
+    #[prost(string, tag = "1")]
+    pub token: String,
+    /// Good until, in seconds since the epoch of Unix.
+    #[prost(int64, tag = "2")]
+    pub expires: i64,
+}

@@ -1,0 +1,50 @@
+//! What the controller refused, counted by reason, and said without letting a flood fill the log.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use lark_core::explain::CaRefusal;
+use lark_core::rate::Allowance;
+
+/// Lines at once ...
+const LINES: u32 = 100;
+/// ... and for how many more a second.
+const LINES_A_SECOND: u32 = 5;
+
+/// The counts. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Refusals(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    began: Instant,
+    counts: Mutex<BTreeMap<CaRefusal, u64>>,
+    lines: Mutex<(Allowance, u64)>,
+}
+
+impl Default for Refusals {
+    fn default() -> Self {
+        let lines = Mutex::new((Allowance::full(LINES, std::time::Duration::ZERO), 0));
+        Self(Arc::new(Inner { began: Instant::now(), counts: Mutex::default(), lines }))
+    }
+}
+
+impl Refusals {
+    /// Counts one. Says whether it may be logged, and how many lines were left out before.
+    pub(crate) fn count(&self, reason: CaRefusal) -> Option<u64> {
+        *self.0.counts.lock().unwrap_or_else(PoisonError::into_inner).entry(reason).or_default() += 1;
+        let mut lines = self.0.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        if lines.0.take(LINES, LINES_A_SECOND, self.0.began.elapsed()) {
+            Some(std::mem::take(&mut lines.1))
+        } else {
+            lines.1 += 1;
+            None
+        }
+    }
+
+    /// All counts so far.
+    pub fn counts(&self) -> BTreeMap<CaRefusal, u64> {
+        self.0.counts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}

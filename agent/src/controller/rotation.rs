@@ -1,0 +1,206 @@
+//! Roots while they are replaced: what nodes hold decides when the next phase begins, and whatever follows
+//! from a phase is done in one order. The listener is vouched for by a root that every node holds before
+//! nodes are told to hold others; files come last and are put right again and again.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use lark_core::identity::TrustDomain;
+use lark_core::rotation::{NodeFacts, Phase, RootId, State, Step, Waiting, step};
+use lark_core::snapshot::Snapshot;
+use lark_core::view::{CaView, NodeHolds, RootView};
+use lark_identity::authority::{Authority, AuthorityError, Offered};
+use lark_identity::given::{GivenFiles, LOOK_EVERY};
+use lark_identity::listener::ServingCertificate;
+use lark_identity::nodes::Nodes;
+use tokio::sync::watch;
+
+/// How often the next phase is considered.
+const EVERY: Duration = Duration::from_millis(500);
+
+/// Why a person's wish is not followed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum WishError {
+    /// It makes no sense, or files cannot be written.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+    /// There is no such node.
+    #[error("discovery has no node {0:?}; see NODE in `lark ca status`")]
+    NoSuchNode(String),
+}
+
+/// The roots and everybody who needs to know of them.
+pub(super) struct Rotation {
+    pub(super) authority: Arc<Authority>,
+    pub(super) nodes: Nodes,
+    pub(super) certificate: Arc<ServingCertificate>,
+    pub(super) snapshot: watch::Receiver<Arc<Snapshot>>,
+    pub(super) domain: TrustDomain,
+}
+
+fn unix(now: SystemTime) -> u64 {
+    now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+impl Rotation {
+    /// Begins a rotation to a root made here.
+    pub(super) fn rotate(&self) -> Result<CaView, WishError> {
+        self.authority.rotate(&self.domain, SystemTime::now())?;
+        Ok(self.changed())
+    }
+
+    /// Takes the rotation back.
+    pub(super) fn abort(&self) -> Result<CaView, WishError> {
+        self.authority.abort(SystemTime::now())?;
+        Ok(self.changed())
+    }
+
+    /// Goes on without a node for as long as it is silent.
+    pub(super) fn without(&self, node: &str) -> Result<CaView, WishError> {
+        if self.snapshot.borrow().node(node).is_none() {
+            return Err(WishError::NoSuchNode(node.chars().take(80).collect()));
+        }
+        self.authority.without([node.to_owned()])?;
+        Ok(self.changed())
+    }
+
+    fn changed(&self) -> CaView {
+        said(&self.authority.state());
+        self.follow();
+        self.view()
+    }
+
+    /// Brings the listener, the nodes and the files in line with the state.
+    pub(super) fn follow(&self) {
+        if let Err(error) = self.certificate.renew_if_due(SystemTime::now()) {
+            tracing::error!(%error, "the controller's own certificate is not renewed");
+        }
+        self.nodes.tell(self.authority.trust());
+        if let Err(error) = self.authority.tidy() {
+            tracing::error!(%error, "the files of the CA are not as they should be; it is tried again");
+        }
+    }
+
+    fn facts(&self) -> Vec<NodeFacts> {
+        let snapshot = self.snapshot.borrow().clone();
+        self.nodes.facts(snapshot.nodes().map(|node| &*node.name))
+    }
+
+    /// Goes from phase to phase as nodes follow, for ever. To be dropped at will.
+    pub(super) async fn run(&self) {
+        let mut told = String::new();
+        loop {
+            tokio::time::sleep(EVERY).await;
+            match self.authority.advance(&self.facts(), SystemTime::now()) {
+                Ok(Some(state)) => said(&state),
+                Ok(None) => {}
+                Err(error) if error.to_string() == told => {}
+                Err(error) => {
+                    told = error.to_string();
+                    tracing::error!(%error, "the next phase of the rotation cannot begin; it is tried again");
+                }
+            }
+            self.follow();
+        }
+    }
+
+    /// Takes up what somebody else puts into the files of the CA, for ever. To be dropped at will.
+    pub(super) async fn follow_given(&self, given: Option<GivenFiles>) {
+        let Some(mut files) = given else { return std::future::pending().await };
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            let ca = match files.changed() {
+                None => continue,
+                Some(Ok(ca)) => ca,
+                Some(Err(error)) => {
+                    tracing::error!(%error, "the CA's files are not usable; the CA from before stays");
+                    continue;
+                }
+            };
+            match self.authority.offer(ca, SystemTime::now()) {
+                Ok(Offered::Same) => {}
+                Ok(Offered::Swapped) => tracing::info!("the CA is replaced by another of the same root"),
+                Ok(Offered::Begun) => said(&self.authority.state()),
+                Ok(Offered::Waits) => {
+                    tracing::warn!(
+                        "a CA of another root was given; its turn comes when the rotation under way has ended"
+                    );
+                }
+                Err(error) => tracing::error!(%error, "the CA that was given cannot be taken up"),
+            }
+            self.follow();
+        }
+    }
+
+    /// The roots, and which node holds what.
+    pub(super) fn view(&self) -> CaView {
+        let (state, facts) = (self.authority.state(), self.facts());
+        let waits = match step(&state, &facts, unix(SystemTime::now())) {
+            Step::Stay(waits) => waits,
+            Step::Next(_) => Vec::new(),
+        };
+        let snapshot = self.snapshot.borrow().clone();
+        let nodes = snapshot.nodes().map(|node| self.node(&node.name, &waits)).collect();
+        CaView {
+            trust_domain: self.domain.to_string(),
+            phase: state.phase.label().to_owned(),
+            meaning: state.phase.meaning().to_owned(),
+            epoch: state.epoch,
+            since: state.since,
+            roots: state.phase.roots().into_iter().map(|root| self.root(&state, root)).collect(),
+            nodes,
+            waits_for: waits.iter().map(sentence).collect(),
+        }
+    }
+
+    fn node(&self, name: &str, waits: &[Waiting]) -> NodeHolds {
+        let heard = self.nodes.state(name);
+        let names = |ids: &[RootId]| ids.iter().map(ToString::to_string).collect();
+        let report = heard.as_ref().map(|heard| &heard.report);
+        NodeHolds {
+            name: name.to_owned(),
+            heard: heard.as_ref().map(|heard| heard.silent.as_secs()),
+            version: heard.as_ref().map(|heard| heard.version.clone()),
+            epoch: report.map(|report| report.epoch),
+            roots: report.map(|report| names(&report.roots)).unwrap_or_default(),
+            svids: report.map(|report| names(&report.svids)).unwrap_or_default(),
+            asking: report.is_some_and(|report| report.asking),
+            waits_for: waits
+                .iter()
+                .find(|waiting| waiting.node == name)
+                .map(|waiting| waiting.why.to_string()),
+        }
+    }
+
+    fn root(&self, state: &State, root: RootId) -> RootView {
+        let plan = state.plan();
+        let ca = self.authority.ca(root);
+        let roles = [
+            (plan.trusted.contains(&root), "trusted"),
+            (plan.issuer == root, "issues"),
+            (plan.serves == root, "serves"),
+        ];
+        RootView {
+            id: root.to_string(),
+            roles: roles.iter().filter(|(has, _)| *has).map(|(_, role)| (*role).to_owned()).collect(),
+            expires_at: ca.as_ref().map(|ca| unix(ca.not_after())),
+            key: ca.is_some(),
+        }
+    }
+}
+
+fn sentence(waiting: &Waiting) -> String {
+    if waiting.node.is_empty() {
+        waiting.why.to_string()
+    } else {
+        format!("{}: {}", waiting.node, waiting.why)
+    }
+}
+
+fn said(state: &State) {
+    let (phase, meaning) = (state.phase.label(), state.phase.meaning());
+    match state.phase {
+        Phase::Steady { root } => tracing::info!(phase, root = root.short(), "{meaning}"),
+        _ => tracing::info!(phase, epoch = state.epoch, "root rotation: {meaning}"),
+    }
+}
