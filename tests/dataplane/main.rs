@@ -3,11 +3,13 @@
 #![expect(clippy::unwrap_used, reason = "what fails to be set up fails the test")]
 
 mod answers;
+mod attacks;
 mod capture;
 mod failure;
 mod house;
 mod identity;
 mod kinds;
+mod long;
 mod many;
 mod peer;
 mod policy;
