@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::OwnedFd;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, netlink};
 
@@ -19,11 +20,15 @@ pub struct Established {
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 /// include/uapi/linux/sock_diag.h.
 const SOCK_DESTROY: u16 = 21;
+const NLM_F_REQUEST: u16 = 0x1;
 const NLM_F_REQUEST_DUMP: u16 = 0x1 | 0x300;
 const NLM_F_REQUEST_ACK: u16 = 0x1 | 0x4;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const TCP_ESTABLISHED: u32 = 1;
+const TCP_TIME_WAIT: u32 = 6;
+/// `INET_DIAG_NOCOOKIE` twice: whichever socket it is.
+const NO_COOKIE: [u8; 8] = [0xff; 8];
 /// `INET_DIAG_CGROUP_ID` (include/uapi/linux/inet_diag.h).
 const ATTRIBUTE_CGROUP: u16 = 21;
 const HEADER: usize = 16;
@@ -72,6 +77,10 @@ fn dump(family: u8, limit: usize, found: &mut Vec<Established>) -> io::Result<()
 /// reset has them: its owner gets ECONNABORTED, the other end a reset. `false` if there is none such any
 /// more (Linux 4.5 with CONFIG_INET_DIAG_DESTROY; needs CAP_NET_ADMIN over the namespace).
 ///
+/// Where no connection has these ends the kernel takes whoever *listens* on `local`
+/// (`inet_diag_find_one_icsk`, net/ipv4/inet_diag.c, falls through to the listeners), so the socket is
+/// looked at first and then named by its cookie: a listener is never reset.
+///
 /// # Errors
 /// When the kernel refuses or cannot do it.
 pub fn destroy(local: SocketAddr, remote: SocketAddr) -> io::Result<bool> {
@@ -81,23 +90,44 @@ pub fn destroy(local: SocketAddr, remote: SocketAddr) -> io::Result<bool> {
         SocketFlags::CLOEXEC,
         Some(netlink::SOCK_DIAG),
     )?;
-    rustix::net::send(&socket, &destroy_request(local, remote), rustix::net::SendFlags::empty())?;
-    let mut answer = [0_u8; 256];
-    let (length, _) = rustix::net::recv(&socket, &mut answer, rustix::net::RecvFlags::empty())?;
-    let status = answer.get(..length).and_then(|bytes| match split(bytes)? {
-        (NLMSG_ERROR, message, _) => Some(i32::from_ne_bytes(message.get(..4)?.try_into().ok()?)),
-        _ => None,
-    });
-    match status {
-        Some(0) => Ok(true),
-        Some(error) if -error == libc::ENOENT => Ok(false),
-        Some(error) => Err(io::Error::from_raw_os_error(-error)),
-        None => Err(io::Error::other("the kernel did not answer a sock_diag request")),
+    let look = exact(SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST, local, remote, NO_COOKIE);
+    let Some(cookie) = ask(&socket, &look, |message| connection_cookie(message, local, remote))?.flatten()
+    else {
+        return Ok(false);
+    };
+    let reset = exact(SOCK_DESTROY, NLM_F_REQUEST_ACK, local, remote, cookie);
+    Ok(ask(&socket, &reset, |_| ())?.is_some())
+}
+
+/// Sends one request and reads its answer; nothing if there is no such socket, or another one by now.
+fn ask<T>(socket: &OwnedFd, request: &[u8], read: impl Fn(&[u8]) -> T) -> io::Result<Option<T>> {
+    rustix::net::send(socket, request, rustix::net::SendFlags::empty())?;
+    let mut answer = [0_u8; 1024];
+    let (length, _) = rustix::net::recv(socket, &mut answer, rustix::net::RecvFlags::empty())?;
+    let silent = || io::Error::other("the kernel did not answer a sock_diag request");
+    let (kind, message, _) = answer.get(..length).and_then(split).ok_or_else(silent)?;
+    if kind != NLMSG_ERROR {
+        return Ok(Some(read(message)));
+    }
+    let status = message.get(..4).and_then(|bytes| bytes.try_into().ok()).ok_or_else(silent)?;
+    match -i32::from_ne_bytes(status) {
+        0 => Ok(Some(read(message))),
+        libc::ENOENT | libc::ESTALE => Ok(None),
+        error => Err(io::Error::from_raw_os_error(error)),
     }
 }
 
-/// `inet_diag_req_v2`: family, TCP, any state, the four-tuple, no cookie.
-fn destroy_request(local: SocketAddr, remote: SocketAddr) -> Vec<u8> {
+/// The cookie of the socket that an answer is about, if it is the connection with these ends.
+fn connection_cookie(message: &[u8], local: SocketAddr, remote: SocketAddr) -> Option<[u8; 8]> {
+    let canonical = |end: SocketAddr| SocketAddr::new(end.ip().to_canonical(), end.port());
+    let found = parse(message)?;
+    let is_it = found.local == canonical(local) && found.remote == canonical(remote);
+    let lives = message.get(1).is_some_and(|state| u32::from(*state) != TCP_TIME_WAIT);
+    if is_it && lives { message.get(44..52)?.try_into().ok() } else { None }
+}
+
+/// `inet_diag_req_v2`: family, TCP, any state, the four-tuple, and the cookie of the one that is meant.
+fn exact(kind: u16, flags: u16, local: SocketAddr, remote: SocketAddr, cookie: [u8; 8]) -> Vec<u8> {
     let address = |address: IpAddr| {
         let mut bytes = [0; 16];
         match address {
@@ -109,8 +139,8 @@ fn destroy_request(local: SocketAddr, remote: SocketAddr) -> Vec<u8> {
     let family = if local.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
     let mut bytes = Vec::with_capacity(HEADER + 56);
     bytes.extend(72_u32.to_ne_bytes());
-    bytes.extend(SOCK_DESTROY.to_ne_bytes());
-    bytes.extend(NLM_F_REQUEST_ACK.to_ne_bytes());
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend(flags.to_ne_bytes());
     bytes.extend([0; 8]);
     bytes.extend([u8::try_from(family).unwrap_or_default(), 6, 0, 0]);
     bytes.extend(u32::MAX.to_ne_bytes());
@@ -118,9 +148,9 @@ fn destroy_request(local: SocketAddr, remote: SocketAddr) -> Vec<u8> {
     bytes.extend(remote.port().to_be_bytes());
     bytes.extend(address(local.ip()));
     bytes.extend(address(remote.ip()));
-    // Any interface, and INET_DIAG_NOCOOKIE twice.
+    // Any interface.
     bytes.extend([0; 4]);
-    bytes.extend([0xff; 8]);
+    bytes.extend(cookie);
     bytes
 }
 
@@ -206,6 +236,11 @@ mod tests {
             assert_eq!(client.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
             assert_eq!(server.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
             assert!(!destroy(local, remote).unwrap());
+            // Whoever listens on one of these ends has nothing to do with it.
+            let mut again = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (server, _) = listener.accept().unwrap();
+            drop(server);
+            assert_eq!(again.read(&mut [0]).unwrap(), 0);
         }
     }
 }
