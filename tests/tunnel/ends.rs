@@ -117,7 +117,7 @@ impl Deliver for ToApplication {
             let pod = TcpStream::connect(application)
                 .await
                 .map_err(|e| Refusal::new(Reason::DialRefused, e.to_string()))?;
-            Ok(Delivery { pod, counters: Arc::default(), on_end: Box::new(|_| {}) })
+            Ok(Delivery { pod: pod.into(), counters: Arc::default(), on_end: Box::new(|_| {}) })
         })
     }
 }

@@ -22,7 +22,7 @@ struct Joined {
 async fn joined() -> Joined {
     let ((source, near), (far, destination)) = (sockets().await, sockets().await);
     let counters: Arc<ByteCounters> = Arc::default();
-    let ended = tokio::task::spawn_local(join(near, far, counters.clone()));
+    let ended = tokio::task::spawn_local(join(near.into(), far.into(), counters.clone()));
     Joined { source, destination, counters, ended }
 }
 

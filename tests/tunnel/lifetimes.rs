@@ -234,7 +234,9 @@ struct Narrow(RefCell<Option<TcpStream>>);
 impl Deliver for Narrow {
     fn deliver(&self, _: Inbound) -> Pin<Box<dyn Future<Output = Result<Delivery, Refusal>>>> {
         let pod = self.0.take().unwrap();
-        Box::pin(async { Ok(Delivery { pod, counters: Arc::default(), on_end: Box::new(|_| {}) }) })
+        Box::pin(async {
+            Ok(Delivery { pod: pod.into(), counters: Arc::default(), on_end: Box::new(|_| {}) })
+        })
     }
 }
 

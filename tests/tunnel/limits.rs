@@ -44,7 +44,7 @@ impl Deliver for Gate {
                 let (mut read, mut write) = application.split();
                 let _ = tokio::io::copy(&mut read, &mut write).await;
             });
-            Ok(Delivery { pod, counters: Arc::default(), on_end: Box::new(|_| {}) })
+            Ok(Delivery { pod: pod.into(), counters: Arc::default(), on_end: Box::new(|_| {}) })
         })
     }
 }

@@ -21,7 +21,7 @@ impl Deliver for Anything {
         let application = self.0;
         Box::pin(async move {
             let pod = TcpStream::connect(application).await.unwrap();
-            Ok(Delivery { pod, counters: Arc::default(), on_end: Box::new(|_| {}) })
+            Ok(Delivery { pod: pod.into(), counters: Arc::default(), on_end: Box::new(|_| {}) })
         })
     }
 }

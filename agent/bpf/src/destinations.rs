@@ -30,9 +30,7 @@ pub struct Synced {
 impl Destinations {
     pub(crate) fn open(maps: &Path, max: u32) -> Result<Self, MapError> {
         let map: BpfHashMap<_, DestinationKey, DestinationValue> = open(maps, "DESTINATIONS", Map::HashMap)?;
-        // What an earlier agent wrote is adopted, so that its stale entries are removed by the diff.
-        let written = map.iter().filter_map(Result::ok).map(|(k, v)| (k, v.action)).collect();
-        Ok(Self { map, written, max })
+        Ok(Self { map, written: HashMap::new(), max })
     }
 
     /// Makes the map hold exactly `wanted`: additions first, so that no destination is missing
@@ -44,16 +42,30 @@ impl Destinations {
         &mut self,
         wanted: impl IntoIterator<Item = (DestinationKey, DestinationValue)>,
     ) -> Result<Synced, MapError> {
+        // What another agent wrote is adopted, so that its stale entries are removed by the diff.
+        self.written = self.map.iter().filter_map(Result::ok).map(|(k, v)| (k, v.action)).collect();
         let wanted: HashMap<DestinationKey, u32> = wanted.into_iter().map(|(k, v)| (k, v.action)).collect();
-        let mut synced = Synced::default();
         let gone: Vec<_> = self.written.keys().filter(|k| !wanted.contains_key(*k)).copied().collect();
-        for (key, action) in wanted {
-            if self.written.get(&key) == Some(&action) {
+        self.change(wanted.into_iter().map(|(key, action)| (key, DestinationValue { action })), gone)
+    }
+
+    /// Writes some entries and then removes others; the rest stays as it is.
+    ///
+    /// # Errors
+    /// When the kernel refuses for another cause than a full map.
+    pub fn change(
+        &mut self,
+        written: impl IntoIterator<Item = (DestinationKey, DestinationValue)>,
+        removed: impl IntoIterator<Item = DestinationKey>,
+    ) -> Result<Synced, MapError> {
+        let mut synced = Synced::default();
+        for (key, value) in written {
+            if self.written.get(&key) == Some(&value.action) {
                 continue;
             }
-            match self.map.insert(key, DestinationValue { action }, 0) {
+            match self.map.insert(key, value, 0) {
                 Ok(()) => {
-                    self.written.insert(key, action);
+                    self.written.insert(key, value.action);
                     synced.written += 1;
                 }
                 Err(aya::maps::MapError::SyscallError(e))
@@ -64,11 +76,12 @@ impl Destinations {
                 Err(source) => return Err(MapError { map: "DESTINATIONS", source: Box::new(source) }),
             }
         }
-        for key in gone {
+        for key in removed {
             // Gone already is as good as removed.
             let _ = self.map.remove(&key);
-            self.written.remove(&key);
-            synced.removed += 1;
+            if self.written.remove(&key).is_some() {
+                synced.removed += 1;
+            }
         }
         Ok(synced)
     }

@@ -252,6 +252,18 @@ impl Kernel {
         self.destinations.sync(wanted)
     }
 
+    /// Writes some mesh destinations and removes others; the rest stays as it is.
+    ///
+    /// # Errors
+    /// When the map cannot be written; a full one is no error but said in the result.
+    pub fn change_destinations(
+        &mut self,
+        written: impl IntoIterator<Item = (DestinationKey, DestinationValue)>,
+        removed: impl IntoIterator<Item = DestinationKey>,
+    ) -> Result<Synced, MapError> {
+        self.destinations.change(written, removed)
+    }
+
     /// Reads flows of accepted sockets.
     ///
     /// # Errors

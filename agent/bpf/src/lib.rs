@@ -18,6 +18,7 @@ pub mod socket_maps;
 /// The two raw system calls that aya does not wrap.
 mod syscall;
 
+pub use destinations::Synced;
 pub use kernel::{Kernel, KernelConfig, MapUsage, PinnedPod, file_name, uninstall};
 pub use link::{AttachError, LinkState};
 pub use load::{MapError, OpenError};

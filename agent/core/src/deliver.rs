@@ -65,9 +65,7 @@ pub fn admit(snapshot: &Snapshot, node: &str, claim: &Claim<'_>) -> Admission {
                 format!("{}, found Service {}", expected(), service.full_name()),
             );
         }
-        if let Some(found) =
-            snapshot.nodes().find(|n| n.addresses.iter().any(|a| a.to_canonical() == authority))
-        {
+        if let Some(found) = snapshot.nodes_by_address(authority).first() {
             return refuse(
                 Reason::AuthorityAgent,
                 format!("{}, found node {} itself", expected(), found.name),
@@ -112,11 +110,12 @@ fn is_local(address: IpAddr) -> bool {
 /// node that the tunnel comes from.
 fn source(snapshot: &Snapshot, claim: &Claim<'_>) -> Result<Arc<Workload>, String> {
     let peer = claim.peer.to_canonical();
-    let Some(node) = snapshot.nodes().find(|n| n.addresses.iter().any(|a| a.to_canonical() == peer)) else {
+    let nodes = snapshot.nodes_by_address(peer);
+    let Some(node) = nodes.first() else {
         return Err(format!("the tunnel comes from {peer}, which is no node's address"));
     };
     let claimed = claim.source.ip().to_canonical();
-    let matches = |w: &Arc<Workload>| *w.node == *node.name && w.identity == *claim.client;
+    let matches = |w: &Arc<Workload>| nodes.iter().any(|n| n.name == w.node) && w.identity == *claim.client;
     if let Some(workload) = snapshot.workload_by_address(claimed) {
         return if matches(workload) {
             Ok(workload.clone())
@@ -132,9 +131,9 @@ fn source(snapshot: &Snapshot, claim: &Claim<'_>) -> Result<Arc<Workload>, Strin
         };
     }
     // A host-network workload calls from its node's address.
-    if node.addresses.iter().any(|a| a.to_canonical() == claimed)
-        && let Some(workload) = snapshot.workloads_on(&node.name).find(|w| w.host_network && matches(w))
-    {
+    let at_claimed = nodes.iter().filter(|n| n.addresses.iter().any(|a| a.to_canonical() == claimed));
+    let mut on_host = at_claimed.flat_map(|n| snapshot.workloads_on(&n.name)).filter(|w| w.host_network);
+    if let Some(workload) = on_host.find(|w| matches(w)) {
         return Ok(workload.clone());
     }
     Err(format!("no workload of {} with address {claimed} is known on node {}", claim.client, node.name))

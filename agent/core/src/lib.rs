@@ -40,6 +40,8 @@ pub mod route;
 pub mod rotation;
 /// What discovery knows: workloads, Services, nodes, mesh settings.
 pub mod snapshot;
+/// Whether a worker that has nothing left to do looks again before it sleeps.
+pub mod spin;
 /// What would happen to a connect, step by step.
 pub mod trace;
 /// Types of the admin API, of `-o json` and of the page.

@@ -1,5 +1,8 @@
 //! From a captured connection to the way it takes.
 
+/// What the kernel takes to the agent.
+mod destinations;
+
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -7,7 +10,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::explain::Passthrough;
 use crate::reason::Reason;
-use crate::snapshot::{Service, Snapshot, Workload};
+use crate::snapshot::{Endpoint, Service, Snapshot, Workload};
+
+pub use destinations::{
+    Action, DestinationChanges, DestinationKey, MeshDestination, changed_destinations, is_in_mesh,
+    is_mesh_destination, mesh_destinations,
+};
 
 /// The way of one connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,21 +104,38 @@ fn endpoint(
     dice: u64,
 ) -> Result<SocketAddr, Reason> {
     let port = service.ports.iter().find(|p| p.port == asked.port()).ok_or(Reason::NoSuchPort)?;
-    let ready: Vec<IpAddr> = service
-        .endpoints
-        .iter()
-        .filter(|e| e.ready)
-        .map(|e| e.address.to_canonical())
-        .filter(|a| a.is_ipv4() == asked.is_ipv4())
-        .collect();
-    let draw = |bits: u64| {
-        let count = u64::try_from(ready.len()).ok().filter(|c| *c > 0)?;
-        usize::try_from(bits % count).ok().and_then(|i| ready.get(i).copied())
-    };
+    let draw = |bits: u64| draw(service, asked.is_ipv4(), bits);
     let first = draw(dice & 0xffff_ffff).ok_or(Reason::NoReadyEndpoint)?;
     let second = draw(dice >> 32).unwrap_or(first);
     let address = if load(second) < load(first) { second } else { first };
     Ok(SocketAddr::new(address, port.target_port))
+}
+
+/// Tries before the ready ones are counted.
+const DRAWS: u32 = 8;
+
+/// A ready endpoint of that family, each as likely as the others. Most are ready, so that drawing again
+/// after a bad draw is cheaper than looking at all of them.
+fn draw(service: &Service, v4: bool, bits: u64) -> Option<IpAddr> {
+    let pick = |bits: u64, count: usize| -> Option<usize> {
+        let count = u64::try_from(count).ok().filter(|c| *c > 0)?;
+        usize::try_from(bits % count).ok()
+    };
+    let fits = |e: &&Endpoint| e.ready && e.address.to_canonical().is_ipv4() == v4;
+    let endpoints = &service.endpoints;
+    for turn in 0..DRAWS {
+        let bits = match turn {
+            0 => bits,
+            // Bits of the same draw that have not been used yet.
+            turn => bits.wrapping_add(u64::from(turn)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32,
+        };
+        let drawn = endpoints.get(pick(bits, endpoints.len())?);
+        if let Some(endpoint) = drawn.filter(|e| fits(e)) {
+            return Some(endpoint.address.to_canonical());
+        }
+    }
+    let ready = endpoints.iter().filter(fits).count();
+    endpoints.iter().filter(fits).nth(pick(bits, ready)?).map(|e| e.address.to_canonical())
 }
 
 fn toward(snapshot: &Snapshot, node: &str, address: SocketAddr, by_service: bool) -> Route {
@@ -184,57 +209,6 @@ impl Decision {
             Route::Deny { .. } => "deny",
         }
     }
-}
-
-/// What the kernel does with connects to an address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Action {
-    /// Takes them to the agent.
-    Redirect,
-    /// Refuses them: the Service has no ready endpoint.
-    RefuseNoEndpoint,
-}
-
-/// One entry of the kernel's map of mesh destinations.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MeshDestination {
-    /// The address.
-    pub address: IpAddr,
-    /// The port; `None` for any.
-    pub port: Option<u16>,
-    /// What to do.
-    pub action: Action,
-}
-
-/// All mesh destinations: addresses of captured pods, and of Services with a captured endpoint.
-/// Never the address of a host-network pod, which is its node's.
-pub fn mesh_destinations(snapshot: &Snapshot) -> Vec<MeshDestination> {
-    let pods = snapshot.workloads().filter(|w| w.capture.is_wanted() && !w.host_network).flat_map(|w| {
-        w.addresses.iter().map(|a| MeshDestination {
-            address: a.to_canonical(),
-            port: None,
-            action: Action::Redirect,
-        })
-    });
-    let services = snapshot.services().iter().filter(|s| has_captured_endpoint(snapshot, s)).flat_map(|s| {
-        s.addresses.iter().flat_map(move |a| {
-            let address = a.to_canonical();
-            let ready = s
-                .endpoints
-                .iter()
-                .any(|e| e.ready && e.address.to_canonical().is_ipv4() == address.is_ipv4());
-            let action = if ready { Action::Redirect } else { Action::RefuseNoEndpoint };
-            s.ports.iter().map(move |p| MeshDestination { address, port: Some(p.port), action })
-        })
-    });
-    pods.chain(services).collect()
-}
-
-fn has_captured_endpoint(snapshot: &Snapshot, service: &Service) -> bool {
-    service
-        .endpoints
-        .iter()
-        .any(|e| snapshot.workload_by_address(e.address).is_some_and(|w| w.capture.is_wanted()))
 }
 
 #[cfg(test)]

@@ -1,7 +1,11 @@
 //! What discovery knows at one moment. A snapshot is immutable and complete; whoever needs an
-//! answer takes the current one and asks it. Look-ups by address are indexed when it is built.
+//! answer takes the current one and asks it. Everything that is looked up is indexed, and the next
+//! snapshot shares with this one what does not change.
 
-use std::collections::{BTreeMap, HashMap};
+mod change;
+mod shards;
+
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,6 +14,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::identity::{SpiffeId, TrustDomain};
 use crate::policy::{Policies, PolicyIndex};
+
+pub use change::Change;
+
+use shards::Shards;
 
 /// Name of a node, as discovery gives it.
 pub type NodeName = Arc<str>;
@@ -178,13 +186,27 @@ pub struct Snapshot {
     pub generation: u64,
     /// Mesh-wide settings.
     pub mesh: MeshSettings,
-    nodes: BTreeMap<NodeName, Node>,
-    workloads: BTreeMap<Arc<str>, Arc<Workload>>,
-    services: Vec<Arc<Service>>,
-    by_address: HashMap<IpAddr, Arc<Workload>>,
-    services_by_address: HashMap<IpAddr, Arc<Service>>,
-    policies: PolicyIndex,
+    nodes: Shards<NodeName, Arc<Node>>,
+    /// While a node takes another's place, both may have its address.
+    nodes_by_address: Shards<IpAddr, Vec<Arc<Node>>>,
+    workloads: Shards<Arc<str>, Arc<Workload>>,
+    /// By namespace and name.
+    by_name: Shards<(Arc<str>, Arc<str>), Arc<Workload>>,
+    by_address: Shards<IpAddr, Arc<Workload>>,
+    by_node: Shards<NodeName, Arc<ByUid>>,
+    services: Shards<ServiceKey, Arc<Service>>,
+    services_by_address: Shards<IpAddr, Arc<Service>>,
+    services_by_endpoint: Shards<IpAddr, Vec<ServiceKey>>,
+    policies: Arc<PolicyIndex>,
 }
+
+type ByUid = BTreeMap<Arc<str>, Arc<Workload>>;
+
+/// Namespace and name of a Service.
+type ServiceKey = (Arc<str>, Arc<str>);
+
+/// What there was in an earlier snapshot, and what there is in this one; never nothing twice.
+pub type Turned<'a, T> = (Option<&'a Arc<T>>, Option<&'a Arc<T>>);
 
 /// Why facts do not make a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -203,6 +225,9 @@ pub enum SnapshotError {
         /// The name.
         name: Arc<str>,
     },
+    /// Two Services have one namespace and name.
+    #[error("Service {0} appears twice")]
+    DuplicateService(String),
     /// Two workloads claim one address, so that it identifies neither.
     #[error("address {address} is claimed by {first} and {second}; an address must identify one workload")]
     SharedAddress {
@@ -246,79 +271,33 @@ impl Snapshot {
         workloads: Vec<Workload>,
         services: Vec<Service>,
     ) -> Result<Self, SnapshotError> {
-        let mut by_name = BTreeMap::new();
+        let mut all = Self { generation, ..Self::empty(mesh) };
         for node in nodes {
-            if let Some(before) = by_name.insert(node.name.clone(), node) {
-                return Err(SnapshotError::DuplicateNode(before.name));
+            if all.node(&node.name).is_some() {
+                return Err(SnapshotError::DuplicateNode(node.name));
             }
+            all.put_node(node);
         }
-        let mut by_uid = BTreeMap::new();
-        let mut by_address: HashMap<IpAddr, Arc<Workload>> = HashMap::new();
-        let mut names = std::collections::HashSet::new();
         for workload in workloads {
-            let workload = Arc::new(workload);
-            if !by_name.contains_key(&workload.node) {
-                return Err(SnapshotError::UnknownNode {
-                    workload: workload.full_name(),
-                    node: workload.node.clone(),
-                });
+            if all.workload(&workload.uid).is_some() {
+                return Err(SnapshotError::DuplicateUid(workload.uid));
             }
-            if !names.insert((workload.namespace.clone(), workload.name.clone())) {
-                return Err(SnapshotError::DuplicateWorkload {
-                    namespace: workload.namespace.clone(),
-                    name: workload.name.clone(),
-                });
-            }
-            if !workload.host_network {
-                for address in &workload.addresses {
-                    if let Some(other) = by_address.insert(address.to_canonical(), workload.clone()) {
-                        return Err(SnapshotError::SharedAddress {
-                            address: *address,
-                            first: other.full_name(),
-                            second: workload.full_name(),
-                        });
-                    }
-                }
-            }
-            if let Some(before) = by_uid.insert(workload.uid.clone(), workload) {
-                return Err(SnapshotError::DuplicateUid(before.uid.clone()));
-            }
+            all.put_workload(workload)?;
         }
-        let services: Vec<Arc<Service>> = services.into_iter().map(Arc::new).collect();
-        let mut services_by_address: HashMap<IpAddr, Arc<Service>> = HashMap::new();
-        for service in &services {
-            for address in &service.addresses {
-                let address = address.to_canonical();
-                let other = by_address
-                    .get(&address)
-                    .map(|w| w.full_name())
-                    .or_else(|| services_by_address.get(&address).map(|s| s.full_name()));
-                if let Some(other) = other {
-                    return Err(SnapshotError::SharedServiceAddress {
-                        address,
-                        service: service.full_name(),
-                        other,
-                    });
-                }
-                services_by_address.insert(address, service.clone());
+        for service in services {
+            if all.services.get(&service.key()).is_some() {
+                return Err(SnapshotError::DuplicateService(service.full_name()));
             }
+            all.index_endpoints(&service.key(), None, Some(&service));
+            all.put_service(Arc::new(service))?;
         }
-        Ok(Self {
-            generation,
-            mesh,
-            nodes: by_name,
-            workloads: by_uid,
-            services,
-            by_address,
-            services_by_address,
-            policies: PolicyIndex::default(),
-        })
+        Ok(all)
     }
 
     /// The same with these policies, compiled for its workloads.
     #[must_use]
     pub fn with_policies(mut self, policies: Policies) -> Self {
-        self.policies = PolicyIndex::build(policies, self.workloads.values(), self.nodes.values());
+        self.policies = Arc::new(PolicyIndex::build(policies, self.workloads(), self.nodes()));
         self
     }
 
@@ -327,12 +306,16 @@ impl Snapshot {
         Self {
             generation: 0,
             mesh,
-            nodes: BTreeMap::new(),
-            workloads: BTreeMap::new(),
-            services: Vec::new(),
-            by_address: HashMap::new(),
-            services_by_address: HashMap::new(),
-            policies: PolicyIndex::default(),
+            nodes: Shards::default(),
+            nodes_by_address: Shards::default(),
+            workloads: Shards::default(),
+            by_name: Shards::default(),
+            by_address: Shards::default(),
+            by_node: Shards::default(),
+            services: Shards::default(),
+            services_by_address: Shards::default(),
+            services_by_endpoint: Shards::default(),
+            policies: Arc::default(),
         }
     }
 
@@ -343,12 +326,17 @@ impl Snapshot {
 
     /// The node of that name.
     pub fn node(&self, name: &str) -> Option<&Node> {
-        self.nodes.get(name)
+        self.nodes.get(name).map(|node| &**node)
     }
 
-    /// All nodes, by name.
+    /// All nodes, in no order.
     pub fn nodes(&self) -> impl Iterator<Item = &Node> {
-        self.nodes.values()
+        self.nodes.values().map(|node| &**node)
+    }
+
+    /// The nodes that have this address, by name: one, but for a moment in which another takes its place.
+    pub fn nodes_by_address(&self, address: IpAddr) -> &[Arc<Node>] {
+        self.nodes_by_address.get(&address.to_canonical()).map_or(&[], Vec::as_slice)
     }
 
     /// The workload of that uid.
@@ -356,19 +344,19 @@ impl Snapshot {
         self.workloads.get(uid)
     }
 
-    /// All workloads, by uid.
+    /// All workloads, in no order.
     pub fn workloads(&self) -> impl Iterator<Item = &Arc<Workload>> {
         self.workloads.values()
     }
 
-    /// The workload of that namespace and name (a scan; for people, not for the data path).
+    /// The workload of that namespace and name.
     pub fn workload_named(&self, namespace: &str, name: &str) -> Option<&Arc<Workload>> {
-        self.workloads.values().find(|w| &*w.namespace == namespace && &*w.name == name)
+        self.by_name.get(&(namespace.into(), name.into()))
     }
 
-    /// The workloads of a node.
-    pub fn workloads_on<'a>(&'a self, node: &'a str) -> impl Iterator<Item = &'a Arc<Workload>> {
-        self.workloads.values().filter(move |w| &*w.node == node)
+    /// The workloads of a node, by uid.
+    pub fn workloads_on(&self, node: &str) -> impl Iterator<Item = &Arc<Workload>> + use<'_> {
+        self.by_node.get(node).into_iter().flat_map(|workloads| workloads.values())
     }
 
     /// The one workload that an address identifies; never a host-network one.
@@ -381,9 +369,20 @@ impl Snapshot {
         self.services_by_address.get(&address.to_canonical())
     }
 
-    /// All Services.
-    pub fn services(&self) -> &[Arc<Service>] {
-        &self.services
+    /// The Services that have an endpoint of this address, ready or not, by namespace and name.
+    pub fn services_of_endpoint(&self, address: IpAddr) -> impl Iterator<Item = &Arc<Service>> {
+        let keys = self.services_by_endpoint.get(&address.to_canonical());
+        keys.into_iter().flatten().filter_map(|key| self.services.get(key))
+    }
+
+    /// The Service of that namespace and name.
+    pub fn service_named(&self, namespace: &str, name: &str) -> Option<&Arc<Service>> {
+        self.services.get(&(namespace.into(), name.into()))
+    }
+
+    /// All Services, in no order.
+    pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
+        self.services.values()
     }
 }
 
@@ -402,9 +401,18 @@ impl Workload {
     pub fn full_name(&self) -> String {
         format!("{}/{}", self.namespace, self.name)
     }
+
+    /// The addresses that mean this workload and nobody else, in canonical form.
+    pub fn identifying_addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.addresses.iter().filter(|_| !self.host_network).map(IpAddr::to_canonical)
+    }
 }
 
 impl Service {
+    fn key(&self) -> ServiceKey {
+        (self.namespace.clone(), self.name.clone())
+    }
+
     /// `namespace/name`.
     pub fn full_name(&self) -> String {
         format!("{}/{}", self.namespace, self.name)

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use crate::capture::PodState;
 use crate::policy::{At, Passage};
-use crate::route::{Decision, Route, Step, decide, mesh_destinations};
+use crate::route::{Decision, Route, Step, decide, is_mesh_destination};
 use crate::snapshot::{Snapshot, Workload};
 use crate::view::TraceView;
 
@@ -69,10 +69,8 @@ fn untouched(snapshot: &Snapshot, source: &Workload, asked: SocketAddr, state: &
     if source.addresses.iter().any(|a| a.to_canonical() == ip) {
         return Some("the destination is the pod itself; it never leaves its namespace".to_owned());
     }
-    let taken = mesh_destinations(snapshot)
-        .into_iter()
-        .any(|d| d.address == ip && d.port.is_none_or(|p| p == asked.port()));
-    (!taken).then(|| format!("{asked} is no mesh destination; the kernel leaves the connect alone"))
+    (!is_mesh_destination(snapshot, asked))
+        .then(|| format!("{asked} is no mesh destination; the kernel leaves the connect alone"))
 }
 
 #[cfg(test)]

@@ -131,6 +131,7 @@ async fn agent(args: AgentArgs) -> anyhow::Result<()> {
                 ahead: AHEAD_MAX.div_ceil(count),
                 ..TunnelSettings::default()
             },
+            spin: Duration::from_micros(args.spin),
         },
     )?;
     let heartbeat = kernel.heartbeat()?;

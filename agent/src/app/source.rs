@@ -9,7 +9,7 @@ use lark_core::capture::PodState;
 use lark_core::check::{self, Facts, PodFacts};
 use lark_core::observe::Secured;
 use lark_core::policy;
-use lark_core::route::mesh_destinations;
+use lark_core::route::is_in_mesh;
 use lark_core::snapshot::Snapshot;
 use lark_core::trace;
 use lark_core::view::{
@@ -129,7 +129,8 @@ impl Source for AgentSource {
     fn workloads(&self) -> Vec<WorkloadView> {
         let reports: std::collections::HashMap<_, _> =
             self.reports().into_iter().map(|r| (r.uid.clone(), r)).collect();
-        self.snapshot()
+        let mut all: Vec<_> = self
+            .snapshot()
             .workloads()
             .map(|w| {
                 let (state, why) = match reports.get(&w.uid) {
@@ -148,16 +149,15 @@ impl Source for AgentSource {
                     why,
                 }
             })
-            .collect()
+            .collect();
+        all.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+        all
     }
 
     fn services(&self) -> Vec<ServiceView> {
         let snapshot = self.snapshot();
-        let mesh: std::collections::HashSet<_> =
-            mesh_destinations(&snapshot).into_iter().map(|d| d.address).collect();
-        snapshot
+        let mut all: Vec<_> = snapshot
             .services()
-            .iter()
             .map(|s| ServiceView {
                 namespace: s.namespace.to_string(),
                 name: s.name.to_string(),
@@ -165,9 +165,11 @@ impl Source for AgentSource {
                 ports: s.ports.iter().map(|p| format!("{}->{}", p.port, p.target_port)).collect(),
                 ready: s.endpoints.iter().filter(|e| e.ready).count(),
                 endpoints: s.endpoints.len(),
-                in_mesh: s.addresses.iter().any(|a| mesh.contains(&a.to_canonical())),
+                in_mesh: is_in_mesh(&snapshot, s),
             })
-            .collect()
+            .collect();
+        all.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+        all
     }
 
     fn connections(&self) -> Vec<ConnectionView> {

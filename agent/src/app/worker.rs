@@ -4,16 +4,18 @@ use std::collections::HashMap;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use lark_bpf::{Accepted, Claims, Kernel};
 use lark_core::identity::TrustDomain;
 use lark_core::snapshot::Snapshot;
 use lark_identity::SvidStore;
-use lark_tunnel::{Acceptor, Dialer, TunnelSettings};
-use tokio::net::{TcpListener, TcpStream};
+use lark_tunnel::{Acceptor, Dialer, PodSocketListener, TunnelSettings};
+use tokio::net::TcpListener;
+use tokio::runtime::LocalOptions;
 use tokio::sync::{mpsc, watch};
-use tokio::task::{AbortHandle, LocalSet};
+use tokio::task::AbortHandle;
 
 use super::heartbeat::{self, Pulse, Watched};
 use crate::capture::{Pod, PodListener, Pods, ToWorker};
@@ -32,6 +34,8 @@ pub(super) struct Shared {
     pub(super) observer: Observer,
     pub(super) identities: Identities,
     pub(super) settings: TunnelSettings,
+    /// How long a worker looks for more before it sleeps.
+    pub(super) spin: Duration,
 }
 
 enum Message {
@@ -130,8 +134,9 @@ struct Parts {
 }
 
 fn work(parts: Parts) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    LocalSet::new().block_on(&runtime, run(parts))
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().build_local(LocalOptions::default())?;
+    runtime.block_on(run(parts))
 }
 
 async fn run(parts: Parts) -> anyhow::Result<()> {
@@ -141,6 +146,8 @@ async fn run(parts: Parts) -> anyhow::Result<()> {
     let dial = Rc::new(Dial::new(claims));
     let standing = Standing::default();
     tokio::task::spawn_local(standing.clone().follow(shared.snapshot.clone()));
+    let (tidied, ended) = (dial.clone(), dial.clone());
+    tokio::task::spawn_local(async move { tidied.tidy().await });
     let outbound = Rc::new(Outbound {
         node: shared.node.clone(),
         snapshot: shared.snapshot.clone(),
@@ -154,6 +161,9 @@ async fn run(parts: Parts) -> anyhow::Result<()> {
     });
     let dialer = outbound.dialer.clone();
     tokio::task::spawn_local(async move { dialer.keep_warm().await });
+    if !shared.spin.is_zero() {
+        tokio::task::spawn_local(lark_tunnel::spin(shared.spin));
+    }
     let inbound: Rc<dyn lark_tunnel::Deliver> = Rc::new(Inbound::new(
         shared.node.clone(),
         shared.snapshot.clone(),
@@ -170,7 +180,8 @@ async fn run(parts: Parts) -> anyhow::Result<()> {
         watcher,
     );
     let mut tunnels: Option<AbortHandle> = None;
-    let mut listening: HashMap<Arc<str>, Vec<AbortHandle>> = HashMap::new();
+    // The kernel's number of a pod, and its listeners' tasks.
+    let mut listening: HashMap<Arc<str>, (u32, Vec<AbortHandle>)> = HashMap::new();
     while let Some(message) = messages.recv().await {
         match message {
             Message::Accept(listener) => {
@@ -187,11 +198,13 @@ async fn run(parts: Parts) -> anyhow::Result<()> {
             Message::Listen(pod, socket) => {
                 let listener = TcpListener::from_std(socket)?;
                 let task = tokio::task::spawn_local(accept_pod(listener, pod.clone(), outbound.clone()));
-                listening.entry(pod.uid.clone()).or_default().push(task.abort_handle());
+                let (_, tasks) = listening.entry(pod.uid.clone()).or_insert_with(|| (pod.id, Vec::new()));
+                tasks.push(task.abort_handle());
             }
             Message::Unlisten(uid) => {
-                for task in listening.remove(&uid).unwrap_or_default() {
-                    task.abort();
+                if let Some((pod, tasks)) = listening.remove(&uid) {
+                    tasks.iter().for_each(AbortHandle::abort);
+                    ended.forget(pod);
                 }
             }
         }
@@ -200,33 +213,46 @@ async fn run(parts: Parts) -> anyhow::Result<()> {
 }
 
 async fn accept_pod(listener: TcpListener, pod: Arc<Pod>, outbound: Rc<Outbound>) {
-    accept(listener, &pod.name, |socket, from| {
-        let (outbound, pod) = (outbound.clone(), pod.clone());
-        tokio::task::spawn_local(async move { outbound.serve(pod, socket, from).await });
-    })
+    let listener = PodSocketListener::from(listener);
+    accept(
+        async || listener.accept().await,
+        &pod.name,
+        |socket, from| {
+            let (outbound, pod) = (outbound.clone(), pod.clone());
+            tokio::task::spawn_local(async move { outbound.serve(pod, socket, from).await });
+        },
+    )
     .await;
 }
 
 async fn accept_tunnels(listener: TcpListener, acceptor: Acceptor, inbound: Rc<dyn lark_tunnel::Deliver>) {
-    accept(listener, "tunnels", |socket, peer| {
-        let (acceptor, inbound) = (acceptor.clone(), inbound.clone());
-        tokio::task::spawn_local(async move {
-            if let Err(error) = acceptor.serve(socket, peer, inbound).await {
-                tracing::warn!(reason = %error.reason(), cause = error.cause().label(), %error, "no tunnel");
-            }
-        });
-    })
+    accept(
+        async || listener.accept().await,
+        "tunnels",
+        |socket, peer| {
+            let (acceptor, inbound) = (acceptor.clone(), inbound.clone());
+            tokio::task::spawn_local(async move {
+                if let Err(error) = acceptor.serve(socket, peer, inbound).await {
+                    tracing::warn!(reason = %error.reason(), cause = error.cause().label(), %error, "no tunnel");
+                }
+            });
+        },
+    )
     .await;
 }
 
 /// Accepts for ever; an error (descriptors exhausted, most of all) is waited out.
-async fn accept(listener: TcpListener, of: &str, mut serve: impl FnMut(TcpStream, SocketAddr)) {
+async fn accept<S>(
+    next: impl AsyncFn() -> std::io::Result<(S, SocketAddr)>,
+    of: &str,
+    mut serve: impl FnMut(S, SocketAddr),
+) {
     loop {
-        match listener.accept().await {
+        match next().await {
             Ok((socket, peer)) => serve(socket, peer),
             Err(error) => {
                 tracing::warn!(of, %error, "accept failed");
-                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                tokio::time::sleep(Duration::from_millis(50)).await;
             }
         }
     }

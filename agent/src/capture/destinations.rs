@@ -1,24 +1,34 @@
 //! Mesh destinations as the kernel's map wants them.
 
 use lark_abi::{Address, DestinationKey, DestinationValue};
-use lark_core::route::{Action, mesh_destinations};
+use lark_bpf::{Kernel, MapError, Synced};
+use lark_core::route::{self, Action, MeshDestination, changed_destinations, mesh_destinations};
 use lark_core::snapshot::Snapshot;
 
-/// The entries for a snapshot.
-pub(super) fn entries(snapshot: &Snapshot) -> Vec<(DestinationKey, DestinationValue)> {
-    mesh_destinations(snapshot)
-        .into_iter()
-        .map(|destination| {
-            let key = DestinationKey {
-                address_be: Address::from(destination.address).words_be,
-                port: destination.port.unwrap_or(0),
-                padding: 0,
-            };
-            let action = match destination.action {
-                Action::Redirect => DestinationValue::REDIRECT,
-                Action::RefuseNoEndpoint => DestinationValue::REFUSE_NO_ENDPOINT,
-            };
-            (key, DestinationValue { action })
-        })
-        .collect()
+/// Brings the kernel's map from one snapshot to another; from nothing known, by comparing all of it.
+///
+/// # Errors
+/// When the map cannot be written; a full one is no error but said in the result.
+pub(super) fn sync(
+    kernel: &mut Kernel,
+    before: Option<&Snapshot>,
+    now: &Snapshot,
+) -> Result<Synced, MapError> {
+    let Some(before) = before else {
+        return kernel.sync_destinations(mesh_destinations(now).iter().map(entry));
+    };
+    let changes = changed_destinations(before, now);
+    kernel.change_destinations(changes.written.iter().map(entry), changes.removed.into_iter().map(key))
+}
+
+fn entry(destination: &MeshDestination) -> (DestinationKey, DestinationValue) {
+    let action = match destination.action {
+        Action::Redirect => DestinationValue::REDIRECT,
+        Action::RefuseNoEndpoint => DestinationValue::REFUSE_NO_ENDPOINT,
+    };
+    (key((destination.address, destination.port)), DestinationValue { action })
+}
+
+fn key((address, port): route::DestinationKey) -> DestinationKey {
+    DestinationKey { address_be: Address::from(address).words_be, port: port.unwrap_or(0), padding: 0 }
 }

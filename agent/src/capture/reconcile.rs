@@ -70,6 +70,8 @@ pub struct Capturer {
     captured: BTreeMap<Arc<str>, Captured>,
     reports: Arc<Mutex<Vec<PodReport>>>,
     generation: u64,
+    /// What the kernel's map of destinations was made from, if all of it fitted.
+    synced: Option<Arc<Snapshot>>,
     next_id: u32,
 }
 
@@ -95,6 +97,7 @@ impl Capturer {
             captured: BTreeMap::new(),
             reports: Arc::default(),
             generation: 0,
+            synced: None,
             next_id,
         }
     }
@@ -155,11 +158,12 @@ impl Capturer {
         }
         // Whatever the other has made of the destinations is written anew.
         self.generation = 0;
+        self.synced = None;
     }
 
     /// One pass. Returns whether everything that is wanted is captured or has failed for a reason that
     /// waiting will not mend.
-    pub fn reconcile(&mut self, snapshot: &Snapshot) -> bool {
+    pub fn reconcile(&mut self, snapshot: &Arc<Snapshot>) -> bool {
         if snapshot.generation != self.generation {
             self.sync_destinations(snapshot);
         }
@@ -193,10 +197,13 @@ impl Capturer {
         settled
     }
 
-    fn sync_destinations(&mut self, snapshot: &Snapshot) {
-        match locked(&self.kernel).sync_destinations(destinations::entries(snapshot)) {
+    fn sync_destinations(&mut self, snapshot: &Arc<Snapshot>) {
+        let before = self.synced.take();
+        match destinations::sync(&mut locked(&self.kernel), before.as_deref(), snapshot) {
             Ok(synced) => {
                 self.generation = snapshot.generation;
+                // What did not fit is not in the map, so that the next time all of it is compared.
+                self.synced = (synced.left_out == 0).then(|| snapshot.clone());
                 if synced.left_out > 0 {
                     tracing::error!(
                         left_out = synced.left_out,

@@ -117,6 +117,14 @@ pub struct AgentArgs {
     /// Default: the system's.
     #[arg(long, env = "LARK_CONGESTION", value_name = "NAME")]
     pub congestion: Option<String>,
+    /// For how many microseconds a worker looks for more before it sleeps, 0 to 25.
+    ///
+    /// Default 0. An answer that comes within it needs no wake-up: round trips of small messages get shorter.
+    /// The price is CPU: up to one core a worker while such traffic flows, nothing while none does, and
+    /// little where answers take longer, since a spin that is mostly in vain is mostly left out.
+    #[arg(long, env = "LARK_SPIN", value_name = "MICROSECONDS", default_value_t = 0,
+        value_parser = clap::value_parser!(u64).range(0..=25))]
+    pub spin: u64,
     /// How log lines look: text or json.
     ///
     /// Default text. The access log has the target `access`.

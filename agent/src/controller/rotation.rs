@@ -83,7 +83,10 @@ impl Rotation {
 
     fn facts(&self) -> Vec<NodeFacts> {
         let snapshot = self.snapshot.borrow().clone();
-        self.nodes.facts(snapshot.nodes().map(|node| &*node.name))
+        // By name, as people are told whom a phase waits for.
+        let mut names: Vec<&str> = snapshot.nodes().map(|node| &*node.name).collect();
+        names.sort_unstable();
+        self.nodes.facts(names)
     }
 
     /// Goes from phase to phase as nodes follow, for ever. To be dropped at will.
@@ -140,7 +143,8 @@ impl Rotation {
             Step::Next(_) => Vec::new(),
         };
         let snapshot = self.snapshot.borrow().clone();
-        let nodes = snapshot.nodes().map(|node| self.node(&node.name, &waits)).collect();
+        let mut nodes: Vec<_> = snapshot.nodes().map(|node| self.node(&node.name, &waits)).collect();
+        nodes.sort_by(|a, b| a.name.cmp(&b.name));
         CaView {
             trust_domain: self.domain.to_string(),
             phase: state.phase.label().to_owned(),

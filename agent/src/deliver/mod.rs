@@ -1,6 +1,8 @@
 //! The last step: a connection from inside the destination pod's own namespace, whose application is
 //! told the true source.
 
+mod ready;
+
 use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
@@ -10,10 +12,15 @@ use lark_bpf::Claims;
 use lark_core::constants::DELIVER_TIMEOUT;
 use lark_core::explain::told;
 use lark_core::reason::Reason;
-use lark_sys::socket::{delivery_socket, plain_socket};
-use tokio::net::{TcpSocket, TcpStream};
+use lark_sys::socket::{begin_connect, delivery_socket, plain_socket};
+use tokio::net::TcpStream;
 
 use crate::capture::Pod;
+
+use ready::{Family, Ready};
+
+/// How often sockets that nobody took are closed.
+const TIDY_EVERY: Duration = Duration::from_millis(500);
 
 /// Why a dial led nowhere.
 #[derive(Debug, thiserror::Error)]
@@ -83,6 +90,7 @@ impl DialError {
 /// A worker's way to applications.
 pub struct Dial {
     claims: RefCell<Claims>,
+    ready: RefCell<Ready<std::net::TcpStream>>,
 }
 
 impl std::fmt::Debug for Dial {
@@ -94,7 +102,21 @@ impl std::fmt::Debug for Dial {
 impl Dial {
     /// With a worker's own descriptor of the map of claims.
     pub fn new(claims: Claims) -> Self {
-        Self { claims: RefCell::new(claims) }
+        Self { claims: RefCell::new(claims), ready: RefCell::default() }
+    }
+
+    /// Closes sockets that were made ahead and are not needed, for ever: a namespace must not live long
+    /// because of them.
+    pub async fn tidy(&self) {
+        loop {
+            tokio::time::sleep(TIDY_EVERY).await;
+            self.ready.borrow_mut().sweep();
+        }
+    }
+
+    /// Closes what was made ahead for a pod that is no more.
+    pub fn forget(&self, pod: u32) {
+        self.ready.borrow_mut().forget(pod);
     }
 
     /// Connects to an address of `pod` from a loopback source inside its namespace; `source` is what the
@@ -114,14 +136,24 @@ impl Dial {
         if pod.is_listener(address.port()) {
             return Err(DialError::OwnListener { address, pod: pod.name.clone() });
         }
-        let spread = pod.next_source();
-        let socket = pod
-            .netns
-            .within(|| delivery_socket(address.ip(), spread))?
-            .map_err(|source| DialError::Failed { address, source })?;
+        let socket = self.socket(pod, address)?;
         self.claims.borrow_mut().claim(&socket, source)?;
         let stream = connect(socket, address).await?;
         if self.claims.borrow().is_published(&stream)? { Ok(stream) } else { Err(DialError::NotPublished) }
+    }
+
+    /// A socket inside the pod's namespace, made for this delivery or ahead of it.
+    fn socket(&self, pod: &Pod, address: SocketAddr) -> Result<std::net::TcpStream, DialError> {
+        let failed = |source| DialError::Failed { address, source };
+        let ip = address.ip();
+        let family = if ip.is_ipv4() { Family::V4 } else { Family::V6 };
+        let make = |count: usize| -> Result<Vec<std::net::TcpStream>, DialError> {
+            let one = |_| delivery_socket(ip, pod.next_source());
+            pod.netns.within(|| (0..count).map(one).collect::<io::Result<_>>())?.map_err(failed)
+        };
+        let socket = self.ready.borrow_mut().take(pod.id, family, make)?;
+        // As many were made as were asked for.
+        socket.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))
     }
 
     /// Connects to an address outside the mesh from inside `pod`'s namespace, as the pod would.
@@ -138,11 +170,21 @@ impl Dial {
 }
 
 async fn connect(socket: std::net::TcpStream, address: SocketAddr) -> Result<TcpStream, DialError> {
-    let connecting = TcpSocket::from_std_stream(socket).connect(address);
-    match tokio::time::timeout(DELIVER_TIMEOUT, connecting).await {
-        Err(_) => Err(DialError::TimedOut { address, limit: DELIVER_TIMEOUT }),
-        Ok(Err(e)) if e.kind() == io::ErrorKind::ConnectionRefused => Err(DialError::Refused { address }),
-        Ok(Err(source)) => Err(DialError::Failed { address, source }),
-        Ok(Ok(stream)) => Ok(stream),
+    let failed = |source: io::Error| match source.kind() {
+        io::ErrorKind::ConnectionRefused => DialError::Refused { address },
+        _ => DialError::Failed { address, source },
+    };
+    let is_connected = begin_connect(&socket, address).map_err(failed)?;
+    let stream = TcpStream::from_std(socket).map_err(failed)?;
+    if !is_connected {
+        let connected = async {
+            stream.writable().await?;
+            stream.take_error()?.map_or(Ok(()), Err)
+        };
+        tokio::time::timeout(DELIVER_TIMEOUT, connected)
+            .await
+            .map_err(|_| DialError::TimedOut { address, limit: DELIVER_TIMEOUT })?
+            .map_err(failed)?;
     }
+    Ok(stream)
 }

@@ -15,9 +15,7 @@ use lark_core::policy::{At, Passage, Verdict};
 use lark_core::reason::Reason;
 use lark_core::snapshot::{Snapshot, Workload};
 use lark_core::view::Party;
-use lark_sys::socket::reset_on_close;
-use lark_tunnel::{Deliver, Delivery, Ended, LocalIdentities, Refusal};
-use tokio::net::TcpStream;
+use lark_tunnel::{Deliver, Delivery, Ended, LocalIdentities, PodSocket, Refusal};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -60,8 +58,7 @@ impl LocalIdentities for Known {
     }
 
     fn is_node(&self, address: IpAddr) -> bool {
-        let snapshot = self.snapshot.borrow();
-        snapshot.nodes().any(|node| node.addresses.iter().any(|own| own.to_canonical() == address))
+        !self.snapshot.borrow().nodes_by_address(address).is_empty()
     }
 }
 
@@ -151,10 +148,8 @@ impl Inner {
         };
         // Policies may have changed while the application was dialled.
         let dialled = dialled.and_then(|dialled| match self.judge(&passage).denied {
-            Some(detail) => {
-                reset_on_close(&dialled.1);
-                Err(Refusal::new(Reason::PolicyDenied, detail))
-            }
+            // Dropped, the application's socket is reset.
+            Some(detail) => Err(Refusal::new(Reason::PolicyDenied, detail)),
             None => Ok(dialled),
         });
         match dialled {
@@ -162,7 +157,7 @@ impl Inner {
                 (connection.securer())(Secured::Mtls);
                 let counters = connection.counters();
                 let counted = pod.connection();
-                let local = stream.local_addr().ok();
+                let local = stream.as_ref().local_addr().ok();
                 let held = local.map(|local| self.standing.hold(passage, pod, local, request.authority));
                 let on_end = Box::new(move |ended: Ended| {
                     finish(connection, &ended, held);
@@ -188,12 +183,12 @@ impl Inner {
         destination: &Workload,
         authority: SocketAddr,
         source: SocketAddr,
-    ) -> Result<(Arc<Pod>, TcpStream), Refusal> {
+    ) -> Result<(Arc<Pod>, PodSocket), Refusal> {
         let refused = |error: DialError| Refusal::new(error.reason(), error.to_string());
         let gone = || refused(DialError::HooksNotLive { pod: destination.full_name() });
         let pod = self.pods.by_uid(&destination.uid).ok_or_else(gone)?;
         let stream = self.dial.deliver(&pod, authority, source).await.map_err(refused)?;
-        Ok((pod, stream))
+        Ok((pod, PodSocket::prepared(stream)))
     }
 
     /// Both workloads, once discovery agrees with what is claimed; it gets a moment to catch up.

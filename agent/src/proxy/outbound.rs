@@ -16,9 +16,7 @@ use lark_core::reason::Reason;
 use lark_core::route::{Decision, Route, decide};
 use lark_core::snapshot::{Snapshot, Workload};
 use lark_core::view::Party;
-use lark_sys::socket::reset_on_close;
-use lark_tunnel::{Dialer, End, Ended, PoolKey, Refusal, join};
-use tokio::net::TcpStream;
+use lark_tunnel::{Dialer, End, Ended, PodSocket, PoolKey, Refusal, join};
 use tokio::sync::watch;
 
 use super::standing::{Held, Standing};
@@ -75,8 +73,8 @@ impl Drop for Load {
 
 impl Outbound {
     /// Carries one accepted connection of `pod` until its end.
-    pub async fn serve(&self, pod: Arc<Pod>, socket: TcpStream, from: SocketAddr) {
-        let flow = match self.accepted.flow(&socket) {
+    pub async fn serve(&self, pod: Arc<Pod>, socket: PodSocket, from: SocketAddr) {
+        let flow = match self.accepted.flow(socket.as_ref()) {
             Ok(Some(flow)) if flow.pod_id == pod.id => flow,
             other => {
                 let detail = match other {
@@ -86,7 +84,7 @@ impl Outbound {
                 };
                 tracing::warn!(pod = pod.name, %from, detail, reason = %Reason::NoOriginalDestination, "connection to a listener reset");
                 self.observer.refused_early(Direction::Outbound, Reason::NoOriginalDestination);
-                reset_on_close(&socket);
+                // Dropped, the socket is reset.
                 return;
             }
         };
@@ -95,7 +93,6 @@ impl Outbound {
         let Some(source) = snapshot.workload(&pod.uid).cloned() else {
             // Released a moment ago: the connect was taken before.
             self.observer.refused_early(Direction::Outbound, Reason::SourceUnknown);
-            reset_on_close(&socket);
             return;
         };
         let dice = u64::from(flow.source_port) << 32 ^ flow.cookie.wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -112,12 +109,12 @@ impl Outbound {
             let verdict = passage.judge(&snapshot);
             connection.would_deny(&verdict.dry_run);
             if let Some(detail) = verdict.denied {
-                reset_on_close(&socket);
+                drop(socket);
                 let refusal = Refusal::new(Reason::PolicyDenied, detail);
                 return finish(connection, &Ended::refused(refusal), None);
             }
         }
-        let local = socket.local_addr().ok();
+        let local = socket.as_ref().local_addr().ok();
         let held = passage.zip(local).map(|(p, local)| self.standing.hold(p, pod.clone(), local, from));
         let ended =
             self.take(&pod, &source, socket, source_address, destination, decision, &connection).await;
@@ -129,7 +126,7 @@ impl Outbound {
         &self,
         pod: &Arc<Pod>,
         source: &Arc<Workload>,
-        socket: TcpStream,
+        socket: PodSocket,
         source_address: SocketAddr,
         asked: SocketAddr,
         decision: Decision,
@@ -157,7 +154,7 @@ impl Outbound {
                     Some(target) => {
                         // A pod that calls itself is told its own address, like any other caller.
                         let dialled = self.dial.deliver(&target, address, source_address).await;
-                        dialled.map(|stream| (stream, Some(target.connection())))
+                        dialled.map(|stream| (PodSocket::prepared(stream), Some(target.connection())))
                     }
                     None => Err(crate::deliver::DialError::HooksNotLive { pod: destination.full_name() }),
                 };
@@ -165,11 +162,12 @@ impl Outbound {
             }
             Route::Passthrough { address, reason } => {
                 connection.note(reason.label());
-                let result = self.dial.pass_through(pod, address).await.map(|stream| (stream, None));
+                let result = self.dial.pass_through(pod, address).await;
+                let result = result.map(|stream| (PodSocket::outside(stream), None));
                 self.join(connection, socket, result, Secured::Plaintext).await
             }
             Route::Deny { reason } => {
-                reset_on_close(&socket);
+                drop(socket);
                 let detail = format!("{asked}: {}", reason.advice());
                 Ended::refused(Refusal::new(reason, detail))
             }
@@ -179,8 +177,8 @@ impl Outbound {
     async fn join(
         &self,
         connection: &Connection,
-        socket: TcpStream,
-        dialled: Result<(TcpStream, Option<crate::capture::ConnectionOf>), crate::deliver::DialError>,
+        socket: PodSocket,
+        dialled: Result<(PodSocket, Option<crate::capture::ConnectionOf>), crate::deliver::DialError>,
         secured: Secured,
     ) -> Ended {
         match dialled {
@@ -190,7 +188,7 @@ impl Outbound {
                 join(socket, stream, counters).await
             }
             Err(error) => {
-                reset_on_close(&socket);
+                drop(socket);
                 Ended::refused(Refusal::new(error.reason(), error.to_string()))
             }
         }

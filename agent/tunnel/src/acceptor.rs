@@ -28,6 +28,7 @@ use crate::engine::{Accepting, Engine, Terms, TunnelError};
 use crate::handshake::{self, HandshakeError};
 pub(crate) use crate::load::Load;
 use crate::load::Permit;
+use crate::pod::PodSocket;
 use crate::proof::Proof;
 use crate::record::{RecordError, Records, Socket};
 use crate::settings::{Observer, Side, TunnelSettings};
@@ -59,7 +60,7 @@ pub struct Inbound {
 #[must_use]
 pub struct Delivery {
     /// Its socket.
-    pub pod: TcpStream,
+    pub pod: PodSocket,
     /// Where its bytes are counted.
     pub counters: Arc<ByteCounters>,
     /// Is called once at its end.
@@ -150,7 +151,7 @@ struct Inner {
     load: Rc<Load>,
 }
 
-/// A worker's accepting end. Must be used within a `LocalSet`.
+/// A worker's accepting end. Must be used where local tasks can be spawned.
 #[derive(Clone)]
 pub struct Acceptor(Rc<Inner>);
 

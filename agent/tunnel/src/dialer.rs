@@ -27,7 +27,7 @@ use crate::engine::{Engine, Open, Shared, Terms, TunnelError};
 use crate::fate::{self, News, Outcome};
 use crate::handshake::{self, HandshakeError};
 use crate::held::Held;
-use crate::pod::Pod;
+use crate::pod::{Pod, PodSocket};
 use crate::proof::Proof;
 use crate::record::Records;
 use crate::settings::{Observer, Side, TunnelSettings};
@@ -78,7 +78,7 @@ struct Inner {
     began: Instant,
 }
 
-/// A worker's dialling end. Must be used within a `LocalSet`.
+/// A worker's dialling end. Must be used where local tasks can be spawned.
 #[derive(Clone)]
 pub struct Dialer(Rc<Inner>);
 
@@ -146,12 +146,12 @@ impl Dialer {
         &self,
         key: PoolKey,
         request: ConnectRequest,
-        pod: TcpStream,
+        pod: impl Into<PodSocket>,
         counters: Arc<ByteCounters>,
         opened: impl FnOnce(),
     ) -> Ended {
         let mut opened = Some(opened);
-        let pod = Pod::new(pod);
+        let pod = Pod::new(pod.into());
         let mut carried = Carried { request, pod, counters, early: Vec::new(), pod_ended: false };
         for _ in 0..ATTEMPTS {
             let tunnel = match self.tunnel(&key).await {

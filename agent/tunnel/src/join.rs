@@ -1,17 +1,18 @@
 //! Two local sockets joined: same node, or passthrough. Half-close stays half-close, reset stays reset,
 //! and neither side is read while the other does not take.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::Shutdown;
 use std::sync::Arc;
 
 use lark_core::observe::ByteCounters;
-use lark_sys::socket::{end_on_close, reset_on_close, set_congestion, set_nodelay};
+use lark_sys::socket::{end_on_close, read_now, write_now};
 use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use crate::ended::{End, Ended};
+use crate::pod::PodSocket;
 
 const CHUNK: usize = 256 * 1024;
 
@@ -24,15 +25,8 @@ thread_local! {
 /// failed: then both are reset.
 ///
 /// Dropping the future resets both sockets, and so does the kernel when the agent is killed.
-pub async fn join(source: TcpStream, destination: TcpStream, counters: Arc<ByteCounters>) -> Ended {
-    for socket in [&source, &destination] {
-        set_nodelay(socket);
-        reset_on_close(socket);
-        // A passthrough's other end may be far away; what is on loopback is not, and must not pace.
-        if socket.local_addr().is_ok_and(|address| address.ip().to_canonical().is_loopback()) {
-            set_congestion(socket, "reno");
-        }
-    }
+pub async fn join(source: PodSocket, destination: PodSocket, counters: Arc<ByteCounters>) -> Ended {
+    let (source, destination) = (source.into_inner(), destination.into_inner());
     let bytes = async {
         let there = one_way(&source, &destination, |n| counters.add_sent(n));
         let back = one_way(&destination, &source, |n| counters.add_received(n));
@@ -87,9 +81,13 @@ enum Step {
 async fn one_way(from: &TcpStream, to: &TcpStream, count: impl Fn(u64)) -> Result<(), Failed> {
     // What the taker did not take at once; the shared buffer serves the others meanwhile.
     let mut rest = Vec::new();
+    // The reactor tells what a new socket can do only in its next turn; mostly its first bytes are there.
+    let mut is_new = true;
     loop {
-        from.readable().await.map_err(|_| Failed::Read)?;
-        match step(from, to, &mut rest, &count)? {
+        if !is_new {
+            from.readable().await.map_err(|_| Failed::Read)?;
+        }
+        match step(from, to, &mut rest, &count, std::mem::take(&mut is_new))? {
             Step::Nothing => {}
             Step::Moved => finish(to, std::mem::take(&mut rest), &count).await?,
             Step::End => return SockRef::from(to).shutdown(Shutdown::Write).map_err(|_| Failed::Write),
@@ -98,20 +96,29 @@ async fn one_way(from: &TcpStream, to: &TcpStream, count: impl Fn(u64)) -> Resul
 }
 
 /// Reads once and writes at once what is taken.
-fn step(from: &TcpStream, to: &TcpStream, rest: &mut Vec<u8>, count: &impl Fn(u64)) -> Result<Step, Failed> {
+fn step(
+    from: &TcpStream,
+    to: &TcpStream,
+    rest: &mut Vec<u8>,
+    count: &impl Fn(u64),
+    is_new: bool,
+) -> Result<Step, Failed> {
     SCRATCH.with_borrow_mut(|scratch| {
         scratch.resize(CHUNK, 0);
-        let read = match from.try_read(scratch) {
+        let result = if is_new { read_now(from, scratch) } else { from.try_read(scratch) };
+        let read = match result {
             Ok(0) => return Ok(Step::End),
             Ok(read) => scratch.get(..read).unwrap_or_default(),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(Step::Nothing),
             Err(_) => return Err(Failed::Read),
         };
-        let written = match to.try_write(read) {
+        let result = if is_new { write_now(to, &[IoSlice::new(read)]) } else { to.try_write(read) };
+        let written = match result {
             Ok(written) => written,
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => 0,
             Err(_) => return Err(Failed::Write),
         };
+        crate::spin::moved(1);
         count(u64::try_from(written).unwrap_or(0));
         rest.extend_from_slice(read.get(written..).unwrap_or_default());
         Ok(Step::Moved)

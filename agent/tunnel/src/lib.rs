@@ -38,6 +38,8 @@ mod ready;
 mod record;
 /// How tunnels behave, and who watches them.
 pub mod settings;
+/// A worker's spin before it sleeps.
+mod spin;
 /// One stream: a pod's socket at the end of a tunnel.
 mod stream;
 /// TLS configurations and the certificate verifiers.
@@ -50,8 +52,10 @@ pub use engine::TunnelError;
 pub use handshake::HandshakeError;
 pub use join::join;
 pub use lark_core::pool::PoolKey;
+pub use pod::{PodSocket, PodSocketListener};
 pub use record::RecordError;
 pub use settings::{Observer, Side, TunnelSettings};
+pub use spin::spin;
 
 /// An error of the system, with what to do about it.
 fn told(error: &std::io::Error) -> String {

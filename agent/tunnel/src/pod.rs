@@ -1,18 +1,73 @@
 //! A pod's socket, as the engine holds it.
 
+use std::cell::Cell;
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use lark_sys::socket::{end_on_close, reset_on_close, set_congestion, set_nodelay};
+use lark_sys::socket::{end_on_close, prepare_for_pod, read_now, reset_on_close, set_nodelay, write_now};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, Interest, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
 
-/// Pod legs never leave the machine; a congestion control that paces, as BBR does, halves them.
-const CONGESTION: &str = "reno";
+/// A pod's connection on its way into the tunnels. Its close is a reset until a tunnel closes it in order.
+#[derive(Debug)]
+pub struct PodSocket(TcpStream);
+
+impl From<TcpStream> for PodSocket {
+    fn from(socket: TcpStream) -> Self {
+        prepare_for_pod(&socket);
+        Self(socket)
+    }
+}
+
+impl PodSocket {
+    /// A socket that [`prepare_for_pod`] has prepared already.
+    pub fn prepared(socket: TcpStream) -> Self {
+        Self(socket)
+    }
+
+    /// A connection to outside the mesh, which may be far away: it keeps the system's congestion control.
+    pub fn outside(socket: TcpStream) -> Self {
+        set_nodelay(&socket);
+        reset_on_close(&socket);
+        Self(socket)
+    }
+
+    /// The socket as it is.
+    pub fn into_inner(self) -> TcpStream {
+        self.0
+    }
+}
+
+impl AsRef<TcpStream> for PodSocket {
+    fn as_ref(&self) -> &TcpStream {
+        &self.0
+    }
+}
+
+/// A listener for pods' connections. What a socket needs is set once here and inherited by all.
+#[derive(Debug)]
+pub struct PodSocketListener(TcpListener);
+
+impl From<TcpListener> for PodSocketListener {
+    fn from(listener: TcpListener) -> Self {
+        prepare_for_pod(&listener);
+        Self(listener)
+    }
+}
+
+impl PodSocketListener {
+    /// The next connection, and where it comes from. Cancel safe.
+    ///
+    /// # Errors
+    /// What the system says, descriptors exhausted for example; the listener stays usable.
+    pub async fn accept(&self) -> io::Result<(PodSocket, std::net::SocketAddr)> {
+        self.0.accept().await.map(|(socket, from)| (PodSocket(socket), from))
+    }
+}
 
 /// A pod's socket. Its close is a reset, on whatever way that comes about: the pod must not take an error
 /// for an end, not even when the kernel closes what a killed agent had open. Only [`Pod::close`] closes it
@@ -22,6 +77,10 @@ pub(crate) struct Pod {
     socket: OwnedReadHalf,
     /// The other, so that a watch can live beside it.
     watch: Watch,
+    /// It has not been read or written yet. The reactor tells what a socket can do only in its next turn,
+    /// which a new connection need not wait for: mostly its first bytes are there.
+    unread: bool,
+    unwritten: Cell<bool>,
 }
 
 enum Watch {
@@ -43,12 +102,10 @@ impl Drop for Silent {
 }
 
 impl Pod {
-    pub(crate) fn new(socket: TcpStream) -> Self {
-        set_nodelay(&socket);
-        set_congestion(&socket, CONGESTION);
-        reset_on_close(&socket);
+    pub(crate) fn new(PodSocket(socket): PodSocket) -> Self {
         let (socket, other) = socket.into_split();
-        Self { socket, watch: Watch::Idle(Silent(Some(other))) }
+        let watch = Watch::Idle(Silent(Some(other)));
+        Self { socket, watch, unread: true, unwritten: Cell::new(true) }
     }
 
     fn stream(&self) -> &TcpStream {
@@ -57,6 +114,12 @@ impl Pod {
 
     /// Reads once; nothing read means that the pod sends no more.
     pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        if std::mem::take(&mut self.unread) {
+            match read_now(self.stream(), buffer) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                read => return Poll::Ready(read),
+            }
+        }
         let mut read = ReadBuf::new(buffer);
         // Knows from a short read that nothing is left, and saves the call that would say so.
         std::task::ready!(Pin::new(&mut self.socket).poll_read(cx, &mut read))?;
@@ -72,7 +135,11 @@ impl Pod {
     pub(crate) fn write(&self, cx: &mut Context<'_>, mut slices: &mut [IoSlice<'_>]) -> io::Result<usize> {
         let mut written = 0;
         while !slices.is_empty() {
-            match self.stream().try_write_vectored(slices) {
+            let result = match self.unwritten.take() {
+                true => write_now(self.stream(), slices),
+                false => self.stream().try_write_vectored(slices),
+            };
+            match result {
                 Ok(count) => {
                     written += count;
                     IoSlice::advance_slices(&mut slices, count);

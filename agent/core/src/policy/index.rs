@@ -23,10 +23,9 @@ const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
 /// All policies of a snapshot.
 #[derive(Debug, Clone, Default)]
 pub struct PolicyIndex {
-    authorization: Vec<AuthorizationPolicy>,
-    network: Vec<NetworkPolicy>,
-    unreadable: Vec<Unreadable>,
-    /// Workloads that each selects, in the order of the three lists above.
+    /// What it was compiled from, each list in order of names.
+    policies: Arc<Policies>,
+    /// Workloads that each selects, in the order of the three lists of `policies`.
     selected: Vec<u32>,
     namespaces: HashMap<Arc<str>, Labels>,
     nodes: HashMap<NodeName, Vec<IpAddr>>,
@@ -98,26 +97,39 @@ type Selects<'a> = (Option<&'a Arc<str>>, &'a Selector);
 impl PolicyIndex {
     /// Compiles policies for the workloads and nodes of a snapshot.
     pub fn build<'w>(
-        policies: Policies,
+        mut policies: Policies,
         workloads: impl Iterator<Item = &'w Arc<Workload>>,
         nodes: impl Iterator<Item = &'w Node>,
     ) -> Self {
-        let Policies { namespaces, mut authorization, mut network, mut unreadable } = policies;
         // The order in which they are named must not hang on the order in which they arrived.
-        authorization.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
-        network.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
-        unreadable.sort_by(|a, b| a.policy.cmp(&b.policy));
-        let workloads: Vec<&Arc<Workload>> = workloads.collect();
-        let canonical = |node: &Node| node.addresses.iter().map(|a| a.to_canonical()).collect();
-        let mut index = Self {
-            namespaces: labels_of_namespaces(namespaces, &workloads),
-            nodes: nodes.map(|node| (node.name.clone(), canonical(node))).collect(),
-            authorization,
-            network,
-            unreadable,
-            ..Self::default()
-        };
+        policies.authorization.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+        policies.network.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+        policies.unreadable.sort_by(|a, b| a.policy.cmp(&b.policy));
+        Self::of(Arc::new(policies), workloads, nodes)
+    }
+
+    /// The same policies compiled for other workloads and nodes. What was compiled for those before says
+    /// nothing of these: a workload that is not listed is selected by none.
+    pub fn rebuild<'w>(
+        &self,
+        workloads: impl Iterator<Item = &'w Arc<Workload>>,
+        nodes: impl Iterator<Item = &'w Node>,
+    ) -> Self {
+        Self::of(self.policies.clone(), workloads, nodes)
+    }
+
+    fn of<'w>(
+        policies: Arc<Policies>,
+        workloads: impl Iterator<Item = &'w Arc<Workload>>,
+        nodes: impl Iterator<Item = &'w Node>,
+    ) -> Self {
+        let mut index = Self { policies, ..Self::default() };
+        // Of no policies nothing is asked.
         if !index.is_empty() {
+            let workloads: Vec<&Arc<Workload>> = workloads.collect();
+            let canonical = |node: &Node| node.addresses.iter().map(|a| a.to_canonical()).collect();
+            index.namespaces = labels_of_namespaces(&index.policies.namespaces, &workloads);
+            index.nodes = nodes.map(|node| (node.name.clone(), canonical(node))).collect();
             index.compile(&workloads);
         }
         index
@@ -125,13 +137,19 @@ impl PolicyIndex {
 
     /// Whether there is no policy at all.
     pub fn is_empty(&self) -> bool {
-        self.authorization.is_empty() && self.network.is_empty() && self.unreadable.is_empty()
+        let Policies { namespaces: _, authorization, network, unreadable } = &*self.policies;
+        authorization.is_empty() && network.is_empty() && unreadable.is_empty()
     }
 
     fn compile(&mut self, workloads: &[&Arc<Workload>]) {
         let groups = self.groups();
         let by_label = Candidates::of(workloads);
-        let mut selected = vec![0; self.authorization.len() + self.network.len() + self.unreadable.len()];
+        let mut selected = vec![
+            0;
+            self.policies.authorization.len()
+                + self.policies.network.len()
+                + self.policies.unreadable.len()
+        ];
         // By workload: which groups select it, in order.
         let mut of_workload: Vec<Vec<u32>> = vec![Vec::new(); workloads.len()];
         let mut members = Vec::with_capacity(groups.len());
@@ -171,12 +189,12 @@ impl PolicyIndex {
 
     /// Places of policies by what they select.
     fn groups(&self) -> BTreeMap<Selects<'_>, Vec<usize>> {
-        let authorization = self.authorization.iter().map(|p| {
+        let authorization = self.policies.authorization.iter().map(|p| {
             let within = (p.scope == Scope::Namespace).then_some(&p.namespace);
             (within, &p.selector)
         });
-        let network = self.network.iter().map(|p| (Some(&p.namespace), &p.pods));
-        let unreadable = self.unreadable.iter().map(|p| (p.within.as_ref(), &p.selector));
+        let network = self.policies.network.iter().map(|p| (Some(&p.namespace), &p.pods));
+        let unreadable = self.policies.unreadable.iter().map(|p| (p.within.as_ref(), &p.selector));
         let mut groups: BTreeMap<Selects<'_>, Vec<usize>> = BTreeMap::new();
         for (place, selects) in authorization.chain(network).chain(unreadable).enumerate() {
             groups.entry(selects).or_default().push(place);
@@ -190,7 +208,7 @@ impl PolicyIndex {
         let mut places: Vec<usize> = places.collect();
         places.sort_unstable();
         for place in places {
-            if let Some(policy) = self.authorization.get(place) {
+            if let Some(policy) = self.policies.authorization.get(place) {
                 let list = match (policy.action, policy.dry_run) {
                     (Action::Deny, false) => &mut set.deny,
                     (Action::Deny, true) => &mut set.dry_deny,
@@ -200,8 +218,8 @@ impl PolicyIndex {
                 list.add(number(place), policy.rules.iter().map(AuthorizationRule::tokens));
                 continue;
             }
-            let place = place - self.authorization.len();
-            if let Some(policy) = self.network.get(place) {
+            let place = place - self.policies.authorization.len();
+            if let Some(policy) = self.policies.network.get(place) {
                 for (direction, list) in
                     [(Direction::Ingress, &mut set.ingress), (Direction::Egress, &mut set.egress)]
                 {
@@ -212,8 +230,8 @@ impl PolicyIndex {
                 }
                 continue;
             }
-            let place = place - self.network.len();
-            if let Some(policy) = self.unreadable.get(place) {
+            let place = place - self.policies.network.len();
+            if let Some(policy) = self.policies.unreadable.get(place) {
                 match (policy.policy.kind, policy.dry_run) {
                     (Kind::Authorization, false) => &mut set.unreadable_authorization,
                     (Kind::Authorization, true) => &mut set.unreadable_authorization_dry,
@@ -280,7 +298,7 @@ impl PolicyIndex {
             labels.chain([Token::Namespace(&pod.namespace)])
         });
         let allows = |(policy, rule): Place| {
-            let policy = usize::try_from(policy).ok().and_then(|n| self.network.get(n));
+            let policy = usize::try_from(policy).ok().and_then(|n| self.policies.network.get(n));
             let rule = policy.zip(usize::try_from(rule).ok());
             rule.is_some_and(|(policy, rule)| {
                 let rule = policy.rules(direction).and_then(|rules| rules.get(rule));
@@ -338,7 +356,7 @@ impl PolicyIndex {
             .into_iter()
             .flat_map(|id| [Token::Account(id.namespace(), id.account()), Token::Namespace(id.namespace())]);
         let matches = |(policy, rule): Place| {
-            let policy = usize::try_from(policy).ok().and_then(|n| self.authorization.get(n));
+            let policy = usize::try_from(policy).ok().and_then(|n| self.policies.authorization.get(n));
             let rule = policy.zip(usize::try_from(rule).ok()).and_then(|(p, rule)| p.rules.get(rule));
             rule.is_some_and(|rule| rule.matches(attempt))
         };
@@ -356,15 +374,15 @@ impl PolicyIndex {
     }
 
     fn cannot_read(&self, number: Option<u32>) -> Option<Because<'_>> {
-        let policy = self.unreadable.get(usize::try_from(number?).ok()?)?;
+        let policy = self.policies.unreadable.get(usize::try_from(number?).ok()?)?;
         Some(Because::Unreadable { policy: policy.policy.clone(), why: &policy.why })
     }
 
     pub(super) fn name(&self, kind: Kind, number: u32) -> PolicyName {
         let place = usize::try_from(number).unwrap_or(usize::MAX);
         let found = match kind {
-            Kind::Authorization => self.authorization.get(place).map(|p| (&p.namespace, &p.name)),
-            Kind::Network => self.network.get(place).map(|p| (&p.namespace, &p.name)),
+            Kind::Authorization => self.policies.authorization.get(place).map(|p| (&p.namespace, &p.name)),
+            Kind::Network => self.policies.network.get(place).map(|p| (&p.namespace, &p.name)),
         };
         // A number of the index always names one of its policies.
         let (namespace, name) = found.map_or_else(|| ("".into(), "".into()), |(n, m)| (n.clone(), m.clone()));
@@ -379,14 +397,16 @@ impl PolicyIndex {
             name: name.clone(),
         };
         let authorization = self
+            .policies
             .authorization
             .iter()
             .map(move |p| (name(Kind::Authorization, &p.namespace, &p.name), Policy::Authorization(p)));
         let network = self
+            .policies
             .network
             .iter()
             .map(move |p| (name(Kind::Network, &p.namespace, &p.name), Policy::Network(p)));
-        let unreadable = self.unreadable.iter().map(|p| (p.policy.clone(), Policy::Unreadable(p)));
+        let unreadable = self.policies.unreadable.iter().map(|p| (p.policy.clone(), Policy::Unreadable(p)));
         let selected = self.selected.iter().copied().chain(std::iter::repeat(0));
         authorization
             .chain(network)
@@ -397,7 +417,7 @@ impl PolicyIndex {
 
     /// The policies that could not be read.
     pub fn unreadable(&self) -> &[Unreadable] {
-        &self.unreadable
+        &self.policies.unreadable
     }
 
     /// How many different sets of policies select workloads: what memory grows with.
@@ -414,10 +434,11 @@ fn is_itself(attempt: &Attempt<'_>) -> bool {
 }
 
 fn labels_of_namespaces(
-    listed: BTreeMap<Arc<str>, Labels>,
+    listed: &BTreeMap<Arc<str>, Labels>,
     workloads: &[&Arc<Workload>],
 ) -> HashMap<Arc<str>, Labels> {
-    let mut all: HashMap<Arc<str>, Labels> = listed.into_iter().collect();
+    let mut all: HashMap<Arc<str>, Labels> =
+        listed.iter().map(|(name, labels)| (name.clone(), labels.clone())).collect();
     for workload in workloads {
         if !all.contains_key(&workload.namespace) {
             all.insert(workload.namespace.clone(), Labels::new());

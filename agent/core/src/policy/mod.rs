@@ -118,4 +118,4 @@ pub struct Policies {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -127,7 +127,7 @@ prop_compose! {
 }
 
 prop_compose! {
-    fn policies()(
+    pub(crate) fn policies()(
         authorization in prop::collection::vec(authorization(), 0..6),
         network in prop::collection::vec(network(), 0..4),
     ) -> Policies {

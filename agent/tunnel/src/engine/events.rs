@@ -194,7 +194,7 @@ impl Engine {
         let Some(stream) = self.streams.get_mut(&id.value()) else {
             // The peer did not wait for it.
             if let Ok(delivery) = result {
-                lark_sys::socket::reset_on_close(&delivery.pod);
+                // Resets it.
                 drop(delivery.pod);
                 (delivery.on_end)(Ended::by_pod(false, End::ResetBySource));
             }

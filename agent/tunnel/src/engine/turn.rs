@@ -37,6 +37,7 @@ impl Engine {
                 received => received?,
             };
             self.ready.take(&mut self.queue);
+            let ready = self.queue.len();
             progress |= self.serve_ready()?;
             self.write_control()?;
             let flushed = self.records.poll_flush(cx)?.is_ready();
@@ -48,6 +49,7 @@ impl Engine {
             if !progress {
                 return Poll::Pending;
             }
+            crate::spin::moved(ready.max(1));
         }
         cx.waker().wake_by_ref();
         Poll::Pending

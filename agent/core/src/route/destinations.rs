@@ -1,0 +1,128 @@
+//! Mesh destinations: what the kernel takes to the agent. Kept up to date by what differs between two
+//! snapshots.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use crate::snapshot::{Service, Snapshot, Turned, Workload};
+
+/// What the kernel does with connects to an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Takes them to the agent.
+    Redirect,
+    /// Refuses them: the Service has no ready endpoint.
+    RefuseNoEndpoint,
+}
+
+/// One entry of the kernel's map of mesh destinations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MeshDestination {
+    /// The address.
+    pub address: IpAddr,
+    /// The port; `None` for any.
+    pub port: Option<u16>,
+    /// What to do.
+    pub action: Action,
+}
+
+impl MeshDestination {
+    fn key(&self) -> DestinationKey {
+        (self.address, self.port)
+    }
+}
+
+/// Address, and port; `None` for any.
+pub type DestinationKey = (IpAddr, Option<u16>);
+
+/// How the kernel's map changes from one snapshot to another.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DestinationChanges {
+    /// New ones, and those with another action.
+    pub written: Vec<MeshDestination>,
+    /// Those that are none any more.
+    pub removed: Vec<DestinationKey>,
+}
+
+/// All mesh destinations: addresses of captured pods, and of Services with a captured endpoint.
+/// Never the address of a host-network pod, which is its node's.
+pub fn mesh_destinations(snapshot: &Snapshot) -> Vec<MeshDestination> {
+    let pods = snapshot.workloads().flat_map(|w| of_workload(w));
+    pods.chain(snapshot.services().flat_map(|s| of_service(snapshot, s))).collect()
+}
+
+/// What differs between the mesh destinations of two snapshots, at the cost of what differs between these:
+/// workloads and Services that changed, and Services of which a workload that changed is an endpoint.
+pub fn changed_destinations(before: &Snapshot, now: &Snapshot) -> DestinationChanges {
+    let mut old: HashMap<DestinationKey, MeshDestination> = HashMap::new();
+    let mut new = old.clone();
+    let mut services: BTreeMap<_, Turned<'_, Service>> = BTreeMap::new();
+    let name = |service: &Arc<Service>| (service.namespace.clone(), service.name.clone());
+    for (was, is) in now.changed_workloads(before) {
+        old.extend(was.into_iter().flat_map(|w| of_workload(w)).map(|d| (d.key(), d)));
+        new.extend(is.into_iter().flat_map(|w| of_workload(w)).map(|d| (d.key(), d)));
+        for address in was.into_iter().chain(is).flat_map(|w| w.identifying_addresses()) {
+            for service in before.services_of_endpoint(address) {
+                services.entry(name(service)).or_default().0 = Some(service);
+            }
+            for service in now.services_of_endpoint(address) {
+                services.entry(name(service)).or_default().1 = Some(service);
+            }
+        }
+    }
+    for (was, is) in now.changed_services(before) {
+        if let Some(service) = was.or(is) {
+            services.insert(name(service), (was, is));
+        }
+    }
+    for (was, is) in services.into_values() {
+        old.extend(was.into_iter().flat_map(|s| of_service(before, s)).map(|d| (d.key(), d)));
+        new.extend(is.into_iter().flat_map(|s| of_service(now, s)).map(|d| (d.key(), d)));
+    }
+    DestinationChanges {
+        removed: old.keys().filter(|key| !new.contains_key(*key)).copied().collect(),
+        written: new.into_iter().filter(|(key, d)| old.get(key) != Some(d)).map(|(_, d)| d).collect(),
+    }
+}
+
+/// Whether connects to this address and port are taken.
+pub fn is_mesh_destination(snapshot: &Snapshot, asked: SocketAddr) -> bool {
+    let address = asked.ip().to_canonical();
+    snapshot.workload_by_address(address).is_some_and(|w| w.capture.is_wanted())
+        || snapshot
+            .service_by_address(address)
+            .is_some_and(|s| s.ports.iter().any(|p| p.port == asked.port()) && is_in_mesh(snapshot, s))
+}
+
+/// Whether a Service has a captured endpoint.
+pub fn is_in_mesh(snapshot: &Snapshot, service: &Service) -> bool {
+    service
+        .endpoints
+        .iter()
+        .any(|e| snapshot.workload_by_address(e.address).is_some_and(|w| w.capture.is_wanted()))
+}
+
+fn of_workload(workload: &Workload) -> impl Iterator<Item = MeshDestination> + '_ {
+    let addresses = workload.identifying_addresses().filter(|_| workload.capture.is_wanted());
+    addresses.map(|address| MeshDestination { address, port: None, action: Action::Redirect })
+}
+
+fn of_service<'a>(
+    snapshot: &Snapshot,
+    service: &'a Service,
+) -> impl Iterator<Item = MeshDestination> + use<'a> {
+    let is_in_mesh = is_in_mesh(snapshot, service);
+    service.addresses.iter().filter(move |_| is_in_mesh).flat_map(move |address| {
+        let address = address.to_canonical();
+        let ready = service
+            .endpoints
+            .iter()
+            .any(|e| e.ready && e.address.to_canonical().is_ipv4() == address.is_ipv4());
+        let action = if ready { Action::Redirect } else { Action::RefuseNoEndpoint };
+        service.ports.iter().map(move |p| MeshDestination { address, port: Some(p.port), action })
+    })
+}
+
+#[cfg(test)]
+mod tests;
