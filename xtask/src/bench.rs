@@ -29,6 +29,8 @@ mod plot;
 mod report;
 /// The rows and what gives them.
 mod rows;
+/// A large cluster, many pods, many tunnels.
+mod scale;
 /// Nodes, pods, agents, and whose turn it is.
 mod stage;
 
@@ -65,9 +67,11 @@ pub(crate) struct Args {
     ///
     /// All of them by default: bulk1 bulk8 bulk1_down cpu_gib1 cpu_gib8 echo1_p50 echo1_p99 echo64
     /// cpu_echo64 conn1_p50 conn32 rss_idle rss_1k rss_10k same_bulk1 same_echo1_p50 uncaptured_conn1_p50
-    /// uncaptured_bulk1 nonmesh_conn1_p50 aead. cpu_gib is CPU seconds of both agents for a GiB,
+    /// uncaptured_bulk1 nonmesh_conn1_p50 spin_echo1_p50 fair_p99 aead. cpu_gib is CPU seconds of both agents for a GiB,
     /// cpu_echo64 CPU of an agent for an echo, rss the larger agent's memory with that many open
-    /// connections, aead the negotiated cipher's sealing on one core.
+    /// connections, aead the negotiated cipher's sealing on one core. spin_echo1_p50 is echo1_p50 with the
+    /// agents' --spin=25; fair_p99 is how many times longer the 99th percentile of 64 echoing connections
+    /// takes beside four streams of bytes.
     #[arg(long, value_name = "ROW,...", value_delimiter = ',')]
     rows: Vec<String>,
     /// A product to measure too, and the script that runs it; again for each.
@@ -79,11 +83,20 @@ pub(crate) struct Args {
     /// which it can redirect. It is called for every row of every round, in a cgroup whose CPU counts.
     #[arg(long = "peer", value_name = "NAME=SCRIPT")]
     peers: Vec<Peer>,
+    /// Measure scale instead of the rows.
+    ///
+    /// A snapshot of 100,000 workloads, 10,000 Services and 5,000 nodes; an agent with 500 captured pods;
+    /// 2,000 tunnels of one worker to 1,000 nodes. --json writes its figures as one object.
+    #[arg(long, conflicts_with_all = ["rows", "peers", "svg"])]
+    scale: bool,
     /// TCP congestion control of every socket in the run, for example cubic.
     ///
     /// Default reno: bbr paces on loopback, and under it plain TCP itself falls to a third.
     #[arg(long, value_name = "NAME", default_value = "reno")]
     congestion: String,
+    /// Measure this binary of Lark instead of the one that is built, to compare with one from before.
+    #[arg(long, value_name = "FILE")]
+    lark: Option<PathBuf>,
     /// A flag for the agents, for example --agent=--workers=1; again for each.
     #[arg(long = "agent", value_name = "FLAG", allow_hyphen_values = true)]
     agent_flags: Vec<String>,
@@ -98,7 +111,16 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let rows = chosen(&args.rows)?;
     test::able()?;
     install::debian(&install::BENCH)?;
-    let programs = build()?;
+    let mut programs = build()?;
+    if let Some(lark) = &args.lark {
+        programs.lark = lark.canonicalize().with_context(|| format!("there is no {}", lark.display()))?;
+    }
+    if args.scale {
+        let figures = scale::run(&programs.lark, &programs.scale)?;
+        tell(&scale::table(&figures));
+        let text = format!("{}\n", serde_json::to_string_pretty(&figures)?);
+        return args.json.as_ref().map_or(Ok(()), |file| write(file, &text));
+    }
     let (rounds, seconds) = if args.quick { (3, 0.7) } else { (5, 2.0) };
     let began = Instant::now();
     let mut stage = Stage::set_up(&programs, &args.congestion, &args.agent_flags, args.peers.clone())?;
@@ -177,6 +199,7 @@ fn order(job: Job, round: usize, peers: usize) -> Vec<Contestant> {
         Job::Aead => Vec::new(),
         Job::BesideConnect | Job::BesideBulk | Job::OutsideConnect => vec![Plain, Lark],
         Job::SameBulk | Job::SameEcho => vec![Plain, Relay, Lark],
+        Job::Spin => vec![Plain, Lark],
         // The relay has one buffer for all and two descriptors for each: nothing to compare with.
         Job::Memory => vec![Reference, Lark],
         _ => vec![Plain, Relay, Reference, Lark],
@@ -204,13 +227,13 @@ fn name(contestant: Contestant, peers: &[String]) -> &str {
 /// Everything in release, Lark by itself so that it is the binary that users build.
 fn build() -> Result<Programs> {
     let lark = test::lark(true)?;
-    say("building load, relay and reference (release)");
+    say("building load, relay, reference and scale (release)");
     let mut build: Command = test::cargo();
     build.args(["build", "--quiet", "--locked", "--release", "--package", "lark-bench", "--bins"]);
     install::run(&mut build)?;
     let beside = |name: &str| lark.with_file_name(name);
     let (load, relay, reference) = (beside("lark-load"), beside("lark-relay"), beside("lark-reference"));
-    Ok(Programs { lark, load, relay, reference })
+    Ok(Programs { scale: beside("lark-scale"), lark, load, relay, reference })
 }
 
 fn write(file: &PathBuf, text: &str) -> Result<()> {

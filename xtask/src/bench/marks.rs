@@ -30,7 +30,7 @@ use Mark::{AtLeast, AtMost, FastAtLeast, FastMost, Floor, Most};
 const BULK: &[Mark] = &[FastAtLeast(0.8, RELAY), FastAtLeast(2.5, REFERENCE), AtLeast(1.7, REFERENCE)];
 
 /// The marks of each row.
-const MARKS: [(&str, &[Mark]); 19] = [
+const MARKS: [(&str, &[Mark]); 21] = [
     ("bulk1", BULK),
     ("bulk8", BULK),
     ("bulk1_down", BULK),
@@ -51,6 +51,8 @@ const MARKS: [(&str, &[Mark]); 19] = [
     ("uncaptured_conn1_p50", &[AtMost(1.02, PLAIN)]),
     ("uncaptured_bulk1", &[AtLeast(0.98, PLAIN)]),
     ("nonmesh_conn1_p50", &[AtMost(1.05, PLAIN)]),
+    ("spin_echo1_p50", &[AtMost(1.0, PLAIN)]),
+    ("fair_p99", &[Most(3.0)]),
 ];
 
 /// One mark and whether it is met.

@@ -57,6 +57,7 @@ impl Meter {
         if job == Job::Memory {
             stage.renew(contestant)?;
         }
+        stage.spin(job == Job::Spin)?;
         let result = stage.enter(contestant, way).and_then(|route| {
             if job != Job::Memory {
                 self.warm(stage, contestant, way, &route)?;
@@ -105,7 +106,11 @@ impl Meter {
             Job::SameEcho => {
                 vec![("same_echo1_p50", number(&self.timed("echo", route, 0, &[])?, "p50")?)]
             }
+            Job::Spin => {
+                vec![("spin_echo1_p50", number(&self.timed("echo", route, 0, &[])?, "p50")?)]
+            }
             Job::Echo64 => self.echo64(route)?,
+            Job::Fair => self.fair(route)?,
             Job::Connect1 => self.connect1(route, "conn1_p50")?,
             Job::BesideConnect => self.connect1(route, "uncaptured_conn1_p50")?,
             Job::OutsideConnect => self.connect1(route, "nonmesh_conn1_p50")?,
@@ -148,6 +153,19 @@ impl Meter {
         Ok(measured)
     }
 
+    /// How many times longer small messages take beside bulk of the same pair of pods. None may starve.
+    fn fair(&self, route: &Route) -> Result<Measured> {
+        let echo = || self.timed("echo", route, 0, &["--connections", "64"]);
+        let alone = echo()?;
+        let mut command = self.command("bulk", route, 1);
+        command.args(["--streams", "4", "--seconds", &(self.seconds + 0.5).to_string()]);
+        let bulk = self.client.start(command, &self.directory.join("bulk.log"))?;
+        let beside = echo()?;
+        drop(bulk);
+        ensure!(number(&beside, "least")? > 0.0, "a connection had no echo beside bulk");
+        Ok(vec![("fair_p99", number(&beside, "p99")? / number(&alone, "p99")?)])
+    }
+
     fn connect1(&self, route: &Route, row: &'static str) -> Result<Measured> {
         Ok(vec![(row, number(&self.connect(route, "1")?, "p50")?)])
     }
@@ -165,11 +183,11 @@ impl Meter {
         }
         self.run("connect", route, 0, &["--seconds", "0.05"])?;
         std::thread::sleep(SETTLE);
-        let mut measured = vec![("rss_idle", resident(route)?)];
+        let mut measured = vec![("rss_idle", largest(route)?)];
         for (row, count) in HELD {
             let mut holder = self.hold(route, count)?;
             std::thread::sleep(SETTLE);
-            measured.push((row, resident(route)?));
+            measured.push((row, largest(route)?));
             holder.kill();
             std::thread::sleep(SETTLE);
         }
@@ -250,7 +268,6 @@ fn cpu_seconds(route: &Route) -> Result<f64> {
 }
 
 /// Resident memory of the larger agent, MiB.
-fn resident(route: &Route) -> Result<f64> {
-    let all = route.processes.iter().map(|process| process::resident(*process));
-    all.collect::<Result<Vec<f64>>>().map(|all| all.into_iter().fold(0.0, f64::max))
+fn largest(route: &Route) -> Result<f64> {
+    route.processes.iter().try_fold(0.0, |most, process| Ok(process::resident(*process)?.max(most)))
 }

@@ -21,6 +21,10 @@ pub(crate) enum Job {
     SameBulk,
     /// Small messages to it.
     SameEcho,
+    /// One connection with small messages, Lark's workers spinning.
+    Spin,
+    /// 64 connections with small messages beside four streams of bytes.
+    Fair,
     /// New connections of a pod that is not captured, on a node with Lark.
     BesideConnect,
     /// One stream of bytes of that pod.
@@ -51,7 +55,7 @@ const fn less(name: &'static str, unit: &'static str, job: Job) -> Row {
 }
 
 /// All rows, in the table's order; those of a job stand together or not, it runs once a round.
-pub(crate) const ROWS: [Row; 20] = [
+pub(crate) const ROWS: [Row; 22] = [
     more("bulk1", "Gbit/s", Job::Bulk1),
     more("bulk8", "Gbit/s", Job::Bulk8),
     more("bulk1_down", "Gbit/s", Job::Down),
@@ -71,11 +75,13 @@ pub(crate) const ROWS: [Row; 20] = [
     less("uncaptured_conn1_p50", "µs", Job::BesideConnect),
     more("uncaptured_bulk1", "Gbit/s", Job::BesideBulk),
     less("nonmesh_conn1_p50", "µs", Job::OutsideConnect),
+    less("spin_echo1_p50", "µs", Job::Spin),
+    less("fair_p99", "×", Job::Fair),
     more("aead", "GB/s", Job::Aead),
 ];
 
 /// All jobs, in the order in which a round does them.
-pub(crate) const JOBS: [Job; 14] = [
+pub(crate) const JOBS: [Job; 16] = [
     Job::Aead,
     Job::Bulk1,
     Job::Bulk8,
@@ -87,6 +93,8 @@ pub(crate) const JOBS: [Job; 14] = [
     Job::OutsideConnect,
     Job::SameBulk,
     Job::SameEcho,
+    Job::Fair,
+    Job::Spin,
     Job::BesideConnect,
     Job::BesideBulk,
     Job::Memory,

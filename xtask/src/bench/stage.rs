@@ -13,6 +13,9 @@ use super::peer::{Environment, Peer};
 /// Port of the echo server; sink and source are on the next two.
 pub(crate) const PORT: u16 = 9000;
 
+/// Microseconds of the row with a spin.
+const SPIN: u32 = 25;
+
 /// User of the load client, by which a peer may redirect.
 pub(crate) const CLIENT_UID: u32 = 4242;
 
@@ -71,6 +74,7 @@ pub(crate) struct Programs {
     pub(crate) load: PathBuf,
     pub(crate) relay: PathBuf,
     pub(crate) reference: PathBuf,
+    pub(crate) scale: PathBuf,
 }
 
 /// Two nodes and four pods with everything on them. Fields end in this order.
@@ -83,6 +87,8 @@ pub(crate) struct Stage {
     _servers: Vec<Running>,
     agents: Option<(Agent, Agent)>,
     presence: Presence,
+    /// Whether the agents' workers are to spin.
+    spinning: bool,
     controller: Controller,
     mesh: Mesh,
     pub(crate) client: Pod,
@@ -130,6 +136,7 @@ impl Stage {
             _servers: servers,
             agents: None,
             presence: Presence::Absent,
+            spinning: false,
             controller,
             mesh,
             client,
@@ -220,6 +227,15 @@ impl Stage {
         }
     }
 
+    /// Agents spin from now on, or do not.
+    pub(crate) fn spin(&mut self, spinning: bool) -> Result<()> {
+        if self.spinning != spinning {
+            self.settle(Presence::Absent)?;
+            self.spinning = spinning;
+        }
+        Ok(())
+    }
+
     /// Connections so far that node one's agent secured.
     pub(crate) fn secured(&self) -> Result<u64> {
         let (one, _) = self.agents.as_ref().context("no agents")?;
@@ -252,9 +268,12 @@ impl Stage {
                 two.process.stop()?;
             }
         } else if self.agents.is_none() {
-            let start = |node: &Node| {
-                Agent::start_with(&self.bed, node, &self.controller, &self.mesh, &self.agent_flags)
-            };
+            let mut flags = self.agent_flags.clone();
+            if self.spinning {
+                flags.push(format!("--spin={SPIN}"));
+            }
+            let start =
+                |node: &Node| Agent::start_with(&self.bed, node, &self.controller, &self.mesh, &flags);
             self.agents = Some((start(&self.nodes.0)?, start(&self.nodes.1)?));
         }
         match presence {

@@ -16,9 +16,11 @@ pub(crate) fn run(to: SocketAddr, connections: usize, time: Duration, congestion
     let mut buffer = [0; MESSAGE];
     let (mut poll, mut sockets) = dial_all(to, connections, congestion, Flags::IN)?;
     let mut sent = Vec::with_capacity(connections);
+    let mut echoes = Vec::with_capacity(connections);
     for socket in &mut sockets {
         socket.write_all(&message)?;
         sent.push((Instant::now(), 0));
+        echoes.push(0_u64);
     }
     let begin = Instant::now() + time.mul_f64(WARM);
     let mut times = Vec::new();
@@ -34,6 +36,7 @@ pub(crate) fn run(to: SocketAddr, connections: usize, time: Duration, congestion
                 all += 1;
                 if *at >= begin {
                     times.push(nanos(*at));
+                    *echoes.get_mut(number).context("an event of no socket")? += 1;
                 }
                 (*at, *heard) = (Instant::now(), 0);
                 socket.write_all(&message).context("send")?;
@@ -43,5 +46,6 @@ pub(crate) fn run(to: SocketAddr, connections: usize, time: Duration, congestion
     let seconds = begin.elapsed().as_secs_f64();
     let count = times.len();
     let (p50, p99) = percentiles(&mut times)?;
-    Ok(json!({ "echoes": count, "all": all, "seconds": seconds, "p50": p50, "p99": p99 }))
+    let least = echoes.into_iter().min();
+    Ok(json!({ "echoes": count, "least": least, "all": all, "seconds": seconds, "p50": p50, "p99": p99 }))
 }

@@ -1,0 +1,162 @@
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use lark_core::capture::Wanted;
+use lark_core::identity::{SpiffeId, TrustDomain};
+use lark_core::route::{Route, changed_destinations, decide, mesh_destinations};
+use lark_core::snapshot::{
+    AgentDown, Change, Endpoint, MeshSettings, Node, Owner, PolicyChange, SameNode, Service, ServicePort,
+    Snapshot, Workload,
+};
+use serde_json::{Value, json};
+
+use crate::cost::{quantile, resident};
+
+/// Pods of one Deployment, and endpoints of its Service.
+const REPLICAS: usize = 10;
+const UPDATES: usize = 2_000;
+const DECISIONS: usize = 200_000;
+
+struct Cluster {
+    domain: TrustDomain,
+    workloads: usize,
+    services: usize,
+    nodes: usize,
+}
+
+/// Address of a number in a block of its own.
+fn address(block: u8, number: usize) -> IpAddr {
+    let [.., b, c, d] = number.to_be_bytes();
+    IpAddr::from([block, b, c, d])
+}
+
+impl Cluster {
+    fn node(&self, number: usize) -> Node {
+        Node { name: node_name(number), addresses: vec![address(172, number)], tunnel_port: 15008 }
+    }
+
+    /// A pod as Kubernetes has it, `life` being how often it was replaced.
+    fn workload(&self, number: usize, life: usize) -> Result<Workload> {
+        let deployment = number / REPLICAS;
+        let (namespace, account) = (format!("team-{}", deployment % 200), format!("app-{deployment}"));
+        let labels = [
+            ("app.kubernetes.io/name", account.clone()),
+            ("app.kubernetes.io/part-of", namespace.clone()),
+            ("app.kubernetes.io/version", "1.27.3".to_owned()),
+            ("pod-template-hash", format!("{:010x}", deployment * 7919)),
+        ];
+        Ok(Workload {
+            uid: format!("{number:08x}-{life:04x}-4000-8000-{:012x}", deployment * 31).into(),
+            namespace: namespace.as_str().into(),
+            name: format!("{account}-{:010x}-{:05x}", deployment * 7919, number + life * 1_000_003).into(),
+            account: account.as_str().into(),
+            identity: SpiffeId::new(&self.domain, &namespace, &account)?,
+            labels: labels.into_iter().map(|(k, v)| (k.to_owned(), v)).collect::<BTreeMap<_, _>>(),
+            addresses: vec![address(if life == 0 { 10 } else { 11 }, number)],
+            node: node_name((number + life) % self.nodes),
+            owner: Some(Owner { kind: "Deployment".to_owned(), name: account }),
+            host_network: false,
+            ports: Vec::new(),
+            place: None,
+            foreign_policies: Vec::new(),
+            capture: Wanted::ByNamespace,
+        })
+    }
+
+    fn service(&self, number: usize, endpoints: impl Iterator<Item = IpAddr>) -> Service {
+        Service {
+            namespace: format!("team-{}", number % 200).into(),
+            name: format!("app-{number}").into(),
+            addresses: vec![address(192, number)],
+            ports: [80, 443].map(|port| ServicePort { name: None, port, target_port: port + 8000 }).into(),
+            endpoints: endpoints.map(|address| Endpoint { address, ready: true }).collect(),
+        }
+    }
+
+    fn build(&self) -> Result<(Snapshot, f64)> {
+        let nodes = (0..self.nodes).map(|n| self.node(n)).collect();
+        let workloads = (0..self.workloads).map(|n| self.workload(n, 0)).collect::<Result<Vec<_>>>()?;
+        let services = (0..self.services)
+            .map(|n| self.service(n, (n * REPLICAS..(n + 1) * REPLICAS).map(|pod| address(10, pod))))
+            .collect();
+        let mesh = MeshSettings {
+            trust_domain: self.domain.clone(),
+            same_node: SameNode::Agent,
+            agent_down: AgentDown::Untouched,
+            policy_change: PolicyChange::End,
+        };
+        let began = Instant::now();
+        let snapshot = Snapshot::build(1, mesh, nodes, workloads, services)?;
+        Ok((snapshot, began.elapsed().as_secs_f64()))
+    }
+}
+
+fn node_name(number: usize) -> std::sync::Arc<str> {
+    format!("node-{number}.example.internal").into()
+}
+
+/// Everything about one cluster.
+pub(crate) fn measure(workloads: usize, services: usize, nodes: usize) -> Result<Value> {
+    ensure!(services * REPLICAS <= workloads, "there are fewer workloads than endpoints");
+    let own = std::process::id();
+    let cluster = Cluster { domain: TrustDomain::new("cluster.local")?, workloads, services, nodes };
+    let before = resident(own)?;
+    let (mut snapshot, load) = cluster.build()?;
+    let memory = resident(own)? - before;
+    let destinations = mesh_destinations(&snapshot).len();
+
+    // A pod is replaced: one workload less, another one, and its Service's endpoints with it.
+    let mut updates = Vec::with_capacity(UPDATES);
+    let mut written = 0;
+    for update in 0..UPDATES {
+        let number = update.wrapping_mul(7_919) % (services * REPLICAS);
+        let (old, new) = (cluster.workload(number, 0)?, cluster.workload(number, 1)?);
+        let service = number / REPLICAS;
+        let was = snapshot.service_by_address(address(192, service)).context("no such Service")?.clone();
+        let endpoints = was.endpoints.iter().map(|e| match e.address == address(10, number) {
+            true => address(11, number),
+            false => e.address,
+        });
+        let changes = [
+            Change::WorkloadGone(old.uid),
+            Change::Workload(new),
+            Change::Service(cluster.service(service, endpoints)),
+        ];
+        let began = Instant::now();
+        let next = snapshot.with(snapshot.generation + 1, changes)?;
+        let changed = changed_destinations(&snapshot, &next);
+        snapshot = next;
+        updates.push(began.elapsed().as_secs_f64() * 1e3);
+        written += changed.written.len() + changed.removed.len();
+    }
+    updates.sort_by(f64::total_cmp);
+
+    let mut decisions = Vec::with_capacity(DECISIONS);
+    let mut tunnels = 0;
+    for turn in 0..DECISIONS {
+        let dice = (turn as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let to = SocketAddr::new(address(192, turn.wrapping_mul(104_729) % services), 443);
+        let began = Instant::now();
+        let decision = decide(&snapshot, "node-0.example.internal", to, |_| 0, dice);
+        decisions.push(began.elapsed().as_secs_f64() * 1e6);
+        tunnels += usize::from(matches!(decision.route, Route::Tunnel { .. }));
+    }
+    ensure!(tunnels > DECISIONS / 2, "only {tunnels} decisions led to a tunnel");
+    decisions.sort_by(f64::total_cmp);
+    let unknown = SocketAddr::new(Ipv4Addr::new(9, 9, 9, 9).into(), 443);
+    ensure!(
+        matches!(decide(&snapshot, "node-0", unknown, |_| 0, 0).route, Route::Deny { .. }),
+        "an unknown destination is known"
+    );
+    Ok(json!({
+        "workloads": workloads, "services": services, "nodes": nodes,
+        "load_s": load,
+        "bytes_a_workload": memory / workloads as f64,
+        "destinations": destinations,
+        "update_p50_ms": quantile(&updates, 0.5), "update_p99_ms": quantile(&updates, 0.99),
+        "destinations_an_update": written as f64 / UPDATES as f64,
+        "route_p50_us": quantile(&decisions, 0.5), "route_p99_us": quantile(&decisions, 0.99),
+    }))
+}
