@@ -11,7 +11,7 @@ use lark_core::identity::SpiffeId;
 use lark_identity::{Svid, SvidStore, TrustBundle};
 use lark_sys::netns::NetNs;
 use lark_testbed::hostile::{self, END_HEADERS, Hostile, connect_to, frame, kind};
-use lark_testbed::{Nginx, Pod};
+use lark_testbed::{Nginx, Pod, Record};
 use rcgen::string::Ia5String;
 use rcgen::{CertificateParams, Issuer, KeyPair, SanType};
 use rustls::crypto::aws_lc_rs::sign::any_ecdsa_type;
@@ -143,5 +143,9 @@ fn a_taken_node_gets_nothing_that_is_not_its_own() {
             format!("lark_proxy_connections_refused_total{{direction=\"inbound\",reason=\"{reason}\"}}");
         assert_eq!(metric(&house, &series), count, "{reason}");
     }
+    let fault = "a node in other hands asks for other pods, nodes, Services, loopback, agents' ports, or in another pod's name";
+    let count = attacks.len();
+    let seen = format!("{count} of {count} refused and counted; its own stream was delivered");
+    Record::told(fault, u64::try_from(count).unwrap(), seen).unwrap();
     house.curl(&url);
 }

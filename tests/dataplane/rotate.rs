@@ -3,7 +3,7 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use lark_testbed::{Agent, Controller, Running, eventually};
+use lark_testbed::{Agent, Controller, Record, Running, eventually};
 
 use crate::house::House;
 use crate::upgrade::{LOOP, echo, python};
@@ -47,6 +47,8 @@ fn roots_of(house: &House, of: &str) -> Vec<String> {
 
 #[test]
 fn a_root_is_replaced_under_load_by_a_controller_that_is_killed_in_every_phase() {
+    let fault = "a root replaced under load, its controller killed in every phase";
+    let mut record = Record::of(fault).unwrap();
     let mut house = House::captured();
     let _server = echo(&house);
     eventually(Duration::from_secs(20), "both agents follow", || {
@@ -73,6 +75,7 @@ fn a_root_is_replaced_under_load_by_a_controller_that_is_killed_in_every_phase()
         if seen.last() != Some(&now) && !now.is_empty() {
             seen.push(now.clone());
             restart_controller(&mut house);
+            record.injected(1);
         }
         Ok(now == "steady")
     })
@@ -99,6 +102,8 @@ fn a_root_is_replaced_under_load_by_a_controller_that_is_killed_in_every_phase()
     assert!(!logs.contains("bad") && logs.contains("whole"), "{logs}\n{}", house.logs());
     let good: u64 = logs.lines().filter_map(|l| l.strip_prefix("good ")?.parse::<u64>().ok()).sum();
     assert!(good > 1_000, "the loop was not at full rate: {good}");
+    let phases = seen.join(", ");
+    record.write(format!("killed in {phases}; all of {good} connections and an old one whole")).unwrap();
 
     // An agent that starts anew goes by what it learned, not by the root that it began with.
     house.one.process.stop().unwrap();

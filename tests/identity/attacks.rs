@@ -10,6 +10,7 @@ use lark_identity::client::Issuer;
 use lark_identity::protocol::node::{FOLLOW, FromNode, Held, Said, ToNode};
 use lark_identity::protocol::{CREATE_CERTIFICATE, IstioCertificateRequest, IstioCertificateResponse};
 use lark_identity::verify::{Usage, spiffe_id, verify_chain};
+use lark_testbed::Record;
 use rcgen::{KeyPair, SanType};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -144,6 +145,23 @@ async fn whatever_is_not_his_is_refused_counted_and_said() {
     ask(&channel, Some(&one), &web, good()).await.unwrap();
     assert_eq!(running.service.issued(), 1);
 
+    for (fault, reasons) in [
+        ("the CA is asked for another node's pod or an unknown account", &["not_placed"][..]),
+        (
+            "the CA is asked for what is no identity: wildcards, NULs, other paths, 254 characters",
+            &["bad_identity"],
+        ),
+        ("a CSR with other names: identities, wildcards, hosts, addresses", &["csr_names"]),
+        (
+            "a CSR that is huge, badly signed or of another kind of key",
+            &["csr_unusable", "csr_too_large", "csr_key_kind", "message_unusable"],
+        ),
+        ("a token of nobody, or none", &["unauthenticated"]),
+    ] {
+        let count = reasons.iter().map(|reason| expected[reason]).sum();
+        Record::told(fault, count, format!("{count} of {count} refused, counted and said")).unwrap();
+    }
+
     let text = metrics(running.metrics, "/metrics").await;
     for (reason, count) in expected {
         let line = format!("lark_ca_requests_refused_total{{reason=\"{reason}\"}} {count}\n");
@@ -199,6 +217,8 @@ async fn a_flood_of_one_node_is_slowed_down_and_the_others_are_served() {
     // Requests of node two's that were given up in the middle of a handshake may be counted too.
     assert_eq!(running.service.refused().get("rate_limited"), Some(&(1600 - issued)));
     assert!(served > 0, "the other node was not served");
+    let seen = format!("{} of 1600 refused and counted; the other node had all its {served}", 1600 - issued);
+    Record::told("a flood of requests by one node", 1600, seen).unwrap();
     running.stop().await;
 }
 
@@ -221,6 +241,9 @@ async fn connections_from_one_address_leave_room_for_others() {
         running.service.refused().get("handshake").is_some_and(|count| *count >= 60)
     })
     .await;
+    let fault = "200 connections from one address that say nothing";
+    Record::told(fault, 200, "at least 100 refused, the others let go; another address served meanwhile")
+        .unwrap();
     running.stop().await;
 }
 
@@ -251,6 +274,7 @@ async fn a_stream_of_nobody_or_with_nonsense_is_refused() {
         assert_eq!(follow(token, report).await.unwrap_err().code(), code);
         assert!(running.service.refused().contains_key(reason), "{reason}");
     }
+    Record::told("a node's stream by nobody, or with nonsense", 4, "4 of 4 refused and counted").unwrap();
     running.stop().await;
 }
 

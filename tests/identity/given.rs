@@ -8,6 +8,7 @@ use lark_core::constants::SVID_LIFE;
 use lark_identity::client::Issuer;
 use lark_identity::verify::{Usage, verify_chain};
 use lark_identity::{TrustBundle, svid::root_id};
+use lark_testbed::Record;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer as Signer, KeyPair, KeyUsagePurpose};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -96,6 +97,8 @@ async fn an_intermediate_from_elsewhere_issues_and_another_pair_takes_its_place_
     put(&key, &secret);
     until("the other one issues", async || issued().await[1] != first[1]).await;
     assert_eq!(world.bundle().ids(), bundle.ids());
+    let seen = "said, the pair from before issued on; then the whole other pair did";
+    Record::told("half of another pair in the CA's files", 1, seen).unwrap();
 
     // Another root: its rotation begins by itself, and nobody is left behind.
     let other = Root::new();

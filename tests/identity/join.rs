@@ -7,6 +7,7 @@ use lark_core::constants::SVID_LIFE;
 use lark_identity::client::{Issuer, RequestError};
 use lark_identity::credential::Credentials;
 use lark_identity::token;
+use lark_testbed::Record;
 
 use crate::agent::Agent;
 use crate::logs::Logs;
@@ -48,6 +49,8 @@ async fn a_token_is_exchanged_once_and_the_node_stays_without_it() {
     let agent = Agent::start(&world, "one", address, &["web"]);
     agent.supplied().await;
     until("the refusal was said", async || logs.has("WARN", "token_used")).await;
+    Record::told("a join token shown again", 1, "refused, counted and said; the node stays without it")
+        .unwrap();
     for secret in [secret.trim(), credential(&world, "one").trim()] {
         assert!(secret.len() > 40 && !logs.text().contains(secret), "a secret is in the log");
     }
@@ -82,5 +85,7 @@ async fn a_token_whose_time_is_over_joins_nobody_and_a_line_taken_out_ends_a_mem
         running.service.refused().get("unauthenticated").is_some_and(|count| *count > 2)
     })
     .await;
+    let fault = "a join token whose time is over, and a membership that was revoked";
+    Record::told(fault, 2, "2 of 2 refused and counted, the open stream of the revoked one too").unwrap();
     running.stop().await;
 }

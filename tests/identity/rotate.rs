@@ -8,6 +8,7 @@ use lark_core::constants::SVID_LIFE;
 use lark_core::view::CaView;
 use lark_identity::client::{Issuer, RequestError};
 use lark_identity::roots::RootFiles;
+use lark_testbed::Record;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::agent::Agent;
@@ -131,6 +132,8 @@ async fn a_root_is_replaced_though_agents_and_controller_start_anew_in_the_middl
     stale.roots = RootFiles::file_only(world.path("one.pem"));
     let error = stale.issue(csr(vec![]), &id("web"), SVID_LIFE).await.unwrap_err();
     assert!(matches!(error, RequestError::NotTrusted { .. }), "{error}");
+    let seen = "no refusal between any two at any time; the old root is refused afterwards";
+    Record::told("a root replaced while agents and controller start anew", 3, seen).unwrap();
     running.stop().await;
 }
 
@@ -163,6 +166,8 @@ async fn a_rotation_that_is_taken_back_leaves_everybody_with_the_old_root() {
     .await;
     let keys = std::fs::read_dir(world.path("data/roots")).unwrap().count();
     assert_eq!(keys, 2, "the new root's key is still there");
+    let seen = "no refusal between any two at any time; the old root alone, the new key gone";
+    Record::told("a rotation taken back half-way", 1, seen).unwrap();
     running.stop().await;
 }
 
@@ -176,6 +181,8 @@ async fn a_node_that_does_not_hold_the_roots_of_a_rotation_gets_no_certificate()
     let error = client.issue(csr(vec![]), &id("web"), SVID_LIFE).await.unwrap_err();
     assert!(matches!(error, RequestError::NotNow { .. }), "{error}");
     assert_eq!(running.service.refused().get("bundle_behind"), Some(&1));
+    let fault = "a node that does not hold the roots of a rotation";
+    Record::told(fault, 1, "refused as not now, counted as bundle_behind").unwrap();
     // Leaving out is for nodes that there are.
     let error = ca(&world, &["rotate", "--without", "three"]).await.unwrap_err();
     assert!(error.contains("discovery has no node \"three\""), "{error}");

@@ -1,6 +1,7 @@
 //! Two ends of a tunnel on loopback, with real TLS and an application behind the accepting one.
 
 use std::cell::RefCell;
+use std::fmt::Display;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -88,7 +89,7 @@ impl Observer for Seen {
     fn closed(&self, _: Side, _: Option<Cause>) {
         self.closed.fetch_add(1, Ordering::Relaxed);
     }
-    fn stream_refused(&self, _: Reason) {}
+    fn stream_refused(&self, _: SocketAddr, _: &SpiffeId, _: Reason, _: &dyn Display) {}
 }
 
 pub(crate) struct Local(pub(crate) Vec<SpiffeId>);

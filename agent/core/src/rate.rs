@@ -28,6 +28,35 @@ impl Allowance {
     }
 }
 
+/// Lines of a log that strangers cause, so few that a flood of theirs fills no disk. Time is an argument.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Lines {
+    allowance: Allowance,
+    left_out: u64,
+}
+
+impl Lines {
+    /// Lines at once ...
+    pub const BURST: u32 = 100;
+    /// ... and for how many more a second.
+    pub const PER_SECOND: u32 = 5;
+
+    /// With none written yet.
+    pub fn new(now: Duration) -> Self {
+        Self { allowance: Allowance::full(Self::BURST, now), left_out: 0 }
+    }
+
+    /// Whether one more may be written, and if so how many were left out since the last one: the line says it.
+    pub fn one_more(&mut self, now: Duration) -> Option<u64> {
+        if self.allowance.take(Self::BURST, Self::PER_SECOND, now) {
+            Some(std::mem::take(&mut self.left_out))
+        } else {
+            self.left_out += 1;
+            None
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -56,5 +85,15 @@ mod tests {
         assert_eq!([10, 10, 10].map(|s| allowance.take(2, 1, at(s))), [true, true, false]);
         assert!(!allowance.take(2, 1, at(5)));
         assert_eq!([100, 100, 100].map(|s| allowance.take(2, 1, at(s))), [true, true, false]);
+    }
+
+    #[test]
+    fn a_flood_of_lines_is_cut_and_what_was_left_out_is_said() {
+        let at = Duration::from_secs;
+        let mut lines = Lines::new(at(0));
+        let written = (0..1_000).filter(|_| lines.one_more(at(0)).is_some()).count();
+        assert_eq!(written, 100);
+        assert_eq!(lines.one_more(at(1)), Some(900));
+        assert_eq!(lines.one_more(at(1)), Some(0));
     }
 }

@@ -2,15 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use lark_core::explain::CaRefusal;
-use lark_core::rate::Allowance;
-
-/// Lines at once ...
-const LINES: u32 = 100;
-/// ... and for how many more a second.
-const LINES_A_SECOND: u32 = 5;
+use lark_core::rate::Lines;
 
 /// The counts. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -20,12 +15,12 @@ pub struct Refusals(Arc<Inner>);
 struct Inner {
     began: Instant,
     counts: Mutex<BTreeMap<CaRefusal, u64>>,
-    lines: Mutex<(Allowance, u64)>,
+    lines: Mutex<Lines>,
 }
 
 impl Default for Refusals {
     fn default() -> Self {
-        let lines = Mutex::new((Allowance::full(LINES, std::time::Duration::ZERO), 0));
+        let lines = Mutex::new(Lines::new(Duration::ZERO));
         Self(Arc::new(Inner { began: Instant::now(), counts: Mutex::default(), lines }))
     }
 }
@@ -34,13 +29,7 @@ impl Refusals {
     /// Counts one. Says whether it may be logged, and how many lines were left out before.
     pub(crate) fn count(&self, reason: CaRefusal) -> Option<u64> {
         *self.0.counts.lock().unwrap_or_else(PoisonError::into_inner).entry(reason).or_default() += 1;
-        let mut lines = self.0.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        if lines.0.take(LINES, LINES_A_SECOND, self.0.began.elapsed()) {
-            Some(std::mem::take(&mut lines.1))
-        } else {
-            lines.1 += 1;
-            None
-        }
+        self.0.lines.lock().unwrap_or_else(PoisonError::into_inner).one_more(self.0.began.elapsed())
     }
 
     /// All counts so far.

@@ -186,8 +186,12 @@ async fn run(parts: Parts) -> anyhow::Result<()> {
         match message {
             Message::Accept(listener) => {
                 let listener = TcpListener::from_std(listener)?;
-                let task =
-                    tokio::task::spawn_local(accept_tunnels(listener, acceptor.clone(), inbound.clone()));
+                let task = tokio::task::spawn_local(accept_tunnels(
+                    listener,
+                    acceptor.clone(),
+                    inbound.clone(),
+                    shared.observer.clone(),
+                ));
                 tunnels = Some(task.abort_handle());
             }
             Message::Drain => {
@@ -225,15 +229,22 @@ async fn accept_pod(listener: TcpListener, pod: Arc<Pod>, outbound: Rc<Outbound>
     .await;
 }
 
-async fn accept_tunnels(listener: TcpListener, acceptor: Acceptor, inbound: Rc<dyn lark_tunnel::Deliver>) {
+async fn accept_tunnels(
+    listener: TcpListener,
+    acceptor: Acceptor,
+    inbound: Rc<dyn lark_tunnel::Deliver>,
+    observer: Observer,
+) {
     accept(
         async || listener.accept().await,
         "tunnels",
         |socket, peer| {
-            let (acceptor, inbound) = (acceptor.clone(), inbound.clone());
+            let (acceptor, inbound, observer) = (acceptor.clone(), inbound.clone(), observer.clone());
             tokio::task::spawn_local(async move {
-                if let Err(error) = acceptor.serve(socket, peer, inbound).await {
-                    tracing::warn!(reason = %error.reason(), cause = error.cause().label(), %error, "no tunnel");
+                if let Err(error) = acceptor.serve(socket, peer, inbound).await
+                    && let Some(left_out) = observer.line()
+                {
+                    tracing::warn!(reason = %error.reason(), cause = error.cause().label(), %error, left_out, "no tunnel");
                 }
             });
         },

@@ -13,9 +13,10 @@ pub use metrics::{Described, Gauge, Gauges, exposed};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lark_core::explain::Cause;
+use lark_core::rate::Lines;
 use lark_core::reason::Reason;
 use lark_core::view::{ConnectionView, EdgeView};
 
@@ -32,6 +33,8 @@ struct Inner {
     edges: Mutex<Edges>,
     next: AtomicU64,
     metrics: Metrics,
+    began: Instant,
+    lines: Mutex<Lines>,
 }
 
 impl std::fmt::Debug for Observer {
@@ -56,6 +59,8 @@ impl Observer {
             edges: Mutex::default(),
             next: AtomicU64::new(0),
             metrics: Metrics::new()?,
+            began: Instant::now(),
+            lines: Mutex::new(Lines::new(Duration::ZERO)),
         })))
     }
 
@@ -84,6 +89,12 @@ impl Observer {
     /// A connection was refused before anything was known of it.
     pub fn refused_early(&self, direction: Direction, reason: Reason) {
         self.0.metrics.refused(direction.label(), reason);
+    }
+
+    /// Whether a line about what a stranger did may be logged, and how many were left out before it. All of
+    /// it is counted; only the log is kept short.
+    pub fn line(&self) -> Option<u64> {
+        locked(&self.0.lines).one_more(self.0.began.elapsed())
     }
 
     /// A tunnel's handshake ended.

@@ -82,7 +82,9 @@ impl Outbound {
                     Ok(None) => "no connect hook announced it".to_owned(),
                     Err(error) => error.to_string(),
                 };
-                tracing::warn!(pod = pod.name, %from, detail, reason = %Reason::NoOriginalDestination, "connection to a listener reset");
+                if let Some(left_out) = self.observer.line() {
+                    tracing::warn!(pod = pod.name, %from, detail, reason = %Reason::NoOriginalDestination, left_out, "connection to a listener reset");
+                }
                 self.observer.refused_early(Direction::Outbound, Reason::NoOriginalDestination);
                 // Dropped, the socket is reset.
                 return;

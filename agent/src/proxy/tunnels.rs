@@ -1,8 +1,11 @@
 //! What tunnels tell, for the agent's observer.
 
+use std::fmt::Display;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use lark_core::explain::Cause;
+use lark_core::identity::SpiffeId;
 use lark_core::reason::Reason;
 use lark_tunnel::Side;
 
@@ -25,7 +28,10 @@ impl lark_tunnel::Observer for Tunnels {
         self.0.tunnel_closed(side.label(), cause);
     }
 
-    fn stream_refused(&self, reason: Reason) {
+    fn stream_refused(&self, peer: SocketAddr, client: &SpiffeId, reason: Reason, detail: &dyn Display) {
         self.0.refused_early(Direction::Inbound, reason);
+        if let Some(left_out) = self.0.line() {
+            tracing::warn!(%peer, %client, %reason, %detail, left_out, "a stream is refused");
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! How tunnels behave, and who watches them.
 
+use std::fmt::Display;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use lark_core::constants::{
@@ -7,6 +9,7 @@ use lark_core::constants::{
 };
 use lark_core::explain::Cause;
 use lark_core::framing;
+use lark_core::identity::SpiffeId;
 use lark_core::reason::Reason;
 
 /// How tunnels behave. Limits are per worker; of what the accepting end takes, each node and all addresses
@@ -93,6 +96,6 @@ pub trait Observer {
     fn opened(&self, side: Side);
     /// A tunnel that had opened closed; if not in order, why.
     fn closed(&self, side: Side, cause: Option<Cause>);
-    /// The accepting end refused a stream before [`crate::Deliver`] was asked.
-    fn stream_refused(&self, reason: Reason);
+    /// The accepting end refused a stream of `client`'s before [`crate::Deliver`] was asked.
+    fn stream_refused(&self, peer: SocketAddr, client: &SpiffeId, reason: Reason, detail: &dyn Display);
 }

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use lark_core::framing;
+use lark_testbed::Record;
 use lark_testbed::hostile::kind::*;
 use lark_testbed::hostile::{END, END_HEADERS, connect_to, field, frame, setting};
 use lark_tunnel::TunnelSettings;
 
-use super::{FLOOD, SOMEBODY, Stage};
+use super::{FLOOD, SOMEBODY, Stage, mib};
 use crate::ends::{on_worker, quick, raw};
 
 /// The n-th piece of what is sent until the other end closes.
@@ -134,6 +135,10 @@ fn broken_protocols_are_counted_each_by_its_kind_and_harm_nobody() {
         stage.until("no preface", |stage| stage.lost("no_preface"), before + 1).await;
         stage.others_are_unharmed().await;
         assert!(stage.grown() < 48 << 20, "{} bytes", stage.grown());
+        let fault = "frames against the protocol: rapid resets, CONTINUATION, HPACK, windows, floods";
+        let count = ATTACKS.len() + 1;
+        let seen = format!("{count} of {count} ended and counted by cause; {}", mib(stage.grown()));
+        Record::told(fault, u64::try_from(count).unwrap(), seen).unwrap();
     });
 }
 
@@ -168,6 +173,11 @@ fn streams_that_ask_for_what_is_not_served_are_counted_each_by_its_reason() {
         }
         assert_eq!(stage.deliver.begun.get(), 1, "somebody was asked to deliver it");
         stage.others_are_unharmed().await;
+        let fault =
+            "streams for a host name, without an address, with a forged form of `forwarded`, or no CONNECT";
+        let count = requests.len();
+        let seen = format!("{count} of {count} refused and counted by reason");
+        Record::told(fault, u64::try_from(count).unwrap(), seen).unwrap();
     });
 }
 
@@ -190,6 +200,8 @@ fn streams_without_window_wait_and_harm_nobody() {
         assert_eq!((data.stream, data.payload), (1, vec![7; 5]));
         stage.others_are_unharmed().await;
         assert!(stage.grown() < 48 << 20, "{} bytes", stage.grown());
+        let seen = format!("all wait; {}", mib(stage.grown()));
+        Record::told("streams whose window is zero", 500, seen).unwrap();
     });
 }
 
@@ -210,5 +222,7 @@ fn whoever_takes_nothing_of_what_waits_for_him_is_cut_off() {
         }
         stage.until("a peer that takes nothing", |stage| stage.lost("peer_stalled"), 1).await;
         stage.others_are_unharmed().await;
+        let fault = "a peer that takes nothing of what waits for it";
+        Record::told(fault, 1, "cut off and counted; others unharmed").unwrap();
     });
 }

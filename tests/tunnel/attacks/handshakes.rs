@@ -2,13 +2,14 @@
 
 use std::time::{Duration, SystemTime};
 
+use lark_testbed::Record;
 use lark_testbed::hostile::{self, Hostile};
 use lark_tunnel::TunnelSettings;
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa};
 use rustls::ClientConfig;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{STRANGER, Stage, TAKEN};
+use super::{STRANGER, Stage, TAKEN, mib};
 use crate::certificates::{Authority, dns, uri};
 use crate::ends::{config, id, on_worker, quick};
 
@@ -102,11 +103,25 @@ fn odd_handshakes_are_counted_each_by_its_cause_and_harm_nobody() {
             ("HTTP/1.1", http1, name, "not_http2"),
             ("no protocol", no_protocol, name, "not_http2"),
         ]);
+        let others = attacks.len() - CERTIFICATES.len();
         for (what, config, name, cause) in attacks {
             let before = stage.handshakes(cause);
             attempt(&stage, config, name).await;
             stage.until(&format!("{what} as {cause}"), |stage| stage.handshakes(cause), before + 1).await;
             stage.others_are_unharmed().await;
+        }
+        for (fault, count) in [
+            (
+                "a client's certificate with odd names, of another trust domain, of another use, expired or not yet valid",
+                CERTIFICATES.len(),
+            ),
+            (
+                "a handshake with no certificate, a foreign root, TLS 1.2, another protocol, or an unknown name",
+                others,
+            ),
+        ] {
+            let seen = format!("{count} of {count} refused and counted by cause, others unharmed after each");
+            Record::told(fault, u64::try_from(count).unwrap(), seen).unwrap();
         }
         for (what, bytes, cause) in [
             ("plaintext", "GET / HTTP/1.1\r\n\r\n", "not_our_tls"),
@@ -121,6 +136,8 @@ fn odd_handshakes_are_counted_each_by_its_cause_and_harm_nobody() {
         }
         stage.others_are_unharmed().await;
         assert!(stage.grown() < 32 << 20, "{} bytes", stage.grown());
+        let fault = "plaintext, half a record or nothing on the tunnel's port";
+        Record::told(fault, 3, "3 of 3 closed and counted by cause").unwrap();
     });
 }
 
@@ -140,6 +157,8 @@ fn a_handshake_byte_by_byte_is_given_up() {
         }
         stage.until("a slow handshake", |stage| stage.handshakes("handshake_timeout"), 1).await;
         stage.others_are_unharmed().await;
+        let seen = "given up and counted; others unharmed";
+        Record::told("a handshake byte by byte", 1, seen).unwrap();
     });
 }
 
@@ -164,5 +183,7 @@ fn thousands_of_mute_connections_keep_nobody_out() {
         assert!(stage.grown() < 32 << 20, "{} bytes", stage.grown());
         drop(mute);
         stage.until("closed", |stage| stage.handshakes("closed_by_peer"), 4_000 - refused).await;
+        let seen = format!("{refused} of 4000 closed and counted; nodes got in; {}", mib(stage.grown()));
+        Record::told("thousands of half-open connections", 4_000, seen).unwrap();
     });
 }

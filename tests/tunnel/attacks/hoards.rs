@@ -1,10 +1,11 @@
 //! Whoever takes as much as he can gets his share and no more.
 
+use lark_testbed::Record;
 use lark_testbed::hostile::kind::{DATA, HEADERS, RST_STREAM};
 use lark_testbed::hostile::{self, END_HEADERS, Hostile, connect_to, frame};
 use lark_tunnel::TunnelSettings;
 
-use super::{NEVER, SOMEBODY, Stage};
+use super::{NEVER, SOMEBODY, Stage, mib};
 use crate::ends::{id, on_worker, quick};
 
 #[test]
@@ -36,6 +37,8 @@ fn bytes_that_wait_for_applications_are_bounded() {
         stage.until("the window", |stage| stage.lost("window_exceeded"), 1).await;
         stage.others_are_unharmed().await;
         assert!(stage.grown() < 32 << 20, "{} bytes", stage.grown());
+        let seen = format!("24 of 40 reset, others unharmed; {}", mib(stage.grown()));
+        Record::told("bytes for applications that do not read", 40, seen).unwrap();
     });
 }
 
@@ -64,5 +67,8 @@ fn deliveries_and_tunnels_of_one_node_leave_room_for_others() {
         assert!(eleventh.is_err(), "the eleventh tunnel of a node was taken");
         assert_eq!(stage.handshakes("too_many"), before + 1);
         stage.others_are_unharmed().await;
+        let fault = "more deliveries and tunnels than a node's share";
+        let seen = "20 of 30 deliveries and the eleventh tunnel refused and counted; others unharmed";
+        Record::told(fault, 31, seen).unwrap();
     });
 }

@@ -54,6 +54,11 @@ impl Deliver for ToEcho {
     }
 }
 
+/// How a record says how much memory a test's process took more, both ends together.
+fn mib(bytes: u64) -> String {
+    format!("at most {} MiB more for both ends", bytes.div_ceil(1 << 20))
+}
+
 async fn flood() -> TcpStream {
     let (pod, mut application) = sockets().await;
     tokio::task::spawn_local(async move { while application.write_all(&[7; 65_536]).await.is_ok() {} });

@@ -155,8 +155,7 @@ impl Engine {
             Ok(request) => request,
             Err(error) => {
                 let reason = error.reason();
-                tracing::warn!(%peer, %client, %reason, %error, "a stream asks for what is not served");
-                accepting.observer.stream_refused(reason);
+                accepting.observer.stream_refused(peer, client, reason, &error);
                 self.h2.respond(id, status(reason), Some(reason));
                 return;
             }
@@ -172,8 +171,7 @@ impl Engine {
             Ok(permit) => permit,
             Err(full) => {
                 let reason = Reason::LimitReached;
-                tracing::warn!(%peer, %client, %reason, %full, "a stream is refused because of the deliveries under way");
-                accepting.observer.stream_refused(reason);
+                accepting.observer.stream_refused(peer, client, reason, &full);
                 self.h2.respond(id, status(reason), Some(reason));
                 return;
             }

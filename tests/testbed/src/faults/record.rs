@@ -45,6 +45,16 @@ impl Record {
         Ok(Self { fault, injected: 0, seen: String::new(), lost: 0, compared: 0, corrupted: 0 })
     }
 
+    /// A fault that breaks no connection and is told in one sentence.
+    ///
+    /// # Errors
+    /// As [`Self::of`] and [`Self::write`].
+    pub fn told(fault: &str, injected: u64, seen: impl Into<String>) -> Result<()> {
+        let mut record = Self::of(fault)?;
+        record.injected(injected);
+        record.write(seen)
+    }
+
     /// The fault was injected that often more.
     pub fn injected(&mut self, times: u64) {
         self.injected += times;

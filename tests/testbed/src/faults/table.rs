@@ -1,6 +1,9 @@
 //! The table of failures as a table of tests: what fails, what must happen then, and the test that makes it
 //! fail. docs/failures.md is made from this and from what the tests record.
 
+mod attacks;
+mod issuer;
+
 /// Which pods a row is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
@@ -63,9 +66,12 @@ pub const TABLE: &[Section] = &[
     Section { title: "The pod's own agent", rows: OWN },
     Section { title: "The peer's agent and node", rows: PEER },
     Section { title: "Identities and the CA", rows: IDENTITY },
+    Section { title: "The CA over weeks", rows: issuer::ROWS },
+    Section { title: "Attacks on the CA", rows: attacks::CA },
     Section { title: "Kernel, discovery and the application", rows: KERNEL },
     Section { title: "Upgrade and stop", rows: LIFE },
     Section { title: "Tunnels", rows: TUNNEL },
+    Section { title: "Attacks on the tunnel", rows: attacks::TUNNEL },
     Section { title: "The wire", rows: WIRE },
 ];
 
