@@ -67,16 +67,20 @@ pub(crate) fn able() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Builds the `lark` binary and tells where it is.
+/// Builds the `lark` binary and tells where it is. The debug build is made together with the tests: by itself
+/// it would have other features of its dependencies, and all of them would be built twice.
 ///
 /// # Errors
 /// When it does not build.
 pub(crate) fn lark(release: bool) -> anyhow::Result<PathBuf> {
-    say(if release { "building lark (release)" } else { "building lark" });
     let mut build = cargo();
-    build.args(["build", "--quiet", "--locked", "--package", "lark"]);
+    build.args(["build", "--quiet", "--locked"]);
     if release {
-        build.arg("--release");
+        say("building lark (release)");
+        build.args(["--package", "lark", "--release"]);
+    } else {
+        say("building lark and the tests");
+        build.args(["--workspace", "--bins", "--tests"]);
     }
     install::run(&mut build)?;
     Ok(target_directory()?.join(if release { "release" } else { "debug" }).join("lark"))

@@ -1,4 +1,5 @@
 use std::cell::Cell;
+use std::fmt::Display;
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::OpenOptionsExt;
@@ -89,7 +90,7 @@ impl Observer for Seen {
     fn closed(&self, _: Side, _: Option<Cause>) {
         self.open.set(self.open.get() - 1);
     }
-    fn stream_refused(&self, _: Reason) {}
+    fn stream_refused(&self, _: SocketAddr, _: &SpiffeId, _: Reason, _: &dyn Display) {}
 }
 
 /// Delivers to an application that sends back what it gets.
