@@ -9,6 +9,8 @@ const WARM: f64 = 0.25;
 /// Seconds after a killed agent's successor is there within which failures are the kill's: programs notice
 /// when they next read or write, and are sampled once a second.
 const AFTERMATH: f64 = 8.0;
+/// Seconds after which a client that has neither succeeded nor failed counts as stuck.
+const STUCK: f64 = 60.0;
 /// Most samples of which slopes are taken, since every pair counts.
 const POINTS: usize = 400;
 
@@ -152,6 +154,19 @@ impl Run {
         (unexpected, expected)
     }
 
+    /// The longest time in which a kind of traffic neither succeeded nor failed.
+    fn pause(&self, traffic: &str) -> f64 {
+        let (mut rounds, mut since, mut longest) = (0, 0.0, 0.0_f64);
+        for sample in &self.samples {
+            let now = sample.traffic.get(traffic).map_or(0, |t| t.good + t.failed + t.wrong);
+            longest = longest.max(sample.at - since);
+            if now != rounds {
+                (rounds, since) = (now, sample.at);
+            }
+        }
+        longest
+    }
+
     /// A value over time, of the samples that have it.
     pub(crate) fn series(&self, value: impl Fn(&Sample) -> Option<f64>) -> Vec<(f64, f64)> {
         self.samples.iter().filter_map(|sample| Some((sample.at, value(sample)?))).collect()
@@ -176,10 +191,12 @@ pub(crate) fn judge(run: &Run) -> Vec<Verdict> {
     for kind in kinds {
         let tally = run.samples.last().and_then(|s| s.traffic.get(kind)).copied().unwrap_or_default();
         let (unexpected, expected) = run.failures(kind);
+        let pause = run.pause(kind);
         verdicts.push(Verdict {
-            met: unexpected == 0 && tally.wrong == 0 && tally.good > 0,
+            met: unexpected == 0 && tally.wrong == 0 && tally.good > 0 && pause < STUCK,
             sentence: format!(
-                "{kind}: {} went well, {} wrong, {unexpected} failed without a cause, {expected} by a killed agent",
+                "{kind}: {} went well, {} wrong, {unexpected} failed without a cause, {expected} by a killed agent; \
+                 at most {pause:.0} s without a round",
                 tally.good, tally.wrong
             ),
         });
@@ -275,20 +292,33 @@ mod tests {
         assert!(!judged(&[]));
     }
 
-    fn run(failed_at: f64) -> Run {
-        let sample = |at: f64| Sample {
-            at,
-            traffic: BTreeMap::from([(
-                "curl",
-                Tally { good: 10, failed: u64::from(at >= failed_at), ..Tally::default() },
-            )]),
-            ..Sample::default()
+    /// A round a second until then.
+    fn run_until(failed_at: f64, stuck_at: u8) -> Run {
+        let sample = |second: u8| {
+            let at = f64::from(second);
+            let failed = u64::from(at >= failed_at);
+            let tally = Tally { good: second.min(stuck_at).into(), failed, ..Tally::default() };
+            Sample { at, traffic: BTreeMap::from([("curl", tally)]), ..Sample::default() }
         };
         let event = |kind, from| Event { kind, from, to: from + 1.0 };
         Run {
-            samples: (0..100_u8).map(f64::from).map(sample).collect(),
+            samples: (0..100).map(sample).collect(),
             events: vec![event(Kind::Upgrade, 20.0), event(Kind::Kill, 50.0)],
             ..Run::default()
+        }
+    }
+
+    fn run(failed_at: f64) -> Run {
+        run_until(failed_at, u8::MAX)
+    }
+
+    #[test]
+    fn a_client_that_is_stuck_is_found() {
+        for (stuck_at, pause, met) in [(u8::MAX, "1 s", true), (50, "49 s", true), (20, "79 s", false)] {
+            let verdicts = judge(&run_until(1000.0, stuck_at));
+            let curl = verdicts.iter().find(|v| v.sentence.starts_with("curl")).unwrap();
+            assert!(curl.sentence.ends_with(&format!("at most {pause} without a round")), "{curl:?}");
+            assert_eq!(curl.met, met, "{curl:?}");
         }
     }
 
@@ -297,7 +327,8 @@ mod tests {
         for (at, counts) in [(49.0, (1, 0)), (50.0, (0, 1)), (59.0, (0, 1)), (60.0, (1, 0)), (20.5, (1, 0))] {
             assert_eq!(run(at).failures("curl"), counts, "at {at}");
         }
-        let sentence = "curl: 10 went well, 0 wrong, 1 failed without a cause, 0 by a killed agent";
+        let sentence = "curl: 99 went well, 0 wrong, 1 failed without a cause, 0 by a killed agent; \
+                        at most 1 s without a round";
         assert!(judge(&run(20.0)).contains(&Verdict { met: false, sentence: sentence.to_owned() }));
     }
 
