@@ -154,6 +154,9 @@ impl NetworkPolicy {
         let pods = spec.pod_selector.read("spec.podSelector")?;
         let ingress = spec.ingress.unwrap_or_default();
         let egress = spec.egress.unwrap_or_default();
+        if spec.policy_types.as_ref().is_some_and(|types| types.len() > 2) {
+            return impossible("spec.policyTypes", "there are two types, and more are named");
+        }
         // An empty list of types counts as none, as in the API server's defaults.
         let types = spec.policy_types.filter(|types| !types.is_empty()).unwrap_or_else(|| {
             let outward = (!egress.is_empty()).then_some(PolicyType::Egress);

@@ -191,6 +191,21 @@ const CASES: &[(&str, &[&str], &str)] = &[
         "x/b>x/a:80- x/c>x/a:80-",
     ),
     (
+        "an empty selector with empty parts is empty",
+        &[
+            "{podSelector: {matchLabels: {}, matchExpressions: []}, ingress: [{from: [{podSelector: {matchLabels: {}}}]}]}",
+        ],
+        "x/b>x/a:80+ w/a>x/a:80-",
+    ),
+    (
+        "a missing peer list is anybody, an empty selector is the namespace",
+        &[
+            "{podSelector: {matchLabels: {pod: a}}, ingress: [{ports: [{port: 80}]}]}",
+            "{podSelector: {matchLabels: {pod: b}}, ingress: [{from: [{podSelector: {}}], ports: [{port: 80}]}]}",
+        ],
+        "w/a>x/a:80+ 203.0.113.5>x/a:80+ w/a>x/b:80- x/c>x/b:80+ 203.0.113.5>x/b:80-",
+    ),
+    (
         "expressions on namespaces",
         &[
             "{podSelector: {}, ingress: [{from: [{namespaceSelector: {matchExpressions: [{key: ns, operator: In, values: [x, z]}]}}]}]}",
@@ -235,6 +250,18 @@ const CASES: &[(&str, &[&str], &str)] = &[
             "{podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/8, except: [10.0.2.0/24]}}]}, {from: [{ipBlock: {cidr: 10.0.2.1/32}}]}]}",
         ],
         "w/a>x/a:80+ w/b>x/a:80-",
+    ),
+    (
+        "several exceptions, one inside another",
+        &[
+            "{podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/8, except: [10.0.2.0/24, 10.0.0.0/16, 10.0.3.1/32]}}]}]}",
+        ],
+        "w/a>x/a:80- z/a>x/a:80- 10.1.0.1>x/a:80+ 11.0.0.1>x/a:80-",
+    ),
+    (
+        "an empty list of exceptions excepts nothing",
+        &["{podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 203.0.113.5/32, except: []}}]}]}"],
+        "203.0.113.5>x/a:80+ 203.0.113.4>x/a:80-",
     ),
     (
         "ipBlock of all IPv4",
@@ -328,6 +355,23 @@ const CASES: &[(&str, &[&str], &str)] = &[
         "a range up to the last port",
         &["{podSelector: {}, ingress: [{ports: [{port: 1, endPort: 65535}]}]}"],
         "w/a>x/a:1+ w/a>x/a:65535+",
+    ),
+    (
+        "several ranges and a port between them",
+        &[
+            "{podSelector: {}, ingress: [{ports: [{port: 10, endPort: 20}, {port: 30, endPort: 40}, {port: 25}]}]}",
+        ],
+        "w/a>x/a:9- w/a>x/a:20+ w/a>x/a:21- w/a>x/a:25+ w/a>x/a:40+ w/a>x/a:41-",
+    ),
+    (
+        "a named port and a range of one rule",
+        &["{podSelector: {}, ingress: [{ports: [{port: admin}, {port: 9100, endPort: 9200}]}]}"],
+        "w/a>x/a:8000+ w/a>x/a:9000- w/a>x/b:9000+ w/a>x/b:8000- w/a>x/b:9150+",
+    ),
+    (
+        "a named port of UDP opens no TCP port of that name",
+        &["{podSelector: {}, ingress: [{ports: [{protocol: UDP, port: web}]}]}"],
+        "w/a>x/a:80-",
     ),
     (
         "a range of UDP opens no TCP",
@@ -527,6 +571,7 @@ fn what_the_api_server_would_not_take_is_refused_with_the_reason() {
         ("{ingress: [{ports: [{port: a-name-that-is-too-long}]}]}", "is no name of a port"),
         ("{ingress: [{ports: [{protocol: ICMP}]}]}", "unknown variant `ICMP`"),
         ("{policyTypes: [Both]}", "unknown variant `Both`"),
+        ("{policyTypes: [Ingress, Egress, Ingress]}", "spec.policyTypes: there are two types"),
         (
             "{podSelector: {matchExpressions: [{key: a, operator: Gt, values: ['1']}]}}",
             "unknown variant `Gt`",
