@@ -144,7 +144,7 @@ async fn run(parts: Parts) -> anyhow::Result<()> {
     tokio::task::spawn_local(heartbeat::turn(pulse));
     let watcher: Rc<dyn lark_tunnel::Observer> = Rc::new(Tunnels(shared.observer.clone()));
     let dial = Rc::new(Dial::new(claims));
-    let standing = Standing::default();
+    let standing = Standing::new(shared.observer.clone());
     tokio::task::spawn_local(standing.clone().follow(shared.snapshot.clone()));
     let (tidied, ended) = (dial.clone(), dial.clone());
     tokio::task::spawn_local(async move { tidied.tidy().await });

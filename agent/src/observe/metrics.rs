@@ -8,7 +8,8 @@ use lark_core::view::EdgeView;
 use prometheus::core::Collector;
 use prometheus::proto::MetricFamily;
 use prometheus::{
-    Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
 
 /// A value that somebody else keeps, read when metrics are asked for.
@@ -68,6 +69,7 @@ pub(super) struct Metrics {
     refused: IntCounterVec,
     closed: IntCounterVec,
     dry_run: IntCounterVec,
+    denied_open: IntGauge,
     handshakes: IntCounterVec,
     handshake_seconds: HistogramVec,
     tunnels: IntGaugeVec,
@@ -93,6 +95,10 @@ impl Metrics {
                 "lark_policy_dry_run_denials_total",
                 "Connections that a policy under dry run would deny, by direction",
                 &["direction"],
+            )?,
+            denied_open: IntGauge::new(
+                "lark_policy_denied_open",
+                "Connections that policies do not allow any more and that could not be ended yet",
             )?,
             handshakes: counter(
                 "lark_tunnel_handshakes_total",
@@ -138,11 +144,12 @@ impl Metrics {
     }
 
     /// What is kept here.
-    fn own(&self) -> [Box<dyn Collector>; 7] {
+    fn own(&self) -> [Box<dyn Collector>; 8] {
         [
             Box::new(self.refused.clone()),
             Box::new(self.closed.clone()),
             Box::new(self.dry_run.clone()),
+            Box::new(self.denied_open.clone()),
             Box::new(self.handshakes.clone()),
             Box::new(self.handshake_seconds.clone()),
             Box::new(self.tunnels.clone()),
@@ -173,6 +180,10 @@ impl Metrics {
 
     pub(super) fn dry_run_denial(&self, direction: &str) {
         self.dry_run.with_label_values(&[direction]).inc();
+    }
+
+    pub(super) fn denied_open(&self, by: i64) {
+        self.denied_open.add(by);
     }
 
     pub(super) fn handshake(&self, side: &str, result: Result<(), Cause>, took: Duration) {

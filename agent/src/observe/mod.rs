@@ -86,6 +86,11 @@ impl Observer {
         self.0.metrics.dry_run_denial(direction.label());
     }
 
+    /// More or fewer connections go on that policies do not allow any more.
+    pub fn denied_open(&self, by: i64) {
+        self.0.metrics.denied_open(by);
+    }
+
     /// A connection was refused before anything was known of it.
     pub fn refused_early(&self, direction: Direction, reason: Reason) {
         self.0.metrics.refused(direction.label(), reason);

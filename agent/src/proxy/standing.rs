@@ -5,10 +5,11 @@
 //! side and local connections alike, and costs nothing until it is needed.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use lark_core::policy::Passage;
 use lark_core::snapshot::{PolicyChange, Snapshot};
@@ -16,18 +17,23 @@ use lark_sys::connections::destroy;
 use tokio::sync::watch;
 
 use crate::capture::Pod;
+use crate::observe::Observer;
 
 /// Connections judged between two looks at the worker's other work.
 const BATCH: usize = 256;
+/// After this a connection that could not be ended is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// A worker's open connections.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Standing(Rc<RefCell<Table>>);
 
-#[derive(Default)]
 struct Table {
     next: u64,
     open: HashMap<u64, Open>,
+    /// Those that are not allowed any more and could not be ended yet.
+    lingering: HashSet<u64>,
+    observer: Observer,
 }
 
 struct Open {
@@ -35,7 +41,18 @@ struct Open {
     pod: Arc<Pod>,
     local: SocketAddr,
     remote: SocketAddr,
-    denied: Option<String>,
+    fate: Fate,
+    /// How often it could not be ended.
+    failures: u32,
+}
+
+enum Fate {
+    /// Nobody denies it.
+    Stands,
+    /// It is denied, for this reason, and could not be ended.
+    Lingers(String),
+    /// Policies ended it, for this reason.
+    Ended(String),
 }
 
 /// One connection's place in the table; left when dropped.
@@ -47,17 +64,44 @@ pub(super) struct Held {
 impl Held {
     /// Why policies ended it, if they did.
     pub(super) fn denied(&self) -> Option<String> {
-        self.table.borrow().open.get(&self.number).and_then(|open| open.denied.clone())
+        match &self.table.borrow().open.get(&self.number)?.fate {
+            Fate::Ended(why) => Some(why.clone()),
+            Fate::Stands | Fate::Lingers(_) => None,
+        }
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.table.borrow_mut().open.remove(&self.number);
+        let mut table = self.table.borrow_mut();
+        table.open.remove(&self.number);
+        table.settle(self.number);
+    }
+}
+
+impl Table {
+    /// Nothing has to be done about a connection any more.
+    fn settle(&mut self, number: u64) {
+        if self.lingering.remove(&number) {
+            self.observer.denied_open(-1);
+        }
+    }
+
+    /// A connection goes on that may not.
+    fn linger(&mut self, number: u64) {
+        if self.lingering.insert(number) {
+            self.observer.denied_open(1);
+        }
     }
 }
 
 impl Standing {
+    /// An empty table.
+    pub fn new(observer: Observer) -> Self {
+        let table = Table { next: 0, open: HashMap::new(), lingering: HashSet::new(), observer };
+        Self(Rc::new(RefCell::new(table)))
+    }
+
     /// A connection stands, by the agent's socket from `local` to `remote` in the namespace of `pod`.
     pub(super) fn hold(
         &self,
@@ -69,18 +113,31 @@ impl Standing {
         let mut table = self.0.borrow_mut();
         let number = table.next;
         table.next += 1;
-        table.open.insert(number, Open { passage, pod, local, remote, denied: None });
+        table.open.insert(number, Open { passage, pod, local, remote, fate: Fate::Stands, failures: 0 });
         Held { table: self.0.clone(), number }
     }
 
-    /// Judges all of them at each change of discovery, for ever.
+    /// Judges all of them at each change of discovery, and those that could not be ended every second, for
+    /// ever.
     pub async fn follow(self, mut snapshots: watch::Receiver<Arc<Snapshot>>) {
-        while snapshots.changed().await.is_ok() {
+        loop {
+            let lingers = !self.0.borrow().lingering.is_empty();
+            let changed = tokio::select! {
+                changed = snapshots.changed() => match changed {
+                    Ok(()) => true,
+                    Err(_) => return,
+                },
+                () = tokio::time::sleep(AGAIN), if lingers => false,
+            };
             let snapshot = snapshots.borrow_and_update().clone();
-            if snapshot.mesh.policy_change == PolicyChange::Keep {
-                continue;
-            }
-            let numbers: Vec<u64> = self.0.borrow().open.keys().copied().collect();
+            let numbers: Vec<u64> = {
+                let table = self.0.borrow();
+                if changed {
+                    table.open.keys().copied().collect()
+                } else {
+                    table.lingering.iter().copied().collect()
+                }
+            };
             for batch in numbers.chunks(BATCH) {
                 batch.iter().for_each(|number| self.judge(*number, &snapshot));
                 tokio::task::yield_now().await;
@@ -90,23 +147,131 @@ impl Standing {
 
     fn judge(&self, number: u64, snapshot: &Snapshot) {
         let mut table = self.0.borrow_mut();
+        let table = &mut *table;
         let Some(open) = table.open.get_mut(&number) else { return };
-        if !open.passage.is_known(snapshot) {
-            return;
+        let why = match &open.fate {
+            Fate::Ended(_) => return,
+            _ if snapshot.mesh.policy_change == PolicyChange::Keep => None,
+            // Nothing is known of a workload that is gone: what was found before holds.
+            Fate::Stands if !open.passage.is_known(snapshot) => None,
+            Fate::Lingers(why) if !open.passage.is_known(snapshot) => Some(why.clone()),
+            _ => open.passage.judge(snapshot).denied,
+        };
+        let Some(why) = why else {
+            open.fate = Fate::Stands;
+            return table.settle(number);
+        };
+        let (pod, to) = (&open.pod.name, open.passage.address);
+        let failed = match open.pod.netns.within(|| destroy(open.local, open.remote)) {
+            Ok(Ok(true)) => {
+                tracing::warn!(pod, %to, why, "policy changed: an open connection is ended");
+                open.fate = Fate::Ended(why);
+                return table.settle(number);
+            }
+            // It may have ended by itself a moment ago; if not, the next look says so.
+            Ok(Ok(false)) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(error) => Some(error.to_string()),
+        };
+        open.failures = open.failures.saturating_add(1);
+        let (tell, error) = match failed {
+            Some(error) => (open.failures == 1, error),
+            None => (open.failures == 2, "its socket is not found".to_owned()),
+        };
+        // Once for each; the metric says how many there are.
+        if tell {
+            tracing::error!(pod, %to, why, error, "policy changed, and an open connection cannot be ended; it is tried every second");
         }
-        let Some(why) = open.passage.judge(snapshot).denied else { return };
-        let pod = &open.pod.name;
-        match open.pod.netns.within(|| destroy(open.local, open.remote)) {
-            Ok(Ok(found)) => {
-                tracing::warn!(pod, to = %open.passage.address, why, found, "policy changed: an open connection is ended");
-                open.denied = Some(why);
-            }
-            Ok(Err(error)) => {
-                tracing::error!(pod, to = %open.passage.address, why, %error, "policy changed, and an open connection cannot be ended");
-            }
-            Err(error) => {
-                tracing::error!(pod, to = %open.passage.address, why, %error, "policy changed, and an open connection cannot be ended");
-            }
-        }
+        open.fate = Fate::Lingers(why);
+        table.linger(number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{ErrorKind, Read};
+    use std::net::{TcpListener, TcpStream};
+    use std::path::Path;
+
+    use lark_core::policy::At;
+    use lark_sys::{cgroup, netns::NetNs};
+    use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+
+    use super::*;
+
+    /// Two pods of one node; with `denied`, nobody may connect to the second.
+    fn snapshot(denied: bool) -> Arc<Snapshot> {
+        let policies = if denied {
+            "networkPolicies: [{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {namespace: shop, name: closed}, spec: {}}]"
+        } else {
+            ""
+        };
+        let pod = |name: &str, address: &str| {
+            format!("- {{namespace: shop, name: {name}, account: {name}, node: one, addresses: [{address}]}}")
+        };
+        let text = format!(
+            "mesh: {{trustDomain: cluster.local}}\nnodes: [{{name: one, addresses: [192.168.0.1]}}]\nworkloads:\n{}\n{}\n{policies}\n",
+            pod("web", "10.0.0.1"),
+            pod("db", "10.0.0.2")
+        );
+        Arc::new(lark_discovery::file::parse(Path::new("mesh.yaml"), &text, 1).unwrap())
+    }
+
+    /// Takes a capability of this thread away, or gives it back.
+    fn may_reset(may: bool) {
+        let mut sets = capabilities(None).unwrap();
+        sets.effective.set(CapabilitySet::NET_ADMIN, may);
+        set_capabilities(None, sets).unwrap();
+    }
+
+    fn metric(observer: &Observer) -> String {
+        let text = observer.metrics(&Vec::new()).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix("lark_policy_denied_open "));
+        line.unwrap().to_owned()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_cannot_be_ended_is_counted_and_tried_until_it_is() {
+        tokio::task::LocalSet::new()
+            .run_until(async {
+                let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+                let mut pod_end = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+                let (agent_end, _) = listener.accept().unwrap();
+                let own = cgroup::own().unwrap();
+                let netns = NetNs::current().unwrap();
+                let pod = Arc::new(Pod::new("shop.db".into(), 1, "shop/db".to_owned(), netns, own, vec![]));
+                let (snapshots, watched) = watch::channel(snapshot(false));
+                let known = watched.borrow().clone();
+                let named = |name| known.workload_named("shop", name).unwrap();
+                let to = "10.0.0.2:80".parse().unwrap();
+                let passage = Passage::new(
+                    named("web"),
+                    "10.0.0.1".parse().unwrap(),
+                    Some(named("db")),
+                    to,
+                    At::Destination,
+                );
+                let observer = Observer::new().unwrap();
+                let standing = Standing::new(observer.clone());
+                let (local, remote) = (agent_end.local_addr().unwrap(), agent_end.peer_addr().unwrap());
+                let held = standing.hold(passage, pod, local, remote);
+                tokio::task::spawn_local(standing.follow(watched));
+
+                may_reset(false);
+                snapshots.send_replace(snapshot(true));
+                tokio::time::sleep(AGAIN * 5).await;
+                assert_eq!((held.denied(), metric(&observer).as_str()), (None, "1"));
+                pod_end.set_nonblocking(true).unwrap();
+                assert_eq!(pod_end.read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
+
+                // No change of discovery is needed for another try.
+                may_reset(true);
+                tokio::time::sleep(AGAIN * 2).await;
+                assert!(held.denied().unwrap().contains("NetworkPolicy shop/closed"));
+                assert_eq!(metric(&observer), "0");
+                pod_end.set_nonblocking(false).unwrap();
+                assert_eq!(pod_end.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+            })
+            .await;
     }
 }
