@@ -67,9 +67,6 @@ const NEXTEST: &str = "0.9.143";
 /// Version of the checker of licences and duplicates that deny.toml is written for.
 const DENY: &str = "0.20.2";
 
-/// Version of the tool that builds fuzz targets.
-const FUZZ: &str = "0.13.2";
-
 /// Installs the packages of those tools that are not there.
 ///
 /// # Errors
@@ -123,14 +120,6 @@ pub(crate) fn nextest(target: &Path) -> anyhow::Result<PathBuf> {
 /// When there is none and cargo cannot build it.
 pub(crate) fn deny(target: &Path) -> anyhow::Result<PathBuf> {
     cargo_tool("cargo-deny", DENY, &[], target)
-}
-
-/// The tool that builds fuzz targets: the one in PATH, or one of our own under `target`.
-///
-/// # Errors
-/// When there is none and cargo cannot build it.
-pub(crate) fn fuzz(target: &Path) -> anyhow::Result<PathBuf> {
-    cargo_tool("cargo-fuzz", FUZZ, &[], target)
 }
 
 fn cargo_tool(name: &str, version: &str, flags: &[&str], target: &Path) -> anyhow::Result<PathBuf> {

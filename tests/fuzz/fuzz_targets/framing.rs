@@ -32,7 +32,7 @@ fn receive(end: &mut Connection, now: Duration, held: &mut Vec<u8>) -> bool {
         match event {
             Some(Event::Connect { stream, request }) => {
                 let status = if request.is_ok() { 200 } else { 400 };
-                end.respond(stream, status, request.err().map(|error| error.reason()));
+                end.respond(stream, status, request.err().map(|error| error.reason()), None);
             }
             Some(Event::Data { stream, bytes }) => taken_by_pods.push((stream, bytes.len())),
             Some(_) => {}
