@@ -16,6 +16,7 @@ mod policy;
 mod privileges;
 mod programs;
 mod rotate;
+mod same_node;
 mod secrets;
 mod sockets;
 mod standalone;

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::explain::Passthrough;
 use crate::reason::Reason;
-use crate::snapshot::{Endpoint, Service, Snapshot, Workload};
+use crate::snapshot::{Endpoint, SameNode, Service, Snapshot, Workload};
 
 pub use destinations::{
     Action, DestinationChanges, DestinationKey, MeshDestination, changed_destinations, is_in_mesh,
@@ -20,7 +20,8 @@ pub use destinations::{
 /// The way of one connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Route {
-    /// To the agent of the destination's node, under both identities.
+    /// To the agent of the destination's node, under both identities. With `sameNode: mtls` that may be this
+    /// agent itself.
     Tunnel {
         /// The destination.
         destination: Arc<Workload>,
@@ -152,7 +153,7 @@ fn toward(snapshot: &Snapshot, node: &str, address: SocketAddr, by_service: bool
         return Route::Passthrough { address, reason: Passthrough::NotCaptured };
     }
     let destination = workload.clone();
-    if &*workload.node == node {
+    if &*workload.node == node && snapshot.mesh.same_node == SameNode::Agent {
         return Route::Local { destination, address };
     }
     match snapshot.node(&workload.node).and_then(|n| n.tunnel_address()) {

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::bed::Testbed;
-use crate::place::{Running, eventually};
+use crate::bed::{Node, Testbed};
+use crate::place::{Place, Running, eventually};
 use crate::servers::need;
 
 /// A capture of all frames on the wire.
@@ -22,11 +22,22 @@ impl Wire {
     /// # Errors
     /// When tcpdump is missing or does not start.
     pub fn listen(bed: &Testbed) -> Result<Self> {
+        Self::at(bed, &bed.wire_place()?, "br0")
+    }
+
+    /// Begins to capture on every interface of a node: its loopback, its pods' wires and its own.
+    ///
+    /// # Errors
+    /// As [`Self::listen`].
+    pub fn of_node(bed: &Testbed, node: &Node) -> Result<Self> {
+        Self::at(bed, &node.place, "any")
+    }
+
+    fn at(bed: &Testbed, place: &Place, interface: &str) -> Result<Self> {
         need("tcpdump", "tcpdump")?;
-        let place = bed.wire_place()?;
         let file = bed.directory().join("wire.pcap");
         let mut command = place.command("tcpdump");
-        command.args(["-i", "br0", "-U", "--immediate-mode", "-s", "0", "-Z", "root", "-w"]).arg(&file);
+        command.args(["-i", interface, "-U", "--immediate-mode", "-s", "0", "-Z", "root", "-w"]).arg(&file);
         let tcpdump = place.start(command, &bed.directory().join("tcpdump.log"))?;
         eventually(Duration::from_secs(10), "tcpdump listens", || {
             Ok(tcpdump.log().contains("listening on"))

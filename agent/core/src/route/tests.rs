@@ -36,6 +36,15 @@ fn each_destination_takes_its_way() {
 }
 
 #[test]
+fn on_one_node_by_mtls_leads_to_the_own_agent() {
+    let mut snapshot = snapshot();
+    snapshot.mesh.same_node = SameNode::Mtls;
+    let way = |to: &str| told(&decide(&snapshot, "one", to.parse().unwrap(), |_| 0, 0));
+    assert_eq!(way("10.0.1.2:80"), "tunnel cache 10.0.1.2:80 192.168.0.1:15008");
+    assert_eq!(way("10.0.2.1:80"), "tunnel db 10.0.2.1:80 192.168.0.2:15008");
+}
+
+#[test]
 fn the_less_loaded_of_two_is_taken() {
     let asked = "10.96.0.1:5432".parse().unwrap();
     let load = |a: IpAddr| u32::from(a == "10.0.2.1".parse::<IpAddr>().unwrap());

@@ -76,6 +76,8 @@ pub enum SameNode {
     /// Joined inside the agent; bytes never on a shared interface.
     #[default]
     Agent,
+    /// By mTLS like those between nodes, through a tunnel of the agent to itself.
+    Mtls,
 }
 
 /// See [`Mesh::agent_down`].
