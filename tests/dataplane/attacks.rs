@@ -2,7 +2,7 @@
 //! it must not have. Each is refused for its own reason and counted, and captured pods go on.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -11,12 +11,14 @@ use lark_core::identity::SpiffeId;
 use lark_identity::{Svid, SvidStore, TrustBundle};
 use lark_sys::netns::NetNs;
 use lark_testbed::hostile::{self, END_HEADERS, Hostile, connect_to, frame, kind};
-use lark_testbed::{Nginx, Pod, Record};
+use lark_testbed::{Nginx, Pod, Record, eventually};
 use rcgen::string::Ia5String;
 use rcgen::{CertificateParams, Issuer, KeyPair, SanType};
 use rustls::crypto::aws_lc_rs::sign::any_ecdsa_type;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::sign::CertifiedKey;
+use serde_json::json;
+use tokio::runtime::Runtime;
 
 use crate::house::House;
 
@@ -45,6 +47,10 @@ fn stolen(home: &Path, account: &str) -> SvidStore {
     let serial = "1".to_owned();
     store.put(Svid { id: id(account), certified, not_before, not_after, serial, root });
     store
+}
+
+fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
 /// Ports on which something listens inside a pod.
@@ -101,36 +107,24 @@ fn a_taken_node_gets_nothing_that_is_not_its_own() {
     assert!(!agents_own.is_empty(), "the agent has no listeners in the pod");
     attacks
         .extend(agents_own.iter().map(|port| (format!("{server}:{port}"), own.clone(), "authority_agent")));
-    let store = stolen(house.controller.home(), "client");
-    let name = lark_tunnel::name::server_name(&id("server"));
-    let svid = store.current(&id("client")).unwrap();
-    let config =
-        lark_tunnel::tls::client(&lark_tunnel::tls::provider(), &svid, &store, &id("server")).unwrap();
-    let (from, tunnels) = (*one, SocketAddr::new(*two, 15_008));
-    let node = NetNs::open(&house.nodes.0.place.netns).unwrap();
-    let answers = node.within(|| {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let socket = hostile::from(from, tunnels).await.unwrap();
-            let mut peer = Hostile::new(socket, config, Some(&name)).await.unwrap();
-            peer.hello(&[]).await.unwrap();
-            // All at once: some wait a second, in case that discovery lags.
-            for (stream, (authority, forwarded, _)) in (1..).step_by(2).zip(&attacks) {
-                let request = frame(kind::HEADERS, END_HEADERS, stream, &connect_to(authority, forwarded));
-                peer.send(&request).await.unwrap();
-            }
-            let mut answers = BTreeMap::new();
-            while answers.len() < attacks.len() {
-                let answer = peer.next_of(kind::HEADERS).await.unwrap();
-                answers.insert(answer.stream, answer.payload);
-            }
-            // What is its own it gets.
-            let own = connect_to(&format!("{server}:8080"), &own);
-            let answer = peer.ask(1001, &own).await.unwrap();
-            (answers, answer)
-        })
+    let runtime = runtime();
+    let mut peer = house.taken(&runtime, "client", "server");
+    let (answers, own) = runtime.block_on(async {
+        // All at once: some wait a second, in case that discovery lags.
+        for (stream, (authority, forwarded, _)) in (1..).step_by(2).zip(&attacks) {
+            let request = frame(kind::HEADERS, END_HEADERS, stream, &connect_to(authority, forwarded));
+            peer.send(&request).await.unwrap();
+        }
+        let mut answers = BTreeMap::new();
+        while answers.len() < attacks.len() {
+            let answer = peer.next_of(kind::HEADERS).await.unwrap();
+            answers.insert(answer.stream, answer.payload);
+        }
+        // What is its own it gets.
+        let own = connect_to(&format!("{server}:8080"), &own);
+        let answer = peer.ask(1001, &own).await.unwrap();
+        (answers, answer)
     });
-    let (answers, own) = answers.unwrap();
     assert_eq!(own, [0x88], "not 200: {}", house.logs());
     let mut expected = BTreeMap::new();
     for ((authority, forwarded, reason), answer) in attacks.iter().zip(answers.values()) {
@@ -148,4 +142,177 @@ fn a_taken_node_gets_nothing_that_is_not_its_own() {
     let seen = format!("{count} of {count} refused and counted; its own stream was delivered");
     Record::told(fault, u64::try_from(count).unwrap(), seen).unwrap();
     house.curl(&url);
+}
+
+impl House {
+    /// A tunnel in the hands of whoever has taken node one: it proves to be `client`, to the agent of node
+    /// two as `server`.
+    fn taken(&self, runtime: &Runtime, client: &str, server: &str) -> Hostile {
+        let store = stolen(self.controller.home(), client);
+        let svid = store.current(&id(client)).unwrap();
+        let config =
+            lark_tunnel::tls::client(&lark_tunnel::tls::provider(), &svid, &store, &id(server)).unwrap();
+        let name = lark_tunnel::name::server_name(&id(server));
+        let (from, to) = (self.nodes.0.ip, SocketAddr::new(self.nodes.1.ip, 15_008));
+        let node = NetNs::open(&self.nodes.0.place.netns).unwrap();
+        let taken = node.within(|| {
+            runtime.block_on(async {
+                let socket = hostile::from(from, to).await.unwrap();
+                let mut peer = Hostile::new(socket, config, Some(&name)).await.unwrap();
+                peer.hello(&[]).await.unwrap();
+                peer
+            })
+        });
+        taken.unwrap()
+    }
+
+    fn refused_inbound(&self, reason: &str) -> u64 {
+        let labels = format!("{{direction=\"inbound\",reason=\"{reason}\"}}");
+        metric(self, &format!("lark_proxy_connections_refused_total{labels}"))
+    }
+}
+
+#[test]
+fn a_valid_certificate_of_a_denied_workload_opens_nothing() {
+    let mut house = House::captured();
+    let nginx = Nginx::start(&house.bed, &house.server).unwrap();
+    let allow = json!({
+        "apiVersion": "lark.mesh/v1alpha1", "kind": "AuthorizationPolicy",
+        "metadata": { "namespace": "shop", "name": "client-only" },
+        "spec": { "rules": [{ "from": [{ "accounts": ["client"] }] }] },
+    });
+    house.mesh.change(|document| document["authorizationPolicies"] = json!([allow])).unwrap();
+    let explain = ["policy", "explain", "--from", "shop/neighbour", "--to", "shop/server:8080"];
+    eventually(Duration::from_secs(20), "the policy is there", || {
+        Ok(house.two.table(&explain)?.contains("DENIED"))
+    })
+    .unwrap();
+    let ask = |account: &str, ip: IpAddr| {
+        let request = connect_to(&format!("{}:8080", house.server.ip), &format!("for=\"{ip}:4242\""));
+        let runtime = runtime();
+        let mut peer = house.taken(&runtime, account, "server");
+        runtime.block_on(async {
+            let answer = peer.ask(1, &request).await.unwrap();
+            // A request right behind it, whatever was answered.
+            let _ = peer.send(&frame(kind::DATA, 0, 1, b"GET /canary HTTP/1.0\r\n\r\n")).await;
+            (answer == [0x88], String::from_utf8_lossy(&answer).into_owned())
+        })
+    };
+    let (open, answer) = ask("neighbour", house.neighbour.ip);
+    assert!(!open && answer.contains("policy_denied"), "{answer}");
+    assert!(answer.contains("authorization no_match 0 AuthorizationPolicy shop/client-only"), "{answer}");
+    assert_eq!(house.refused_inbound("policy_denied"), 1);
+    // An address of the one that is allowed does not help without its identity, nor the other way round.
+    let (open, answer) = ask("neighbour", house.client.ip);
+    assert!(!open && answer.contains("source_unknown"), "{answer}");
+    let (open, answer) = ask("client", house.neighbour.ip);
+    assert!(!open && answer.contains("source_unknown"), "{answer}");
+    assert!(!nginx.access_log().contains("canary"), "{}", nginx.access_log());
+    assert!(ask("client", house.client.ip).0);
+    eventually(Duration::from_secs(10), "whoever may is served", || {
+        Ok(nginx.access_log().contains("canary"))
+    })
+    .unwrap_or_else(|e| panic!("{e:#}\n{}", house.logs()));
+}
+
+/// Says something to an agent's tunnel port, in plaintext or by TLS without a certificate, and waits for the
+/// end.
+const NOBODY: &str = r"
+import socket, ssl, sys
+s = socket.create_connection((sys.argv[1], 15008), 20)
+try:
+    if sys.argv[2] == 'tls':
+        c = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        c.check_hostname, c.verify_mode = False, ssl.CERT_NONE
+        c.minimum_version = ssl.TLSVersion.TLSv1_3
+        c.set_alpn_protocols(['h2'])
+        s = c.wrap_socket(s, server_hostname=sys.argv[3])
+    s.sendall(b'GET /canary HTTP/1.0
+
+' * 3)
+    while s.recv(4096): pass
+except OSError: pass
+print('end')
+";
+
+#[test]
+fn straight_to_the_tunnel_port_without_a_certificate_leads_nowhere_from_anywhere() {
+    let house = House::captured();
+    let nginx = Nginx::start(&house.bed, &house.server).unwrap();
+    let url = format!("http://{}:8080/", house.server.ip);
+    house.curl(&url);
+    let name = lark_tunnel::name::server_name(&id("server"));
+    let to = house.nodes.1.ip.to_string();
+    let handshakes = |result: &str| {
+        metric(&house, &format!("lark_tunnel_handshakes_total{{result=\"{result}\",side=\"server\"}}"))
+    };
+    // Another node, the node itself, a pod elsewhere and one of the node, which are captured.
+    let places = [&house.nodes.0.place, &house.nodes.1.place, &house.client.place, &house.server.place];
+    for (n, place) in (1..).zip(places) {
+        for how in ["tls", "plain"] {
+            let said = place.run("python3", &["-c", NOBODY, &to, how, &name]).unwrap();
+            assert_eq!(said, "end\n");
+        }
+        eventually(Duration::from_secs(20), "each is counted by its cause", || {
+            Ok((handshakes("no_peer_certificate"), handshakes("not_our_tls")) == (n, n))
+        })
+        .unwrap_or_else(|e| panic!("{e:#}\n{}", house.logs()));
+    }
+    assert!(!nginx.access_log().contains("canary"), "{}", nginx.access_log());
+    house.curl(&url);
+}
+
+#[test]
+fn an_address_that_changed_hands_during_a_connection_leads_nobody_to_its_next_owner() {
+    // The tunnel of this test answers no PING.
+    let mut house = House::captured_with(&["--keepalive", "300"]);
+    let nginx = Nginx::start(&house.bed, &house.server).unwrap();
+    // Another pod of the same account, so that the node goes on to be `server` for others.
+    let (_, two) = house.nodes.clone();
+    let second = house.bed.pod(&two, "second").unwrap();
+    house.mesh.replace(&[], std::slice::from_ref(&second), "server").unwrap();
+    house.two.wait_captured(2).unwrap();
+    let request =
+        connect_to(&format!("{}:8080", house.server.ip), &format!("for=\"{}:4242\"", house.client.ip));
+    let get = |stream: u32| frame(kind::DATA, 0, stream, b"GET /canary HTTP/1.1\r\nHost: x\r\n\r\n");
+    let (client, server) = (house.client.clone(), house.server.clone());
+    let runtime = runtime();
+    let mut peer = house.taken(&runtime, "client", "server");
+    runtime.block_on(async {
+        assert_eq!(peer.ask(1, &request).await.unwrap(), [0x88]);
+        peer.send(&get(1)).await.unwrap();
+        assert!(!peer.next_of(kind::DATA).await.unwrap().payload.is_empty());
+    });
+    assert!(nginx.access_log().contains("canary"));
+
+    // The pod ends, and its address is given to one of another account.
+    drop(nginx);
+    house.bed.end(&two, &server).unwrap();
+    let next = house.bed.pod(&two, "next").unwrap();
+    assert_eq!(next.ip, server.ip);
+    house.mesh.replace(std::slice::from_ref(&server), std::slice::from_ref(&next), "next").unwrap();
+    eventually(Duration::from_secs(20), "the next one is captured", || {
+        let all = house.two.json("workloads")?;
+        let next = all.as_array().into_iter().flatten().find(|w| w["name"] == "next").cloned();
+        Ok(next.is_some_and(|w| w["state"] == "captured"))
+    })
+    .unwrap_or_else(|e| panic!("{e:#}\n{}", house.logs()));
+    let nginx = Nginx::start(&house.bed, &next).unwrap();
+
+    // What was open has ended, and what comes on the old tunnel is refused: it was proved to be for another.
+    let answer = runtime.block_on(async {
+        let _ = peer.send(&get(1)).await;
+        peer.ask(3, &request).await.unwrap()
+    });
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    assert!(answer.contains("destination_identity_mismatch"), "{answer}\n{}", house.logs());
+    assert_eq!(house.refused_inbound("destination_identity_mismatch"), 1);
+    assert!(!nginx.access_log().contains("canary"), "{}", nginx.access_log());
+    // Who asks by the agent reaches the new one, as itself.
+    let url = format!("http://{}:8080/who", next.ip);
+    let said = client.place.run("curl", &["-sS", "--max-time", "20", &url]);
+    let said = said.unwrap_or_else(|e| panic!("{e:#}\n{}", house.logs()));
+    assert!(said.starts_with(&client.ip.to_string()), "{said}");
+    let edges = house.one.json("edges").unwrap().to_string();
+    assert!(edges.contains("spiffe://cluster.local/ns/shop/sa/next"), "{edges}");
 }
