@@ -227,9 +227,7 @@ try:
         c.minimum_version = ssl.TLSVersion.TLSv1_3
         c.set_alpn_protocols(['h2'])
         s = c.wrap_socket(s, server_hostname=sys.argv[3])
-    s.sendall(b'GET /canary HTTP/1.0
-
-' * 3)
+    s.sendall(b'GET /canary HTTP/1.0\r\n\r\n' * 3)
     while s.recv(4096): pass
 except OSError: pass
 print('end')

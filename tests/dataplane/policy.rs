@@ -126,9 +126,10 @@ fn authorization_goes_by_the_proved_identity_and_a_broken_policy_closes() {
         log.contains("authorization denied: no ALLOW matched of AuthorizationPolicy shop/server"),
         "{log}"
     );
-    // The other end is told that it was policy, and where to look.
+    // The other end is told which policy it was, and says so too.
     let log = house.one.process.log();
-    assert!(log.contains("reason=\"policy_denied\"") && log.contains("its log says more"), "{log}");
+    let said = "by what it says, authorization denied: no ALLOW matched of AuthorizationPolicy shop/server";
+    assert!(log.contains("reason=\"policy_denied\"") && log.contains(said), "{log}");
     let explain = ["policy", "explain", "--from", "shop/client", "--to", "shop/server:8080"];
     let told = house.one.table(&explain).unwrap();
     assert!(
@@ -138,20 +139,22 @@ fn authorization_goes_by_the_proved_identity_and_a_broken_policy_closes() {
     let to = format!("{}:8080", server.ip);
     let told = house.one.table(&["trace", "--from", "shop/client", "--to", &to]).unwrap();
     assert!(told.contains("authorization denied") && told.contains("deny"), "{told}");
+    assert!(told.contains("that was denied: policy_denied") && told.contains(said), "{told}");
 
     // A dry run denies nothing and is counted and said.
     let mut dry = allow(neighbour_only);
     dry["dryRun"] = json!(true);
     house.policies(&[], &[("server", dry)]);
     assert!(house.reaches(&client, &server));
-    let metrics = house
-        .nodes
-        .1
-        .place
-        .run("curl", &["-s", &format!("http://{}:15020/metrics", house.nodes.1.ip)])
-        .unwrap();
-    assert!(metrics.contains("lark_policy_dry_run_denials_total{direction=\"inbound\"} 1"), "{metrics}");
-    assert!(house.two.process.log().contains("a dry run would deny this connection"));
+    for (agent, direction) in [(&house.one, "outbound"), (&house.two, "inbound")] {
+        let url = format!("http://{}:15020/metrics", agent.node.ip);
+        let metrics = agent.node.place.run("curl", &["-s", &url]).unwrap();
+        let series = format!("lark_policy_dry_run_denials_total{{direction=\"{direction}\"}} 1");
+        assert!(metrics.contains(&series), "{metrics}");
+        let log = agent.process.log();
+        let line = log.lines().find(|line| line.contains("a dry run would deny this connection")).unwrap();
+        assert!(line.contains("no ALLOW matched of AuthorizationPolicy shop/server"), "{line}");
+    }
 
     // One that cannot be read closes what it selects, and check says which.
     house.policies(&[], &[("server", allow(json!([{ "form": [] }])))]);
@@ -182,6 +185,53 @@ fn authorization_goes_by_the_proved_identity_and_a_broken_policy_closes() {
             .unwrap();
         assert_eq!(alone.status.code(), Some(code), "{}", String::from_utf8_lossy(&alone.stderr));
     }
+}
+
+/// Connects until told otherwise, and says how each attempt ended.
+const KNOCKING: &str = r"
+import socket, sys, time
+while True:
+    s = socket.socket()
+    s.settimeout(20)
+    try:
+        s.connect((sys.argv[1], 8080))
+        s.sendall(b'GET / HTTP/1.0\r\n\r\n')
+        print('served' if s.recv(4096) else 'end', flush=True)
+    except ConnectionError: print('denied', flush=True)
+    s.close()
+    time.sleep(0.01)
+";
+
+#[test]
+fn what_explain_says_holds_for_the_next_connection_within_a_moment_of_the_change() {
+    let mut house = House::captured();
+    house.labelled();
+    let _nginx = Nginx::start(&house.bed, &house.server).unwrap();
+    let mut knocking = house.client.place.command("python3");
+    knocking.args(["-c", KNOCKING, &house.server.ip.to_string()]);
+    let log = house.bed.directory().join("knocking.log");
+    let knocking = house.client.place.start(knocking, &log).unwrap();
+    let count = |word: &str| knocking.log().lines().filter(|line| *line == word).count();
+    eventually(Duration::from_secs(20), "it is served", || Ok(count("served") > 3)).unwrap();
+    let deny = manifest("AuthorizationPolicy", "nobody", json!({ "action": "DENY", "rules": [{}] }));
+    let explain = ["policy", "explain", "--from", "shop/client", "--to", "shop/server:8080"];
+    for (policies, word, others) in [(json!([deny]), "denied", "served"), (json!([]), "served", "denied")] {
+        let (began, before) = (std::time::Instant::now(), count(word));
+        house.mesh.change(|document| document["authorizationPolicies"] = policies).unwrap();
+        eventually(Duration::from_secs(20), "a connection follows the change", || Ok(count(word) > before))
+            .unwrap_or_else(|e| panic!("{e:#}\n{}", house.logs()));
+        // For whoever reads the test's output; a busy machine decides it, not this project.
+        println!("{word} {:?} after the change", began.elapsed());
+        // The agent that decides says so, and from then on decides so.
+        let said = house.two.table(&explain).unwrap();
+        assert_eq!(said.contains("DENIED"), word == "denied", "{said}");
+        // One that was judged before this may still end after it.
+        let (before, after) = (count(others), count(word));
+        eventually(Duration::from_secs(20), "more of them", || Ok(count(word) > after + 10)).unwrap();
+        assert!(count(others) <= before + 1, "{}", knocking.log());
+    }
+    let log = house.two.process.log();
+    assert!(log.contains("AuthorizationPolicy shop/nobody, rule 1"), "{log}");
 }
 
 /// Asks once and waits for the end, whatever it is.
@@ -235,6 +285,9 @@ fn a_change_ends_what_it_does_not_allow_says_so_and_leaves_the_rest() {
     let log = house.two.process.log();
     assert!(log.contains("policy changed: an open connection is ended"), "{log}");
     assert!(log.contains("AuthorizationPolicy shop/no-client, rule 1") && log.contains("denied"), "{log}");
+    let log = house.one.process.log();
+    let line = log.lines().find(|line| line.contains("because of a change of policy")).unwrap();
+    assert!(line.contains("how=\"denied\"") && line.contains("reason=\"policy_denied\""), "{line}");
     assert!(!near.log().contains("reset"));
     house.policies(&[], &[("no-client", deny("neighbour"))]);
     eventually(Duration::from_secs(20), "the client is told", || Ok(near.log().contains("reset")))

@@ -118,7 +118,12 @@ impl Deliver for ToApplication {
             let pod = TcpStream::connect(application)
                 .await
                 .map_err(|e| Refusal::new(Reason::DialRefused, e.to_string()))?;
-            Ok(Delivery { pod: pod.into(), counters: Arc::default(), on_end: Box::new(|_| {}) })
+            Ok(Delivery {
+                pod: pod.into(),
+                counters: Arc::default(),
+                would_deny: None,
+                on_end: Box::new(|_| {}),
+            })
         })
     }
 }
@@ -232,7 +237,7 @@ impl Client {
         let counters: Arc<ByteCounters> = Arc::default();
         let (dialer, counted) = (self.dialer.clone(), counters.clone());
         let ended =
-            tokio::task::spawn_local(async move { dialer.carry(key, request, pod, counted, || {}).await });
+            tokio::task::spawn_local(async move { dialer.carry(key, request, pod, counted, |_| {}).await });
         (application, counters, ended)
     }
 

@@ -235,7 +235,12 @@ impl Deliver for Narrow {
     fn deliver(&self, _: Inbound) -> Pin<Box<dyn Future<Output = Result<Delivery, Refusal>>>> {
         let pod = self.0.take().unwrap();
         Box::pin(async {
-            Ok(Delivery { pod: pod.into(), counters: Arc::default(), on_end: Box::new(|_| {}) })
+            Ok(Delivery {
+                pod: pod.into(),
+                counters: Arc::default(),
+                would_deny: None,
+                on_end: Box::new(|_| {}),
+            })
         })
     }
 }

@@ -44,7 +44,12 @@ impl Deliver for Gate {
                 let (mut read, mut write) = application.split();
                 let _ = tokio::io::copy(&mut read, &mut write).await;
             });
-            Ok(Delivery { pod: pod.into(), counters: Arc::default(), on_end: Box::new(|_| {}) })
+            Ok(Delivery {
+                pod: pod.into(),
+                counters: Arc::default(),
+                would_deny: None,
+                on_end: Box::new(|_| {}),
+            })
         })
     }
 }

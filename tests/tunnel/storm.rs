@@ -21,7 +21,12 @@ impl Deliver for Anything {
         let application = self.0;
         Box::pin(async move {
             let pod = TcpStream::connect(application).await.unwrap();
-            Ok(Delivery { pod: pod.into(), counters: Arc::default(), on_end: Box::new(|_| {}) })
+            Ok(Delivery {
+                pod: pod.into(),
+                counters: Arc::default(),
+                would_deny: None,
+                on_end: Box::new(|_| {}),
+            })
         })
     }
 }
@@ -63,7 +68,7 @@ fn a_thousand_handshakes_at_once_are_paced_and_none_is_lost() {
             };
             let dialer = dialer.clone();
             tokio::task::spawn_local(
-                async move { dialer.carry(key, request, pod, Arc::default(), || {}).await },
+                async move { dialer.carry(key, request, pod, Arc::default(), |_| {}).await },
             );
             applications.push(application);
         }

@@ -3,13 +3,15 @@
 use std::net::SocketAddr;
 
 use crate::capture::PodState;
+use crate::observe::Secured;
 use crate::policy::{At, Passage};
 use crate::route::{Decision, Route, Step, decide, is_mesh_destination};
 use crate::snapshot::{Snapshot, Workload};
-use crate::view::TraceView;
+use crate::view::{EdgeView, Party, TraceView};
 
 /// Follows a connect of the workload `from` (`NAMESPACE/NAME`), which must run on `node`, to `to`
-/// (`IP:PORT`); `state` tells how far a workload's capture is.
+/// (`IP:PORT`); `state` tells how far a workload's capture is, `edges` what
+/// became of connections so far.
 ///
 /// # Errors
 /// When the question makes no sense here; in a sentence.
@@ -19,6 +21,7 @@ pub fn explain(
     from: &str,
     to: &str,
     state: impl FnOnce(&Workload) -> PodState,
+    edges: &[EdgeView],
 ) -> Result<TraceView, String> {
     let (namespace, name) =
         from.split_once('/').ok_or_else(|| format!("--from {from} must be NAMESPACE/NAME"))?;
@@ -42,7 +45,31 @@ pub fn explain(
         }
         steps.push(Step { stage: "policy".to_owned(), found });
     }
+    steps.extend(denied_before(source, &decision, edges));
     Ok(told(way, steps))
+}
+
+/// What was said of the last connection between these two that was denied, by the other agent perhaps,
+/// whose discovery may be another than ours.
+fn denied_before(source: &Workload, decision: &Decision, edges: &[EdgeView]) -> Option<Step> {
+    let (Route::Tunnel { destination, .. } | Route::Local { destination, .. }) = &decision.route else {
+        return None;
+    };
+    let (source, destination) = (Party::of(source), Party::of(destination));
+    let same = |a: &Party, b: &Party| a.namespace == b.namespace && a.owner == b.owner;
+    let edge = edges.iter().find(|edge| {
+        edge.secured == Secured::Denied
+            && same(&edge.source, &source)
+            && same(&edge.destination, &destination)
+    })?;
+    let found = format!(
+        "the last connection of {} to {} that was denied: {}, {}",
+        source.owner,
+        destination.owner,
+        edge.reason.as_deref()?,
+        edge.detail.as_deref().unwrap_or_default()
+    );
+    Some(Step { stage: "before".to_owned(), found })
 }
 
 /// What policies say, those that the destination's agent asks included.
@@ -57,7 +84,13 @@ fn policy(
     let Some(passage) = Passage::of(snapshot, source, from, &decision.route) else { return Vec::new() };
     let at = if matches!(decision.route, Route::Passthrough { .. }) { At::Source } else { At::Both };
     let decisions = Passage { at, ..passage }.decisions(snapshot);
-    decisions.iter().map(|d| (d.allowed, d.to_string())).collect()
+    let mut told = Vec::new();
+    for decision in &decisions {
+        told.push((decision.allowed, decision.to_string()));
+        let dry = |would| format!("{}: a dry run would deny it: {would}", decision.stage.label());
+        told.extend(decision.dry_run.iter().map(|would| (true, dry(would))));
+    }
+    told
 }
 
 /// Why the kernel would leave this connect alone, if it would.
@@ -82,7 +115,7 @@ mod tests {
     fn each_way_is_told() {
         let snapshot = fixture::snapshot();
         let way = |from: &str, to: &str, state: PodState| {
-            explain(&snapshot, "one", from, to, |_| state).map(|told| told.way)
+            explain(&snapshot, "one", from, to, |_| state, &[]).map(|told| told.way)
         };
         for (to, expected) in [
             ("10.0.2.1:80", "tunnel"),
@@ -107,8 +140,35 @@ mod tests {
             ("shop/web", "db:80", "--to db:80 must be IP:PORT"),
             ("shop/db", "10.0.1.1:80", "shop/db runs on node two"),
         ] {
-            let error = explain(&snapshot, "one", from, to, |_| PodState::Captured).unwrap_err();
+            let error = explain(&snapshot, "one", from, to, |_| PodState::Captured, &[]).unwrap_err();
             assert!(error.starts_with(sentence), "{error}");
         }
+    }
+
+    #[test]
+    fn what_the_other_agent_said_is_told() {
+        let snapshot = fixture::snapshot();
+        let party = |name| Party::of(snapshot.workload_named("shop", name).unwrap());
+        let edge = EdgeView {
+            direction: "outbound".to_owned(),
+            source: party("web"),
+            destination: party("db"),
+            secured: Secured::Denied,
+            connections: 1,
+            open: 0,
+            sent_bytes: 0,
+            received_bytes: 0,
+            reason: Some("policy_denied".to_owned()),
+            detail: Some("NetworkPolicy shop/closed".to_owned()),
+        };
+        let before = |to: &str| {
+            let edges = std::slice::from_ref(&edge);
+            let told = explain(&snapshot, "one", "shop/web", to, |_| PodState::Captured, edges).unwrap();
+            told.steps.into_iter().find(|step| step.stage == "before").map(|step| step.found)
+        };
+        let said =
+            "the last connection of web to db that was denied: policy_denied, NetworkPolicy shop/closed";
+        assert_eq!(before("10.0.2.1:80").as_deref(), Some(said));
+        assert_eq!(before("10.0.1.2:80"), None);
     }
 }

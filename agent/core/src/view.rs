@@ -205,6 +205,9 @@ pub struct EdgeView {
     pub received_bytes: u64,
     /// Why connections were denied, by the last one.
     pub reason: Option<String>,
+    /// What was said of it: the policy, for example.
+    #[serde(default)]
+    pub detail: Option<String>,
 }
 
 /// A certificate of this node.

@@ -10,7 +10,7 @@ use lark_core::check::{self, Facts, PodFacts};
 use lark_core::observe::Secured;
 use lark_core::policy;
 use lark_core::route::is_in_mesh;
-use lark_core::snapshot::Snapshot;
+use lark_core::snapshot::{Snapshot, Workload};
 use lark_core::trace;
 use lark_core::view::{
     BpfView, CertView, CheckView, ConnectionView, CounterView, EdgeView, LinkView, MapView, Party,
@@ -202,6 +202,7 @@ impl Source for AgentSource {
             sent_bytes: 0,
             received_bytes: 0,
             reason: None,
+            detail: None,
         }));
         edges
     }
@@ -299,10 +300,11 @@ impl Source for AgentSource {
     }
 
     fn trace(&self, from: &str, to: &str) -> Result<TraceView, String> {
-        trace::explain(&self.snapshot(), &self.node, from, to, |workload| {
+        let state = |workload: &Workload| {
             let report = self.reports().into_iter().find(|r| r.uid == workload.uid);
             report.map_or(PodState::Pending { why: "not looked at yet".to_owned() }, |r| r.state)
-        })
+        };
+        trace::explain(&self.snapshot(), &self.node, from, to, state, &self.observer.edges())
     }
 
     fn policies(&self) -> Vec<PolicyView> {

@@ -181,7 +181,7 @@ impl Connection {
             detail,
             "connection"
         );
-        self.observer.close(self.id, &self.live, how, refusal.map(|(r, _)| r));
+        self.observer.close(self.id, &self.live, how, refusal);
     }
 }
 

@@ -21,14 +21,18 @@ struct Key {
     secured: Secured,
 }
 
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 struct Totals {
     connections: u64,
     open: u64,
     sent: u64,
     received: u64,
-    reason: Option<Reason>,
+    /// Why the last connection was denied, and what was said of it.
+    refusal: Option<(Reason, Arc<str>)>,
 }
+
+/// Characters that are kept of what was said.
+const DETAIL_MAX: usize = 512;
 
 /// The edges of closed connections.
 #[derive(Debug, Default)]
@@ -51,12 +55,15 @@ fn key(live: &Live) -> Key {
 
 impl Edges {
     /// Adds a connection that has ended.
-    pub(super) fn fold(&mut self, live: &Live, reason: Option<Reason>) {
+    pub(super) fn fold(&mut self, live: &Live, refusal: Option<(Reason, &str)>) {
         let totals = entry(&mut self.0, key(live));
         totals.connections += 1;
         totals.sent += live.counters.sent();
         totals.received += live.counters.received();
-        totals.reason = reason.or(totals.reason);
+        if let Some((reason, detail)) = refusal {
+            let kept: String = detail.chars().take(DETAIL_MAX).collect();
+            totals.refusal = Some((reason, kept.into()));
+        }
     }
 
     /// All edges, with the connections that are open on top.
@@ -94,6 +101,7 @@ fn view(key: Key, totals: Totals) -> EdgeView {
         open: totals.open,
         sent_bytes: totals.sent,
         received_bytes: totals.received,
-        reason: totals.reason.map(|r| r.label().to_owned()),
+        reason: totals.refusal.as_ref().map(|(reason, _)| reason.label().to_owned()),
+        detail: totals.refusal.map(|(_, detail)| detail.to_string()),
     }
 }

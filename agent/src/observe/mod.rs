@@ -72,10 +72,10 @@ impl Observer {
         Connection::new(self.clone(), id, live)
     }
 
-    fn close(&self, id: u64, live: &Live, how: &str, reason: Option<Reason>) {
+    fn close(&self, id: u64, live: &Live, how: &str, refusal: Option<(Reason, &str)>) {
         locked(&self.0.live).remove(&id);
-        locked(&self.0.edges).fold(live, reason);
-        if let Some(reason) = reason {
+        locked(&self.0.edges).fold(live, refusal);
+        if let Some((reason, _)) = refusal {
             self.0.metrics.refused(live.opening.direction.label(), reason);
         }
         self.0.metrics.closed(live.opening.direction.label(), how);

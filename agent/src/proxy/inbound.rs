@@ -143,13 +143,13 @@ impl Inner {
         let verdict = self.judge(&passage);
         connection.would_deny(&verdict.dry_run);
         let dialled = match verdict.denied {
-            Some(detail) => Err(Refusal::new(Reason::PolicyDenied, detail)),
+            Some(denied) => Err(Refusal::by_policy(denied.why, denied.by)),
             None => self.dial(&destination, request.authority, request.source).await,
         };
         // Policies may have changed while the application was dialled.
         let dialled = dialled.and_then(|dialled| match self.judge(&passage).denied {
             // Dropped, the application's socket is reset.
-            Some(detail) => Err(Refusal::new(Reason::PolicyDenied, detail)),
+            Some(denied) => Err(Refusal::by_policy(denied.why, denied.by)),
             None => Ok(dialled),
         });
         match dialled {
@@ -163,7 +163,7 @@ impl Inner {
                     finish(connection, &ended, held);
                     drop(counted);
                 });
-                Ok(Delivery { pod: stream, counters, on_end })
+                Ok(Delivery { pod: stream, counters, would_deny: verdict.would_deny, on_end })
             }
             Err(refusal) => {
                 finish(connection, &Ended::refused(refusal.clone()), None);

@@ -11,7 +11,7 @@ use lark_bpf::socket_maps::socket_address;
 use lark_core::explain::Ending;
 use lark_core::framing::ConnectRequest;
 use lark_core::observe::Secured;
-use lark_core::policy::Passage;
+use lark_core::policy::{Denial, Passage};
 use lark_core::reason::Reason;
 use lark_core::route::{Decision, Route, decide};
 use lark_core::snapshot::{Snapshot, Workload};
@@ -110,9 +110,9 @@ impl Outbound {
         if let Some(passage) = &passage {
             let verdict = passage.judge(&snapshot);
             connection.would_deny(&verdict.dry_run);
-            if let Some(detail) = verdict.denied {
+            if let Some(denied) = verdict.denied {
                 drop(socket);
-                let refusal = Refusal::new(Reason::PolicyDenied, detail);
+                let refusal = Refusal::by_policy(denied.why, denied.by);
                 return finish(connection, &Ended::refused(refusal), None);
             }
         }
@@ -149,7 +149,15 @@ impl Outbound {
                 };
                 let securer = connection.securer();
                 let counters = connection.counters();
-                self.dialer.carry(key, request, socket, counters, move || securer(Secured::Mtls)).await
+                let opened = move |would_deny: Option<Denial>| {
+                    securer(Secured::Mtls);
+                    // The destination's policies are asked there; it says so here too.
+                    let told = would_deny.map(|policy| {
+                        format!("{}: {}, as the other agent says", policy.stage.label(), policy.because())
+                    });
+                    connection.would_deny(told.as_slice());
+                };
+                self.dialer.carry(key, request, socket, counters, opened).await
             }
             Route::Local { destination, address } => {
                 let result = match self.pods.by_uid(&destination.uid) {
@@ -237,13 +245,15 @@ pub(super) fn finish(connection: Connection, ended: &Ended, held: Option<Held>) 
     if let Some(why) = held.and_then(|held| held.denied()) {
         return connection.ended(Ending::Denied, Some((Reason::PolicyDenied, &why)));
     }
+    let by_policy = ended.refusal.as_ref().is_some_and(|refusal| refusal.reason == Reason::PolicyDenied);
     let how = match (ended.established, ended.how) {
         (false, End::Lost) => Ending::Refused,
+        (true, End::Lost) if by_policy => Ending::Denied,
         (_, how) => how.ending(),
     };
-    // A connection that was open and then lost was not denied.
-    let refusal = ended.refusal.as_ref().filter(|_| !ended.established);
-    if let (true, Some(refusal)) = (ended.established, &ended.refusal) {
+    // A connection that was open and then lost was not denied, unless a policy did it.
+    let refusal = ended.refusal.as_ref().filter(|_| !ended.established || by_policy);
+    if let (true, Some(refusal)) = (ended.established && !by_policy, &ended.refusal) {
         tracing::warn!(reason = %refusal.reason, detail = refusal.detail, "connection lost");
     }
     connection.ended(how, refusal.map(|r| (r.reason, r.detail.as_str())));

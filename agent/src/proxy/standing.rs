@@ -155,7 +155,7 @@ impl Standing {
             // Nothing is known of a workload that is gone: what was found before holds.
             Fate::Stands if !open.passage.is_known(snapshot) => None,
             Fate::Lingers(why) if !open.passage.is_known(snapshot) => Some(why.clone()),
-            _ => open.passage.judge(snapshot).denied,
+            _ => open.passage.judge(snapshot).denied.map(|denied| denied.why),
         };
         let Some(why) = why else {
             open.fate = Fate::Stands;
@@ -189,32 +189,59 @@ impl Standing {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::io::{ErrorKind, Read};
     use std::net::{TcpListener, TcpStream};
-    use std::path::Path;
 
-    use lark_core::policy::At;
+    use lark_core::capture::Wanted;
+    use lark_core::identity::{SpiffeId, TrustDomain};
+    use lark_core::policy::{At, NetworkPolicy, Policies, Selector};
+    use lark_core::snapshot::{AgentDown, MeshSettings, Node, SameNode, Workload};
     use lark_sys::{cgroup, netns::NetNs};
     use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 
     use super::*;
 
-    /// Two pods of one node; with `denied`, nobody may connect to the second.
+    fn workload(name: &str, address: [u8; 4]) -> Workload {
+        let domain = TrustDomain::new("cluster.local").unwrap();
+        Workload {
+            uid: format!("shop/{name}").into(),
+            namespace: "shop".into(),
+            name: name.into(),
+            account: name.into(),
+            identity: SpiffeId::new(&domain, "shop", name).unwrap(),
+            labels: BTreeMap::new(),
+            addresses: vec![address.into()],
+            node: "one".into(),
+            owner: None,
+            host_network: false,
+            ports: vec![],
+            place: None,
+            foreign_policies: vec![],
+            capture: Wanted::ByNamespace,
+        }
+    }
+
+    /// Two pods of one node; with `denied`, nobody may connect to any.
     fn snapshot(denied: bool) -> Arc<Snapshot> {
-        let policies = if denied {
-            "networkPolicies: [{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {namespace: shop, name: closed}, spec: {}}]"
-        } else {
-            ""
+        let mesh = MeshSettings {
+            trust_domain: TrustDomain::new("cluster.local").unwrap(),
+            same_node: SameNode::default(),
+            agent_down: AgentDown::default(),
+            policy_change: PolicyChange::End,
         };
-        let pod = |name: &str, address: &str| {
-            format!("- {{namespace: shop, name: {name}, account: {name}, node: one, addresses: [{address}]}}")
+        let node = Node { name: "one".into(), addresses: vec![[192, 168, 0, 1].into()], tunnel_port: 15_008 };
+        let workloads = vec![workload("web", [10, 0, 0, 1]), workload("db", [10, 0, 0, 2])];
+        let closed = NetworkPolicy {
+            namespace: "shop".into(),
+            name: "closed".into(),
+            pods: Selector::default(),
+            ingress: Some(vec![]),
+            egress: None,
         };
-        let text = format!(
-            "mesh: {{trustDomain: cluster.local}}\nnodes: [{{name: one, addresses: [192.168.0.1]}}]\nworkloads:\n{}\n{}\n{policies}\n",
-            pod("web", "10.0.0.1"),
-            pod("db", "10.0.0.2")
-        );
-        Arc::new(lark_discovery::file::parse(Path::new("mesh.yaml"), &text, 1).unwrap())
+        let network = if denied { vec![closed] } else { vec![] };
+        let built = Snapshot::build(1, mesh, vec![node], workloads, vec![]).unwrap();
+        Arc::new(built.with_policies(Policies { network, ..Policies::default() }))
     }
 
     /// Takes a capability of this thread away, or gives it back.

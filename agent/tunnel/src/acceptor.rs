@@ -11,6 +11,7 @@ use lark_core::explain::{Cause, Tunnel};
 use lark_core::framing::ConnectRequest;
 use lark_core::identity::{SpiffeId, TrustDomain};
 use lark_core::observe::ByteCounters;
+use lark_core::policy::Denial;
 use lark_core::quota::{Full, Origin};
 use lark_core::reason::Reason;
 use lark_identity::SvidStore;
@@ -63,13 +64,15 @@ pub struct Delivery {
     pub pod: PodSocket,
     /// Where its bytes are counted.
     pub counters: Arc<ByteCounters>,
+    /// The policy that would have denied it if it were no dry run; the peer is told.
+    pub would_deny: Option<Denial>,
     /// Is called once at its end.
     pub on_end: Box<dyn FnOnce(Ended)>,
 }
 
 /// Decides about a stream and dials the application.
 pub trait Deliver {
-    /// The delivery, or why there is none: the peer is told the reason, not the detail. The future
+    /// The delivery, or why there is none: the peer is told the reason and the policy, not the detail. The future
     /// runs beside others of the same tunnel, and may be dropped at any time.
     fn deliver(&self, inbound: Inbound) -> Pin<Box<dyn Future<Output = Result<Delivery, Refusal>>>>;
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use lark_core::explain::{Cause, Tunnel as Lack};
 use lark_core::framing::ConnectRequest;
 use lark_core::observe::ByteCounters;
+use lark_core::policy::Denial;
 use lark_core::pool::{Facts, Limits, Pool, PoolKey, Want};
 use lark_core::quota::{Origin, Quota};
 use lark_core::reason::Reason;
@@ -137,7 +138,8 @@ impl Dialer {
 
     /// Carries a pod's accepted socket to its destination and returns at the connection's end.
     /// `opened` is called once, when the other end has answered that the connection is open; by then
-    /// both identities are proved, the destination's being the key's.
+    /// both identities are proved, the destination's being the key's. It is given the policy whose dry run
+    /// would have denied the connection, if the other end named one.
     ///
     /// Whatever does not end in order has reset the pod's socket, and says why. Dropping the future
     /// before the connection is on a tunnel resets the pod's socket; later it only stops the reports,
@@ -148,7 +150,7 @@ impl Dialer {
         request: ConnectRequest,
         pod: impl Into<PodSocket>,
         counters: Arc<ByteCounters>,
-        opened: impl FnOnce(),
+        opened: impl FnOnce(Option<Denial>),
     ) -> Ended {
         let mut opened = Some(opened);
         let pod = Pod::new(pod.into());
@@ -170,10 +172,10 @@ impl Dialer {
             let mut established = false;
             carried = loop {
                 match listener.next().await {
-                    News::Opened => {
+                    News::Opened(would_deny) => {
                         established = true;
                         if let Some(opened) = opened.take() {
-                            opened();
+                            opened(would_deny);
                         }
                     }
                     News::Over(Outcome::Ended(ended)) => return ended,

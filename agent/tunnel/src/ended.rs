@@ -1,6 +1,7 @@
 //! What a stream's end means.
 
 use lark_core::explain::Ending;
+use lark_core::policy::Denial;
 use lark_core::reason::Reason;
 
 /// Why a connection was refused or lost.
@@ -10,12 +11,19 @@ pub struct Refusal {
     pub reason: Reason,
     /// Who, what was expected, what was found.
     pub detail: String,
+    /// The policy that is to blame, which the other end of a tunnel is told too.
+    pub policy: Option<Denial>,
 }
 
 impl Refusal {
     /// A refusal with its detail.
     pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
-        Self { reason, detail: detail.into() }
+        Self { reason, detail: detail.into(), policy: None }
+    }
+
+    /// A refusal by a policy.
+    pub fn by_policy(detail: impl Into<String>, policy: Option<Denial>) -> Self {
+        Self { policy, ..Self::new(Reason::PolicyDenied, detail) }
     }
 }
 

@@ -334,11 +334,13 @@ impl Engine {
         Some(stream)
     }
 
-    /// The pod's socket failed: to the other end that is a reset.
+    /// The pod's socket failed: to the other end that is a reset. ECONNABORTED is what a socket gets that the
+    /// agent itself destroyed by sock_diag (`tcp_abort`, net/ipv4/tcp.c), which it does for policies only.
     fn pod_failed(&mut self, number: u32, error: &std::io::Error) {
         let Some(id) = self.streams.get(&number).map(|stream| stream.id) else { return };
         tracing::trace!(stream = number, %error, "the pod's socket failed");
-        self.h2.reset(id, ErrorCode::CONNECT_ERROR);
+        let aborted = error.kind() == std::io::ErrorKind::ConnectionAborted;
+        self.h2.reset(id, if aborted { ErrorCode::INADEQUATE_SECURITY } else { ErrorCode::CONNECT_ERROR });
         let how = match self.side() {
             Side::Client => End::ResetBySource,
             Side::Server => End::ResetByDestination,

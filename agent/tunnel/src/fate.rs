@@ -6,6 +6,8 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
+use lark_core::policy::Denial;
+
 use crate::ended::Ended;
 use crate::stream::Carried;
 
@@ -19,8 +21,9 @@ pub(crate) enum Outcome {
 
 /// News of a stream, in this order.
 pub(crate) enum News {
-    /// The other end answered: it is open from end to end.
-    Opened,
+    /// The other end answered: it is open from end to end. It may have named the policy whose dry run would
+    /// have denied it.
+    Opened(Option<Denial>),
     /// It is over here.
     Over(Outcome),
     /// The tunnel's task went without a word.
@@ -29,7 +32,7 @@ pub(crate) enum News {
 
 #[derive(Default)]
 struct State {
-    opened: bool,
+    opened: Option<Option<Denial>>,
     outcome: Option<Outcome>,
     gone: bool,
     waker: Option<Waker>,
@@ -57,8 +60,8 @@ impl Teller {
         }
     }
 
-    pub(crate) fn opened(&self) {
-        self.change(|state| state.opened = true);
+    pub(crate) fn opened(&self, would_deny: Option<Denial>) {
+        self.change(|state| state.opened = Some(would_deny));
     }
 
     pub(crate) fn over(self, outcome: Outcome) {
@@ -77,8 +80,8 @@ impl Listener {
     pub(crate) async fn next(&mut self) -> News {
         poll_fn(|cx| {
             let mut state = self.0.borrow_mut();
-            if std::mem::take(&mut state.opened) {
-                Poll::Ready(News::Opened)
+            if let Some(would_deny) = state.opened.take() {
+                Poll::Ready(News::Opened(would_deny))
             } else if let Some(outcome) = state.outcome.take() {
                 Poll::Ready(News::Over(outcome))
             } else if state.gone {

@@ -6,6 +6,7 @@ use std::task::{Context, Poll, Waker};
 
 use lark_core::framing::{ConnectRequest, StreamId};
 use lark_core::observe::ByteCounters;
+use lark_core::policy::Denial;
 
 use crate::backlog::Backlog;
 use crate::ended::Ended;
@@ -121,10 +122,10 @@ impl Stream {
     }
 
     /// The other end has answered that the stream is open (dialling end).
-    pub(crate) fn answered(&mut self) {
+    pub(crate) fn answered(&mut self, would_deny: Option<Denial>) {
         self.answered = true;
         if let Told::Carrier(teller, _) = &self.told {
-            teller.opened();
+            teller.opened(would_deny);
         }
         // What is not sent yet still has to go.
         if self.early_sent == self.early.len() {

@@ -49,7 +49,12 @@ impl Deliver for ToEcho {
                 19 => flood().await,
                 _ => TcpStream::connect(application).await.unwrap(),
             };
-            Ok(Delivery { pod: pod.into(), counters: Arc::default(), on_end: Box::new(|_| {}) })
+            Ok(Delivery {
+                pod: pod.into(),
+                counters: Arc::default(),
+                would_deny: None,
+                on_end: Box::new(|_| {}),
+            })
         })
     }
 }

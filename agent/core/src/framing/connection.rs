@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::explain::Violation;
+use crate::policy::Denial;
 use crate::reason::Reason;
 
 use super::error::{ConnectionError, ErrorCode};
@@ -46,6 +47,8 @@ pub enum Event<'a> {
         status: u16,
         /// Why it was refused, if a Lark refused it.
         reason: Option<Reason>,
+        /// The policy that denied it, or whose dry run would have. Believed by people only.
+        policy: Option<Denial>,
     },
     /// Payload; perhaps a part of a frame only.
     Data {

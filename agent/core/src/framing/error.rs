@@ -25,6 +25,8 @@ impl ErrorCode {
     pub const COMPRESSION_ERROR: Self = Self(0x9);
     /// The TCP connection behind the stream was reset (RFC 9113, section 8.5).
     pub const CONNECT_ERROR: Self = Self(0xa);
+    /// What is asked for must not be; between agents: policy does not allow the connection any more.
+    pub const INADEQUATE_SECURITY: Self = Self(0xc);
     /// The peer makes more work than it should.
     pub const ENHANCE_YOUR_CALM: Self = Self(0xb);
 }
@@ -41,6 +43,7 @@ impl std::fmt::Display for ErrorCode {
             Self::CANCEL => "CANCEL",
             Self::COMPRESSION_ERROR => "COMPRESSION_ERROR",
             Self::CONNECT_ERROR => "CONNECT_ERROR",
+            Self::INADEQUATE_SECURITY => "INADEQUATE_SECURITY",
             Self::ENHANCE_YOUR_CALM => "ENHANCE_YOUR_CALM",
             Self(other) => return write!(f, "code {other:#x}"),
         };

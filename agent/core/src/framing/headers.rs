@@ -119,7 +119,7 @@ impl Connection {
             return Err(ConnectionError::protocol(Violation::StreamState, "HEADERS after END_STREAM"));
         }
         if self.role == Role::Client && !entry.answered {
-            let Some((status, reason)) = request::decode_response(&fields) else {
+            let Some((status, reason, policy)) = request::decode_response(&fields) else {
                 return Ok(Some(self.break_stream(number)));
             };
             // Interim answers are not for tunnels.
@@ -131,7 +131,7 @@ impl Connection {
                 self.ended(number);
                 self.pending.push_back(Event::End { stream });
             }
-            return Ok(Some(Event::Response { stream, status, reason }));
+            return Ok(Some(Event::Response { stream, status, reason, policy }));
         }
         // Trailers have no meaning in a tunnel; they may only end it.
         if end_stream {

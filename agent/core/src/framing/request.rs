@@ -3,6 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use crate::policy::Denial;
 use crate::reason::Reason;
 
 use super::hpack::{self, Field};
@@ -47,6 +48,8 @@ impl BadRequest {
 }
 
 const REASON: &str = "lark-reason";
+/// The policy that denied the stream; of one that is open, the dry run that would have. For people only.
+const POLICY: &str = "lark-policy";
 
 /// Most characters of a refused value that an error repeats.
 const SHOWN: usize = 128;
@@ -128,8 +131,8 @@ fn parse_forwarded(text: &str) -> Option<(SocketAddr, Option<String>)> {
     Some((source?, host))
 }
 
-/// The answer's header block: 200, or a refusal with its reason.
-pub(super) fn encode_response(status: u16, reason: Option<Reason>) -> Vec<u8> {
+/// The answer's header block: 200, or a refusal with its reason, and the policy that is to blame.
+pub(super) fn encode_response(status: u16, reason: Option<Reason>, policy: Option<&Denial>) -> Vec<u8> {
     let mut block = Vec::with_capacity(48);
     if status == 200 {
         block.push(hpack::STATUS_200);
@@ -139,14 +142,18 @@ pub(super) fn encode_response(status: u16, reason: Option<Reason>) -> Vec<u8> {
     if let Some(reason) = reason {
         hpack::named(&mut block, REASON.as_bytes(), reason.label().as_bytes());
     }
+    if let Some(policy) = policy.and_then(Denial::encode) {
+        hpack::named(&mut block, POLICY.as_bytes(), policy.as_bytes());
+    }
     block
 }
 
-/// The status and the reason of an answer; nothing if there is no status.
-pub(super) fn decode_response(fields: &[Field]) -> Option<(u16, Option<Reason>)> {
+/// The status, the reason and the policy of an answer; nothing if there is no status.
+pub(super) fn decode_response(fields: &[Field]) -> Option<(u16, Option<Reason>, Option<Denial>)> {
     let value = |wanted: &[u8]| fields.iter().find(|(name, _)| name == wanted).map(|(_, v)| v.as_slice());
     let status = std::str::from_utf8(value(b":status")?).ok()?.parse().ok()?;
     let reason = value(REASON.as_bytes())
         .and_then(|v| Reason::ALL.iter().copied().find(|r| r.label().as_bytes() == v));
-    Some((status, reason))
+    let policy = value(POLICY.as_bytes()).and_then(|v| std::str::from_utf8(v).ok()).and_then(Denial::decode);
+    Some((status, reason, policy))
 }

@@ -1,5 +1,6 @@
 //! The sending half: what goes into the output, and what DATA may be written.
 
+use crate::policy::Denial;
 use crate::reason::Reason;
 
 use super::connection::{Connection, Role};
@@ -32,8 +33,15 @@ impl Connection {
         Ok(StreamId(number))
     }
 
-    /// Answers a stream (accepting end): 200 opens it, anything else ends it with its reason.
-    pub fn respond(&mut self, stream: StreamId, status: u16, reason: Option<Reason>) {
+    /// Answers a stream (accepting end): 200 opens it, anything else ends it with its reason. `policy` is the
+    /// one that denied it or, of a stream that is opened, whose dry run would have.
+    pub fn respond(
+        &mut self,
+        stream: StreamId,
+        status: u16,
+        reason: Option<Reason>,
+        policy: Option<&Denial>,
+    ) {
         let Some(entry) = self.streams.get_mut(&stream.0) else { return };
         if std::mem::replace(&mut entry.answered, true) {
             return;
@@ -45,7 +53,7 @@ impl Connection {
             frame::HEADERS,
             flags,
             stream.0,
-            &request::encode_response(status, reason),
+            &request::encode_response(status, reason, policy),
         );
         if !opened {
             self.streams.remove(&stream.0);

@@ -7,6 +7,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::explain::Violation;
+use crate::policy::Denial;
+use crate::reason::Reason;
 
 const NOW: Duration = Duration::ZERO;
 
@@ -57,8 +59,11 @@ fn a_request_arrives_as_it_was_sent() {
     let stream = client.connect(&request()).unwrap();
     let expected = Event::Connect { stream, request: Ok(request()) };
     assert_eq!(deliver(&mut client, &mut server), [format!("{expected:?}")]);
-    server.respond(stream, 403, Some(crate::reason::Reason::PolicyDenied));
-    let expected = Event::Response { stream, status: 403, reason: Some(crate::reason::Reason::PolicyDenied) };
+    let policy = Denial::decode("authorization no_match 0 AuthorizationPolicy shop/db");
+    assert!(policy.is_some());
+    let reason = Some(Reason::PolicyDenied);
+    server.respond(stream, 403, reason, policy.as_ref());
+    let expected = Event::Response { stream, status: 403, reason, policy };
     assert_eq!(
         deliver(&mut server, &mut client),
         [format!("{expected:?}"), "End { stream: StreamId(1) }".into()]
@@ -72,7 +77,7 @@ fn halves_close_one_by_one_and_a_reset_is_a_reset() {
     let end = client.data_header(stream, 0, true);
     client.output().extend(end);
     assert_eq!(deliver(&mut client, &mut server)[1], "End { stream: StreamId(1) }");
-    server.respond(stream, 200, None);
+    server.respond(stream, 200, None, None);
     server.reset(stream, ErrorCode::CONNECT_ERROR);
     let events = deliver(&mut server, &mut client);
     assert_eq!(events[1], format!("{:?}", Event::Reset { stream, code: ErrorCode::CONNECT_ERROR }));

@@ -17,6 +17,9 @@ pub enum Stage {
 }
 
 impl Stage {
+    /// All of them, in the order of the data path.
+    pub const ALL: [Self; 3] = [Self::Egress, Self::Authorization, Self::Ingress];
+
     /// The word in tables.
     pub const fn label(self) -> &'static str {
         match self {

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use super::{Attempt, Decision, End};
+use super::{Attempt, Decision, Denial, End};
 use crate::route::Route;
 use crate::snapshot::{Snapshot, Workload};
 
@@ -34,13 +34,24 @@ pub struct Passage {
     pub at: At,
 }
 
-/// What the policies say of a connection, in sentences.
+/// What the policies say of a connection.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Verdict {
     /// Why it is denied, if it is.
-    pub denied: Option<String>,
-    /// What dry runs would deny it for.
+    pub denied: Option<Denied>,
+    /// What dry runs would deny it for, in sentences.
     pub dry_run: Vec<String>,
+    /// The first of these dry runs.
+    pub would_deny: Option<Denial>,
+}
+
+/// Why a connection is denied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Denied {
+    /// In a sentence.
+    pub why: String,
+    /// The policy, if it is one's doing.
+    pub by: Option<Denial>,
 }
 
 impl Passage {
@@ -88,15 +99,16 @@ impl Passage {
             return Verdict::default();
         }
         if !self.is_known(snapshot) {
-            let gone = "discovery does not know both workloads any more".to_owned();
-            return Verdict { denied: Some(gone), dry_run: Vec::new() };
+            let why = "discovery does not know both workloads any more".to_owned();
+            return Verdict { denied: Some(Denied { why, by: None }), ..Verdict::default() };
         }
         self.decisions(snapshot).into_iter().fold(Verdict::default(), |mut verdict, decision| {
             verdict
                 .dry_run
                 .extend(decision.dry_run.iter().map(|would| format!("{}: {would}", decision.stage.label())));
+            verdict.would_deny = verdict.would_deny.or_else(|| decision.would_deny());
             if !decision.allowed && verdict.denied.is_none() {
-                verdict.denied = Some(decision.to_string());
+                verdict.denied = Some(Denied { why: decision.to_string(), by: decision.denial() });
             }
             verdict
         })
@@ -158,7 +170,7 @@ mod tests {
     #[test]
     fn each_agent_asks_what_is_its_own() {
         let snapshot = fixture::snapshot().with_policies(closed());
-        let denied = |at| passage(at).judge(&snapshot).denied;
+        let denied = |at| passage(at).judge(&snapshot).denied.map(|denied| denied.why);
         let why = "ingress denied: no rule matched of NetworkPolicy shop/closed".to_owned();
         assert_eq!(denied(At::Source), None);
         assert_eq!(denied(At::Destination), Some(why.clone()));

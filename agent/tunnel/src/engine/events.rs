@@ -4,6 +4,7 @@ use std::io::IoSlice;
 use std::task::{Context, Poll};
 
 use lark_core::framing::{BadRequest, ConnectRequest, ErrorCode, Event, StreamId};
+use lark_core::policy::Denial;
 use lark_core::quota::Full;
 use lark_core::reason::Reason;
 use tokio::time::Instant;
@@ -125,7 +126,9 @@ impl Engine {
                 }
             }
             Event::Connect { stream, request } => self.connect(stream, request),
-            Event::Response { stream, status, reason } => self.response(stream, status, reason),
+            Event::Response { stream, status, reason, policy } => {
+                self.response(stream, status, reason, policy);
+            }
             // Goes into a run before it comes here.
             Event::Data { .. } | Event::Pong { .. } => {}
             Event::End { stream } => {
@@ -156,7 +159,7 @@ impl Engine {
             Err(error) => {
                 let reason = error.reason();
                 accepting.observer.stream_refused(peer, client, reason, &error);
-                self.h2.respond(id, status(reason), Some(reason));
+                self.h2.respond(id, status(reason), Some(reason), None);
                 return;
             }
         };
@@ -172,7 +175,7 @@ impl Engine {
             Err(full) => {
                 let reason = Reason::LimitReached;
                 accepting.observer.stream_refused(peer, client, reason, &full);
-                self.h2.respond(id, status(reason), Some(reason));
+                self.h2.respond(id, status(reason), Some(reason), None);
                 return;
             }
         };
@@ -201,34 +204,45 @@ impl Engine {
         match result {
             Ok(delivery) => {
                 stream.deliver(Pod::new(delivery.pod), delivery.counters, delivery.on_end);
-                self.h2.respond(id, 200, None);
+                self.h2.respond(id, 200, None, delivery.would_deny.as_ref());
             }
             Err(refusal) => {
-                self.h2.respond(id, status(refusal.reason), Some(refusal.reason));
+                let policy = refusal.policy.as_ref();
+                self.h2.respond(id, status(refusal.reason), Some(refusal.reason), policy);
                 self.finish(id.value(), End::Lost, Some(refusal));
             }
         }
     }
 
-    fn response(&mut self, id: StreamId, status: u16, reason: Option<Reason>) {
+    fn response(&mut self, id: StreamId, status: u16, reason: Option<Reason>, policy: Option<Denial>) {
         let Some(stream) = self.streams.get_mut(&id.value()) else { return };
         if (200..300).contains(&status) {
-            stream.answered();
+            stream.answered(policy);
             return;
         }
         let reason = reason.unwrap_or_else(|| reason_of(status));
-        let detail = format!(
-            "{}: the other agent refused the stream with status {status}; its log says more",
-            self.name
-        );
+        let more = match &policy {
+            Some(policy) => format!("by what it says, {policy}"),
+            None => "its log says more".to_owned(),
+        };
+        let detail =
+            format!("{}: the other agent refused the stream with status {status}; {more}", self.name);
         self.h2.reset(id, ErrorCode::CANCEL);
-        self.finish(id.value(), End::Lost, Some(Refusal::new(reason, detail)));
+        self.finish(id.value(), End::Lost, Some(Refusal { policy, ..Refusal::new(reason, detail) }));
     }
 
     fn reset(&mut self, id: StreamId, code: ErrorCode) {
         let Some(stream) = self.streams.get(&id.value()) else { return };
         let how = match (self.side(), code) {
             // RFC 9113, section 8.7: it was not processed, nothing of it reached anybody.
+            // How an agent ends what its policies do not allow any more.
+            (_, ErrorCode::INADEQUATE_SECURITY) => {
+                let detail = format!(
+                    "{}: the other agent ended the connection because of a change of policy; `lark policy explain` names it",
+                    self.name
+                );
+                return self.finish(id.value(), End::Lost, Some(Refusal::by_policy(detail, None)));
+            }
             (Side::Client, ErrorCode::REFUSED_STREAM) if !stream.is_answered() => {
                 return self.give_back(id.value());
             }

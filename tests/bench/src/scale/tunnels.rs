@@ -103,7 +103,12 @@ impl Deliver for Echo {
             let pod = TcpStream::connect(application)
                 .await
                 .map_err(|error| Refusal::new(Reason::DialFailed, error.to_string()))?;
-            Ok(Delivery { pod: pod.into(), counters: Arc::default(), on_end: Box::new(|_| {}) })
+            Ok(Delivery {
+                pod: pod.into(),
+                counters: Arc::default(),
+                on_end: Box::new(|_| {}),
+                would_deny: None,
+            })
         })
     }
 }
@@ -204,7 +209,7 @@ async fn connect_all(dialer: &Dialer, via: SocketAddr, nodes: u32, destination: 
         let (mut socket, (pod, _)) = (socket?, accepted?);
         let dialer = dialer.clone();
         tokio::task::spawn_local(async move {
-            dialer.carry(key, request, pod, Arc::default(), || {}).await;
+            dialer.carry(key, request, pod, Arc::default(), |_| {}).await;
         });
         echoes.spawn_local(async move {
             socket.write_all(b"ping").await?;

@@ -275,5 +275,5 @@ fn policies_close_a_workload_that_comes_after_them() {
     let to = SocketAddr::new(new.addresses[0], 80);
     let passage = Passage::new(web, web.addresses[0], Some(&new), to, At::Destination);
     let denied = passage.judge(&next).denied.unwrap();
-    assert!(denied.contains("shop/closed"), "{denied}");
+    assert!(denied.why.contains("shop/closed"), "{}", denied.why);
 }
