@@ -38,9 +38,9 @@ const TIMEOUT: u64 = 10;
 /// Most memory of a target, in MiB.
 const MEMORY: usize = 1024;
 
-/// Counters for libFuzzer and checks of arithmetic, as cargo-fuzz asks for them. The parsers are safe Rust, so that coverage is wanted
-/// and no sanitizer, and with it neither a nightly compiler nor cargo-fuzz itself, which takes longer to build
-/// than the targets run.
+/// Counters for libFuzzer and checks of arithmetic, as cargo-fuzz asks for them. The parsers are safe Rust, so
+/// that coverage is wanted and no sanitizer, and with it neither a nightly compiler nor cargo-fuzz itself, which
+/// takes longer to build than the targets run.
 const RUSTFLAGS: &str = " -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
      -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
      -Cllvm-args=-sanitizer-coverage-trace-compares --cfg fuzzing \
