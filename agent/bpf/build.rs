@@ -15,7 +15,12 @@ const SOURCES: [&str; 5] = [
 ];
 
 fn main() -> Result<(), String> {
-    let own = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR").map_err(|e| e.to_string())?);
+    check(&PathBuf::from(std::env::var("CARGO_MANIFEST_DIR").map_err(|e| e.to_string())?))
+}
+
+/// Whether the object of the package in that directory is made from the sources beside it; tried by a test of
+/// xtask's.
+pub(crate) fn check(own: &Path) -> Result<(), String> {
     let root = own.join("../..");
     let mut all = BTreeMap::new();
     for source in SOURCES {

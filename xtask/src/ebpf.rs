@@ -223,3 +223,40 @@ fn command(command: &mut Command) -> Result<()> {
     }
     Ok(())
 }
+
+/// What fails the build of lark-bpf.
+#[cfg(test)]
+#[path = "../../agent/bpf/build.rs"]
+#[expect(dead_code, reason = "its main is for cargo")]
+mod guard;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_build_with_a_stale_object_fails_and_says_what_to_do() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let copy = tempfile::tempdir().unwrap();
+        for source in SOURCES.into_iter().chain([RECORD]) {
+            for file in files(&root.join(source)).unwrap() {
+                let to = copy.path().join(file.strip_prefix(root).unwrap());
+                fs::create_dir_all(to.parent().unwrap()).unwrap();
+                fs::copy(&file, to).unwrap();
+            }
+        }
+        let package = copy.path().join("agent/bpf");
+        assert_eq!(guard::check(&package), Ok(()));
+        for source in ["ebpf/programs/src/connect.rs", "ebpf/abi/src/verdict.rs", "ebpf/programs/Cargo.lock"]
+        {
+            let file = copy.path().join(source);
+            let before = fs::read_to_string(&file).unwrap();
+            fs::write(&file, before.clone() + "\n").unwrap();
+            let stale = guard::check(&package).unwrap_err();
+            assert!(stale.contains("stale") && stale.contains("run `cargo xtask ebpf`"), "{source}: {stale}");
+            fs::write(&file, before).unwrap();
+        }
+        fs::write(copy.path().join("ebpf/abi/src/new.rs"), "").unwrap();
+        assert!(guard::check(&package).is_err(), "a new file");
+    }
+}

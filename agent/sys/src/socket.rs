@@ -27,8 +27,8 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// A non-blocking TCP socket in the calling thread's namespace, prepared for a pod's bytes and bound to a
-/// loopback source of the destination's family. IPv4 sources are spread over 127/8 by `spread`, since each has its own
-/// range of ports; the port itself is chosen at connect (IP_BIND_ADDRESS_NO_PORT).
+/// loopback source of the destination's family. IPv4 sources are spread over 127/8 by `spread`, since each
+/// has its own range of ports; the port itself is chosen at connect (IP_BIND_ADDRESS_NO_PORT).
 ///
 /// # Errors
 /// What the system says.

@@ -72,8 +72,8 @@ pub struct Delivery {
 
 /// Decides about a stream and dials the application.
 pub trait Deliver {
-    /// The delivery, or why there is none: the peer is told the reason and the policy, not the detail. The future
-    /// runs beside others of the same tunnel, and may be dropped at any time.
+    /// The delivery, or why there is none: the peer is told the reason and the policy, not the detail. The
+    /// future runs beside others of the same tunnel, and may be dropped at any time.
     fn deliver(&self, inbound: Inbound) -> Pin<Box<dyn Future<Output = Result<Delivery, Refusal>>>>;
 }
 

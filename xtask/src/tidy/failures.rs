@@ -33,8 +33,9 @@ fn compare(rows: &[&Row], sources: &[(&str, &str)], document: &str) -> Vec<Findi
         findings.push(finding(lacks, format!("lacks the fault \"{fault}\"; run `cargo xtask failures`")));
     }
     for &(path, text) in sources {
-        let named = text.split("Record::of(\"").skip(1).filter_map(|rest| rest.split('"').next());
-        for fault in named.filter(|fault| !known.contains(*fault)) {
+        let named = ["Record::of(", "Record::told("].into_iter().flat_map(|call| text.split(call).skip(1));
+        let literal = named.filter_map(|rest| rest.trim_start().strip_prefix('"')?.split('"').next());
+        for fault in literal.filter(|fault| !known.contains(*fault)) {
             findings
                 .push(finding(path, format!("records the fault \"{fault}\", which has no row in {TABLE}")));
         }

@@ -1,5 +1,6 @@
 use super::*;
-use crate::snapshot::fixture::snapshot;
+use crate::capture::Wanted;
+use crate::snapshot::fixture::{self, snapshot};
 use proptest::prelude::*;
 
 fn id(account: &str) -> SpiffeId {
@@ -8,6 +9,17 @@ fn id(account: &str) -> SpiffeId {
 
 /// From web on node one to db on node two, with one fact changed.
 fn ask(client: &str, server: &str, peer: &str, authority: &str, source: &str) -> Admission {
+    ask_by(&snapshot(), client, server, peer, authority, source)
+}
+
+fn ask_by(
+    snapshot: &Snapshot,
+    client: &str,
+    server: &str,
+    peer: &str,
+    authority: &str,
+    source: &str,
+) -> Admission {
     let claim = Claim {
         client: &id(client),
         server: &id(server),
@@ -15,7 +27,7 @@ fn ask(client: &str, server: &str, peer: &str, authority: &str, source: &str) ->
         authority: authority.parse().unwrap(),
         source: source.parse().unwrap(),
     };
-    admit(&snapshot(), "two", &claim)
+    admit(snapshot, "two", &claim)
 }
 
 fn told(admission: Admission) -> String {
@@ -61,6 +73,29 @@ fn each_fact_is_checked() {
             expected,
             "{client} {server} {peer} {authority} {source}"
         );
+    }
+}
+
+/// A node that took over another's address while discovery still lists both: the address says that the
+/// tunnel is of one of the two, and the certificate and the pod's own address say who it is.
+#[test]
+fn of_two_nodes_at_one_address_nobody_is_taken_for_another() {
+    let (mut nodes, mut workloads, services) = fixture::mesh();
+    nodes.push(fixture::node("three", "192.168.0.1"));
+    workloads.push(fixture::workload("api", "10.0.3.1", "three", Wanted::ByNamespace));
+    let snapshot = Snapshot::build(1, fixture::settings(), nodes, workloads, services).unwrap();
+    for (client, source, expected) in [
+        ("web", "10.0.1.1:5", "web -> db"),
+        ("api", "10.0.3.1:5", "api -> db"),
+        ("ingress", "192.168.0.1:5", "ingress -> db"),
+        ("api", "10.0.1.1:5", "wait source_unknown"),
+        ("web", "10.0.3.1:5", "wait source_unknown"),
+        ("api", "192.168.0.1:5", "wait source_unknown"),
+        // Of a third node.
+        ("db", "10.0.2.1:5", "wait source_unknown"),
+    ] {
+        let told = told(ask_by(&snapshot, client, "db", "192.168.0.1", "10.0.2.1:80", source));
+        assert_eq!(told, expected, "{client} {source}");
     }
 }
 

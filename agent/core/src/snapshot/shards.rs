@@ -1,6 +1,6 @@
 //! A map in groups of pieces that copies share: a copy costs a pointer a group, a change copies the one
-//! piece that it falls into and the pointers of its group. So the next snapshot of a hundred thousand workloads costs what differs, and two
-//! snapshots are compared without a look at what they share.
+//! piece that it falls into and the pointers of its group. So the next snapshot of a hundred thousand
+//! workloads costs what differs, and two snapshots are compared without a look at what they share.
 
 use std::borrow::Borrow;
 use std::collections::HashMap;
