@@ -233,6 +233,14 @@ impl<T: Clone, W: Clone, R: Clone> Pool<T, W, R> {
         slot.failed = Some((now, why));
     }
 
+    /// No handshake began after all, for a reason that is known at once and may be gone at once: the next
+    /// stream asks anew, and no pause counts.
+    pub fn not_tried(&mut self, key: &PoolKey) {
+        if let Some(slot) = self.slots.get_mut(key) {
+            slot.opening = None;
+        }
+    }
+
     /// Tunnels for which `gone` says so have ended.
     pub fn closed(&mut self, key: &PoolKey, gone: impl Fn(&T) -> bool) {
         let Some(slot) = self.slots.get_mut(key) else { return };

@@ -128,7 +128,9 @@ impl Dialer {
         loop {
             tokio::time::sleep(AHEAD_EVERY).await;
             let keys = self.0.pool.borrow_mut().ahead(self.0.began.elapsed(), |tunnel| tunnel.facts());
-            for key in keys.into_iter().take(AHEAD_AT_ONCE) {
+            // An account whose last pod here is gone has no certificate, and needs no tunnel.
+            let can_be = keys.into_iter().filter(|key| self.0.svids.valid(&key.source).is_some());
+            for key in can_be.take(AHEAD_AT_ONCE) {
                 tracing::debug!(node = %key.node, source = %key.source, destination = %key.destination,
                     "opening a tunnel ahead of need");
                 self.begin(&key);
@@ -259,7 +261,11 @@ impl Dialer {
             Err(NoTunnel { refusal, cause }) => {
                 tracing::warn!(node = %key.node, source = %key.source, destination = %key.destination,
                     reason = %refusal.reason, cause = cause.label(), detail = refusal.detail, "no tunnel");
-                pool.failed(&key, now, refusal.clone());
+                match refusal.reason {
+                    // The first connection after the certificate came must not hear that it is missing.
+                    Reason::SourceSvidMissing => pool.not_tried(&key),
+                    _ => pool.failed(&key, now, refusal.clone()),
+                }
                 Err(refusal)
             }
         };

@@ -70,6 +70,16 @@ fn a_failure_is_told_at_once_until_its_pause_is_over() {
 }
 
 #[test]
+fn what_was_not_tried_needs_no_pause() {
+    let mut pool = Names::new(LIMITS);
+    for waiting in 1..10 {
+        assert_eq!(pool.want(&key("db"), at(0), |_| FRESH), Want::Open);
+        pool.opening(key("db"), at(0), waiting);
+        pool.not_tried(&key("db"));
+    }
+}
+
+#[test]
 fn what_is_over_is_forgotten() {
     let mut pool = Names::new(LIMITS);
     for n in (0..1_000_000).step_by(100) {
@@ -148,7 +158,7 @@ proptest! {
     /// Whatever happens in whatever order: one handshake at a time, never more tunnels than the limit,
     /// and nobody gets a tunnel that was retired before.
     #[test]
-    fn any_order_of_events_keeps_the_invariants(events in prop::collection::vec(0_u8..6, 1..200)) {
+    fn any_order_of_events_keeps_the_invariants(events in prop::collection::vec(0_u8..7, 1..200)) {
         let mut pool: Pool<usize, usize, ()> = Pool::new(LIMITS);
         let facts = RefCell::new(Vec::<Facts>::new());
         let mut retired = std::collections::HashSet::new();
@@ -180,6 +190,10 @@ proptest! {
                 (2, _) if handshakes == 1 => {
                     handshakes = 0;
                     pool.failed(&key("db"), now, ());
+                }
+                (6, _) if handshakes == 1 => {
+                    handshakes = 0;
+                    pool.not_tried(&key("db"));
                 }
                 (3, Some(last)) => {
                     facts.borrow_mut()[last].going_away = true;
