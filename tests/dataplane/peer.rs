@@ -7,8 +7,7 @@ use lark_testbed::{Agent, Fault, Load, Nginx, Record, Wire, eventually};
 use crate::house::House;
 
 /// Nothing but connections that stay open.
-const HELD: Load =
-    Load { long: 3, short: 0, block: 16 * 1024, pause: Duration::from_millis(5), blocks: None };
+const HELD: Load = Load { long: 3, short: 0, block: 16 * 1024, pause: Duration::from_millis(5), life: None };
 
 /// One request in plaintext would show this on the wire.
 const CANARY: &str = "canary-of-lark";

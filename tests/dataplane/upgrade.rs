@@ -112,8 +112,7 @@ fn two_hundred_upgrades_refuse_and_reset_nothing() {
 }
 
 /// Connections that stay open.
-const HELD: Load =
-    Load { long: 3, short: 0, block: 16 * 1024, pause: Duration::from_millis(5), blocks: None };
+const HELD: Load = Load { long: 3, short: 0, block: 16 * 1024, pause: Duration::from_millis(5), life: None };
 
 #[test]
 fn a_stream_shorter_than_the_drain_is_unharmed_by_upgrades_of_both_agents() {

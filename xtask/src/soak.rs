@@ -33,6 +33,8 @@ use stage::Stage;
 
 /// Between two events of the second node's agent.
 const AGENT_EVERY: Duration = Duration::from_secs(10);
+/// Failures without a cause of which clients' and agents' words are kept.
+const TOLD_MAX: u32 = 20;
 /// Between two samples.
 const SAMPLE_EVERY: Duration = Duration::from_secs(1);
 
@@ -106,7 +108,7 @@ fn soak(stage: &mut Stage, time: Duration) -> Result<Run> {
     let mut run = Run { at_rest: stage.at_rest()?, ..Run::default() };
     stage.begin_traffic()?;
     let seconds = |at: Instant| at.duration_since(began).as_secs_f64();
-    let (mut next_agent, mut next_sample, mut said) = (began + AGENT_EVERY, began, 0);
+    let (mut next_agent, mut next_sample, mut said, mut told) = (began + AGENT_EVERY, began, 0, 0);
     while began.elapsed() < time {
         stage.pod_life(&mut run.pods)?;
         if Instant::now() >= next_agent {
@@ -119,17 +121,25 @@ fn soak(stage: &mut Stage, time: Duration) -> Result<Run> {
         if Instant::now() >= next_sample {
             run.samples.push(stage.sample(seconds(Instant::now()), &run.pods)?);
             next_sample += SAMPLE_EVERY;
+            let failed = run.unexplained();
+            if !failed.is_empty() && told < TOLD_MAX {
+                told += 1;
+                // At the end it would be gone.
+                run.words.push(format!("at {:.1} s {} failed:", seconds(Instant::now()), failed.join(", ")));
+                run.words.extend(stage.last_words());
+            }
         }
         if began.elapsed().as_secs() / 60 > said {
             said += 1;
             say(&format!("{said} min: {}", run.summary()));
         }
     }
+    run.words.push("at the end:".to_owned());
+    run.words.extend(stage.last_words());
     stage.end_traffic()?;
     run.samples.push(stage.sample(seconds(Instant::now()), &run.pods)?);
     run.after = stage.after(&run.at_rest)?;
     run.certificates = stage.certificates();
-    run.words = stage.last_words();
     Ok(run)
 }
 

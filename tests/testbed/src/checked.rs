@@ -33,11 +33,13 @@ server.serve_forever()
 ";
 
 /// Arguments: address, port, file that ends it, long connections, short ones at a time, bytes of a block,
-/// milliseconds between two blocks, blocks of a long one or -1. Writes a line of JSON with all counts a few times a second and at its end.
+/// milliseconds between two blocks, milliseconds of a long one or -1, file for a line on each connection that failed.
+/// Writes a line of JSON with all counts a few times a second and at its end.
 const CLIENT: &str = r"
-import json, os, socket, sys, threading, time
+import datetime, json, os, socket, sys, threading, time
 host, port, stop = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-long, short, size, pause, blocks = map(int, sys.argv[4:9])
+long, short, size, pause, life = map(int, sys.argv[4:9])
+words = open(sys.argv[9], 'a', buffering=1)
 names = 'opened', 'blocks', 'bytes', 'corrupted', 'lost', 'refused', 'reset', 'stalled'
 counts, lock = dict.fromkeys(names, 0), threading.Lock()
 over = threading.Event()
@@ -58,25 +60,31 @@ def exchange(s):
     count('corrupted', size - len(back))
     if len(back) == size: count('blocks')
     return len(back) == size
-def one(blocks):
-    is_open = False
+def one(life):
+    began, own, done = time.monotonic(), None, 0
+    def failed(name, error):
+        count(name)
+        now = datetime.datetime.now(datetime.timezone.utc).isoformat('T', 'milliseconds')
+        print(f'{now} {name}: {error}; port {own}, {done} blocks in {time.monotonic() - began:.3f} s', file=words)
     try:
         with socket.create_connection((host, port), 60) as s:
-            while blocks and not over.is_set():
+            own = s.getsockname()[1]
+            while not over.is_set():
                 if not exchange(s): return
-                if not is_open: is_open = True; count('opened')
-                blocks -= 1
+                if not done: count('opened')
+                done += 1
                 time.sleep(pause / 1e3)
+                if 0 <= life <= (time.monotonic() - began) * 1e3: break
             s.shutdown(socket.SHUT_WR)
             if s.recv(1): count('corrupted')
-    except ConnectionRefusedError: count('refused')
-    except TimeoutError: count('stalled')
-    except OSError: count('lost' if is_open else 'reset')
-def again(blocks):
+    except ConnectionRefusedError as e: failed('refused', e)
+    except TimeoutError as e: failed('stalled', e)
+    except OSError as e: failed('lost' if done else 'reset', e)
+def again(life):
     while not over.is_set():
-        one(blocks)
+        one(life)
         time.sleep(pause / 1e3)
-threads = [threading.Thread(target=again, args=(b,)) for b in [blocks] * long + [1] * short]
+threads = [threading.Thread(target=again, args=(t,)) for t in [life] * long + [0] * short]
 for t in threads: t.start()
 while not os.path.exists(stop):
     with lock: print(json.dumps(counts), flush=True)
@@ -122,13 +130,13 @@ pub struct Load {
     pub block: u32,
     /// Between two blocks of a connection.
     pub pause: Duration,
-    /// Blocks after which a long connection is closed in order and another one opened; never by default.
-    pub blocks: Option<u32>,
+    /// Time after which a long connection is closed in order and another one opened; never by default.
+    pub life: Option<Duration>,
 }
 
 impl Default for Load {
     fn default() -> Self {
-        Self { long: 2, short: 1, block: 16 * 1024, pause: Duration::from_millis(5), blocks: None }
+        Self { long: 2, short: 1, block: 16 * 1024, pause: Duration::from_millis(5), life: None }
     }
 }
 
@@ -165,6 +173,7 @@ impl Seen {
 pub struct Checked {
     process: Running,
     stop: PathBuf,
+    words: PathBuf,
 }
 
 impl Checked {
@@ -174,14 +183,17 @@ impl Checked {
     /// When it cannot be started.
     pub fn start(bed: &Testbed, from: &Pod, to: IpAddr, load: Load) -> Result<Self> {
         let file = |kind: &str| bed.directory().join(format!("checked-{}-{to}.{kind}", from.name));
-        let stop = file("stop");
-        let _ = std::fs::remove_file(&stop);
+        let (stop, words) = (file("stop"), file("words"));
+        for old in [&stop, &words] {
+            let _ = std::fs::remove_file(old);
+        }
         let mut command = from.place.command("python3");
         command.args(["-c", CLIENT, &to.to_string(), &PORT.to_string()]).arg(&stop);
         command.args([load.long, load.short, load.block].map(|n| n.to_string()));
         command.arg(load.pause.as_millis().to_string());
-        command.arg(load.blocks.map_or_else(|| "-1".to_owned(), |blocks| blocks.to_string()));
-        Ok(Self { process: from.place.start(command, &file("log"))?, stop })
+        command.arg(load.life.map_or_else(|| "-1".to_owned(), |life| life.as_millis().to_string()));
+        command.arg(&words);
+        Ok(Self { process: from.place.start(command, &file("log"))?, stop, words })
     }
 
     /// What it has seen so far.
@@ -205,6 +217,14 @@ impl Checked {
             reset: count("reset")?,
             stalled: count("stalled")?,
         })
+    }
+
+    /// The connections that failed, the last few: when, how, from which port, after how much.
+    pub fn words(&self) -> Vec<String> {
+        let all = std::fs::read_to_string(&self.words).unwrap_or_default();
+        let mut last: Vec<String> = all.lines().rev().take(6).map(str::to_owned).collect();
+        last.reverse();
+        last
     }
 
     /// Waits until blocks come back beyond those that have by now, as many as that.

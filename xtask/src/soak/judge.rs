@@ -95,8 +95,7 @@ pub(crate) struct Run {
     pub(crate) at_rest: Rest,
     /// After it.
     pub(crate) after: Rest,
-    /// What clients and agents said last, for a failure.
-    #[serde(skip)]
+    /// What clients and agents said when something failed without a cause, and last.
     pub(crate) words: Vec<String>,
 }
 
@@ -136,6 +135,17 @@ impl Run {
     fn is_of_a_kill(&self, at: f64) -> bool {
         let kills = self.events.iter().filter(|event| event.kind == Kind::Kill);
         kills.into_iter().any(|kill| at >= kill.from && at <= kill.to + AFTERMATH)
+    }
+
+    /// Kinds of traffic that failed between the last two samples although no kill explains it.
+    pub(crate) fn unexplained(&self) -> Vec<&'static str> {
+        let [.., before, last] = self.samples.as_slice() else { return Vec::new() };
+        if self.is_of_a_kill(last.at) {
+            return Vec::new();
+        }
+        let failed = |sample: &Sample, kind: &str| sample.traffic.get(kind).map_or(0, |tally| tally.failed);
+        let kinds = last.traffic.keys().copied();
+        kinds.filter(|kind| failed(last, kind) > failed(before, kind)).collect()
     }
 
     /// Failures of a kind of traffic outside of kills, and inside.
@@ -326,6 +336,10 @@ mod tests {
     fn a_failure_is_a_kills_only_around_it_and_never_an_upgrades() {
         for (at, counts) in [(49.0, (1, 0)), (50.0, (0, 1)), (59.0, (0, 1)), (60.0, (1, 0)), (20.5, (1, 0))] {
             assert_eq!(run(at).failures("curl"), counts, "at {at}");
+            // Told as soon as it is sampled.
+            let mut run = run(at);
+            run.samples.retain(|sample| sample.at < at + 1.0);
+            assert_eq!(run.unexplained().len() as u64, counts.0, "at {at}");
         }
         let sentence = "curl: 99 went well, 0 wrong, 1 failed without a cause, 0 by a killed agent; \
                         at most 1 s without a round";

@@ -115,12 +115,12 @@ impl Stage {
         rounds("downloads", DOWNLOAD, &[url, sum], bytes)?;
         rounds("pgbench", PGBENCH, &[&db.ip.to_string()], 0)?;
         rounds("redis", REDIS, &[&cache.ip.to_string()], 40_000)?;
-        // A connection lives for about ten seconds: shorter than an agent drains.
+        // Shorter than an agent drains, however slow the machine is.
         let load = Load {
             long: 2,
             short: 2,
             pause: Duration::from_millis(20),
-            blocks: Some(400),
+            life: Some(Duration::from_secs(8)),
             ..Load::default()
         };
         self.echoes.push(("echo", Checked::start(bed, client, far.ip, load)?));
@@ -252,6 +252,9 @@ impl Stage {
         let mut words = Vec::new();
         for (name, rounds) in &self.rounds {
             words.extend(rounds.words().into_iter().map(|word| format!("{name}: {word}")));
+        }
+        for (name, echo) in &self.echoes {
+            words.extend(echo.words().into_iter().map(|word| format!("{name}: {word}")));
         }
         words.extend(self.words.iter().rev().take(6).cloned());
         for agent in [&self.two.one, &self.two.two] {
