@@ -10,3 +10,4 @@ mod hooks;
 mod pins;
 mod reuse;
 mod room;
+mod strict;

@@ -74,6 +74,13 @@ impl Room {
         Self { kernel, pod, agent, pins, home, _reaper: reaper }
     }
 
+    /// Another cgroup of the room.
+    pub(crate) fn cgroup(&self, name: &str) -> Cgroup {
+        let path = self.pod.path().with_file_name(name);
+        std::fs::create_dir(&path).unwrap();
+        Cgroup::open(&path).unwrap()
+    }
+
     pub(crate) fn as_agent<T>(&self, work: impl FnOnce() -> T) -> T {
         self.inside(self.agent.path(), work)
     }
@@ -170,4 +177,36 @@ pub(crate) fn exchange(client: &mut TcpStream, server: &mut TcpStream) {
 
 pub(crate) fn address(ip: &str, port: u16) -> SocketAddr {
     SocketAddr::new(ip.parse().unwrap(), port)
+}
+
+/// A namespace at the other end of the room's wire, with the far addresses.
+pub(crate) struct Far(std::fs::File);
+
+impl Far {
+    pub(crate) fn new(room: &Room) -> Self {
+        let name = format!("{}-far", room.pins.parent().unwrap().file_name().unwrap().to_string_lossy());
+        run("ip", &["netns", "add", &name]);
+        run("ip", &["link", "set", "far", "netns", &name]);
+        let inside = |arguments: &[&str]| run("ip", &[&["-n", name.as_str()], arguments].concat());
+        inside(&["link", "set", "lo", "up"]);
+        inside(&["link", "set", "far", "up"]);
+        inside(&["addr", "add", &format!("{FAR}/32"), "dev", "far"]);
+        inside(&["-6", "addr", "add", &format!("{FAR6}/128"), "dev", "far", "nodad"]);
+        inside(&["route", "add", "default", "dev", "far", "src", FAR]);
+        inside(&["-6", "route", "add", "default", "dev", "far", "src", FAR6]);
+        Self(std::fs::File::open(Path::new("/run/netns").join(&name)).unwrap())
+    }
+
+    /// Runs `work` there, on a thread of its own: the test's stays in the room.
+    pub(crate) fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        std::thread::scope(|scope| {
+            let there = scope.spawn(|| {
+                let kind = rustix::thread::ThreadNameSpaceType::NETWORK;
+                let fd = std::os::fd::AsFd::as_fd(&self.0);
+                rustix::thread::move_into_thread_name_spaces(fd, kind).unwrap();
+                work()
+            });
+            there.join().unwrap()
+        })
+    }
 }

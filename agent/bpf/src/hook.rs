@@ -78,3 +78,11 @@ impl Hook {
 
 /// Name of the program on the agent's cgroup.
 pub const AGENT_PROGRAM: &str = "lark_agent_sock_ops";
+/// Name of the program on the kubelet's cgroup.
+pub const PROBE_PROGRAM: &str = "lark_probe_sock_ops";
+/// Name of the program in the namespaces of strict pods.
+pub const LOOKUP_PROGRAM: &str = "lark_lookup";
+/// Name of its pin among a pod's.
+pub const LOOKUP_PIN: &str = "sk_lookup";
+/// `BPF_SK_LOOKUP` (include/uapi/linux/bpf.h).
+pub const LOOKUP_ATTACH: u32 = 36;

@@ -7,13 +7,14 @@ use aya::Ebpf;
 #[expect(deprecated, reason = "the successor is keyed by the current task, not by the attachment")]
 use aya::maps::cgroup_storage::{CgroupStorage, CgroupStorageKey};
 use aya::maps::{Array, HashMap as BpfHashMap, Map, MapData};
-use aya::programs::{CgroupSockAddr, SockOps};
+use aya::programs::{CgroupSockAddr, SkLookup, SockOps};
 use lark_abi::{Config, DestinationKey, DestinationValue, Flow, PodEntry, Tuple};
 
-use crate::destinations::{Destinations, Synced};
-use crate::hook::{AGENT_PROGRAM, Hook};
+use crate::guard::{self, Guards, Refusals};
+use crate::hook::{AGENT_PROGRAM, Hook, LOOKUP_PROGRAM, PROBE_PROGRAM};
 use crate::link::{self, AttachError, LinkState};
 use crate::load::{self, MapError, OpenError};
+use crate::mirror::{Mirror, Synced};
 use crate::socket_maps::{Accepted, Claims, Counters, Heartbeat};
 
 /// What the kernel side is opened with.
@@ -64,7 +65,8 @@ pub struct Kernel {
     #[expect(deprecated, reason = "see the import")]
     pods: CgroupStorage<MapData, PodEntry>,
     config: Array<MapData, Config>,
-    destinations: Destinations,
+    destinations: Mirror<DestinationKey, DestinationValue>,
+    guards: Guards,
 }
 
 impl Kernel {
@@ -86,7 +88,8 @@ impl Kernel {
         Ok(Self {
             pods: load::open(&maps, "POD", Map::CgroupStorage)?,
             config: load::open(&maps, "CONFIG", Map::Array)?,
-            destinations: Destinations::open(&maps, config.destinations_max)?,
+            destinations: Mirror::open(&maps, "DESTINATIONS", config.destinations_max)?,
+            guards: Guards::open(&root)?,
             ebpf,
             root,
         })
@@ -97,6 +100,8 @@ impl Kernel {
         let fd = if let Ok(program) = <&SockOps>::try_from(program) {
             program.fd()
         } else if let Ok(program) = <&CgroupSockAddr>::try_from(program) {
+            program.fd()
+        } else if let Ok(program) = <&SkLookup>::try_from(program) {
             program.fd()
         } else {
             return Err(AttachError::NoProgram(name));
@@ -166,8 +171,9 @@ impl Kernel {
                 .map_err(|source| AttachError::Entry { pod: name.to_owned(), source })
         });
         if written.is_err() && fresh {
-            // The first error is the one to tell.
-            let _ = self.release(name);
+            // The first error is the one to tell. A guard stays: it has nothing to do with this.
+            let _ = self.release_hooks(&directory);
+            let _ = std::fs::remove_dir(&directory);
         }
         written
     }
@@ -207,15 +213,86 @@ impl Kernel {
     /// When a pin cannot be removed.
     pub fn release_pinned(&mut self, directory: &str) -> Result<(), AttachError> {
         let directory = self.root.join("pods").join(directory);
-        for hook in Hook::ALL.iter().rev() {
-            link::remove(&directory.join(hook.name()))?;
-        }
+        self.release_hooks(&directory)?;
+        guard::detach(&directory)?;
         match std::fs::remove_dir(&directory) {
             Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
                 Err(AttachError::Pin { path: directory, source })
             }
             _ => Ok(()),
         }
+    }
+
+    fn release_hooks(&self, directory: &Path) -> Result<(), AttachError> {
+        Hook::ALL.iter().rev().try_for_each(|hook| link::remove(&directory.join(hook.name())))
+    }
+
+    /// Attaches the look-up hook to a pod's network namespace, or takes over the one that is pinned: from then
+    /// on nothing reaches the pod but what [`Self::guards`] admit. It stays when this agent goes.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn guard(&mut self, name: &str, netns: BorrowedFd<'_>, inode: u64) -> Result<(), AttachError> {
+        let directory = self.pod_directory(name);
+        std::fs::create_dir_all(&directory)
+            .map_err(|source| AttachError::Pin { path: directory.clone(), source })?;
+        self.guards.attach(self.program(LOOKUP_PROGRAM)?, &directory, netns, inode)
+    }
+
+    /// Detaches the look-up hook of a pod.
+    ///
+    /// # Errors
+    /// When the pin cannot be removed.
+    pub fn unguard(&mut self, name: &str) -> Result<(), AttachError> {
+        let directory = self.pod_directory(name);
+        guard::detach(&directory)?;
+        // Not empty while there are hooks; gone already if there never were any.
+        let _ = std::fs::remove_dir(&directory);
+        Ok(())
+    }
+
+    /// Whether the look-up hook of a pod is attached to the namespace of that inode.
+    pub fn is_guarded(&self, name: &str, inode: u64) -> bool {
+        guard::is_attached(&self.pod_directory(name), inode)
+    }
+
+    /// What look-up hooks admit.
+    pub fn guards(&mut self) -> &mut Guards {
+        &mut self.guards
+    }
+
+    /// Ids of the programs in a namespace that steer look-ups and are none of this agent's.
+    ///
+    /// # Errors
+    /// When the kernel refuses to tell.
+    pub fn foreign_lookups(&self, netns: BorrowedFd<'_>) -> std::io::Result<Vec<u32>> {
+        let own = self.ebpf.program(LOOKUP_PROGRAM).and_then(|p| p.info().ok()).map(|info| info.id());
+        let all = guard::lookup_programs(netns)?;
+        Ok(all.into_iter().filter(|id| Some(*id) != own).collect())
+    }
+
+    /// Attaches the program that vouches for probes to the kubelet's cgroup.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn attach_probes(&mut self, cgroup: BorrowedFd<'_>, cgroup_id: u64) -> Result<(), AttachError> {
+        self.guards.attach_probes(self.program(PROBE_PROGRAM)?, cgroup, cgroup_id)
+    }
+
+    /// Detaches it.
+    ///
+    /// # Errors
+    /// When the pin cannot be removed.
+    pub fn detach_probes(&mut self) -> Result<(), AttachError> {
+        self.guards.detach_probes()
+    }
+
+    /// What look-up hooks refuse, as it happens. To be called once, in a tokio runtime.
+    ///
+    /// # Errors
+    /// When the ring buffer cannot be opened, or was taken already.
+    pub fn refusals(&mut self) -> Result<Refusals, MapError> {
+        Refusals::open(&mut self.ebpf)
     }
 
     /// The pods that are pinned, with what the kernel says of each link.

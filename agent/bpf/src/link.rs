@@ -14,7 +14,7 @@ pub enum AttachError {
     #[error("program {0} is missing from the object; rebuild it with `cargo xtask ebpf`")]
     NoProgram(&'static str),
     /// The kernel refused.
-    #[error("attaching {program} to the cgroup failed: {source}{hint}")]
+    #[error("attaching {program} failed: {source}{hint}")]
     Refused {
         /// The program.
         program: &'static str,
@@ -78,6 +78,32 @@ pub(crate) fn attach(
     }
     let fd = syscall::link_create(program, cgroup, attach_type).map_err(|e| refused(name, e))?;
     syscall::pin(fd.as_fd(), pin).map_err(|source| AttachError::Pin { path: pin.to_owned(), source })
+}
+
+/// The same for a network namespace, known by the inode of its file.
+pub(crate) fn attach_netns(
+    program: BorrowedFd<'_>,
+    name: &'static str,
+    attach_type: u32,
+    netns: BorrowedFd<'_>,
+    inode: u64,
+    pin: &Path,
+) -> Result<(), AttachError> {
+    if let Ok(link) = syscall::open_pin(pin) {
+        if syscall::link_info(link.as_fd()).is_ok_and(|info| info.netns() == Some(inode)) {
+            return syscall::link_update(link.as_fd(), program).map_err(|e| refused(name, e));
+        }
+        remove(pin)?;
+    }
+    let fd = syscall::link_create(program, netns, attach_type).map_err(|e| refused(name, e))?;
+    syscall::pin(fd.as_fd(), pin).map_err(|source| AttachError::Pin { path: pin.to_owned(), source })
+}
+
+/// The inode of the namespace that a pinned link is attached to; nothing if there is no such link, or its
+/// namespace is gone.
+pub(crate) fn pinned_netns(pin: &Path) -> Option<u64> {
+    let link = syscall::open_pin(pin).ok()?;
+    syscall::link_info(link.as_fd()).ok()?.netns()
 }
 
 fn refused(program: &'static str, source: io::Error) -> AttachError {

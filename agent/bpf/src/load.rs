@@ -3,18 +3,18 @@
 use std::path::{Path, PathBuf};
 
 use aya::maps::{Array, Map, MapData};
-use aya::programs::{CgroupSockAddr, SockOps};
+use aya::programs::{CgroupSockAddr, SkLookup, SockOps};
 use aya::{Ebpf, EbpfLoader};
 
 use lark_abi::Config;
 
-use crate::hook::{AGENT_PROGRAM, Hook};
+use crate::hook::{AGENT_PROGRAM, Hook, LOOKUP_PROGRAM, PROBE_PROGRAM};
 
 /// The committed object; the build script has compared its sources with what made it.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../object/lark.bpf.o");
 
-/// The maps, all pinned.
-pub(crate) const MAPS: [&str; 10] = [
+/// The maps that are pinned: all but the events and when they were told, which are each agent's own.
+pub(crate) const MAPS: [&str; 13] = [
     "POD",
     "DESTINATIONS",
     "FLOWS",
@@ -22,6 +22,9 @@ pub(crate) const MAPS: [&str; 10] = [
     "SK_PEER",
     "SK_ACCEPTED",
     "SK_CLAIM",
+    "RANGES",
+    "GUARDED",
+    "PASSES",
     "CONFIG",
     "HEARTBEAT",
     "COUNTERS",
@@ -122,7 +125,15 @@ pub(crate) fn load(maps: &Path, destinations_max: u32) -> Result<Ebpf, OpenError
         }
     }
     load_sock_ops(&mut ebpf, AGENT_PROGRAM)?;
+    load_sock_ops(&mut ebpf, PROBE_PROGRAM)?;
+    load_lookup(&mut ebpf, LOOKUP_PROGRAM)?;
     Ok(ebpf)
+}
+
+fn load_lookup(ebpf: &mut Ebpf, name: &'static str) -> Result<(), OpenError> {
+    let program: &mut SkLookup =
+        ebpf.program_mut(name).and_then(|p| p.try_into().ok()).ok_or(OpenError::Missing(name))?;
+    program.load().map_err(|source| OpenError::Program { program: name, source: Box::new(source) })
 }
 
 fn load_sock_addr(ebpf: &mut Ebpf, name: &'static str) -> Result<(), OpenError> {

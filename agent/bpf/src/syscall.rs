@@ -9,6 +9,7 @@ use std::path::Path;
 const BPF_OBJ_PIN: libc::c_int = 6;
 const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+const BPF_PROG_QUERY: libc::c_int = 16;
 const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_LINK_DETACH: libc::c_int = 34;
 const BPF_LINK_UPDATE: libc::c_int = 29;
@@ -58,6 +59,29 @@ pub(crate) struct LinkInfo {
     padding2: u32,
 }
 
+impl LinkInfo {
+    /// Inode of the network namespace of a link of that kind (the union's part for it has the inode and the
+    /// attach type, 32 bits each); nothing if that is gone.
+    pub(crate) fn netns(&self) -> Option<u64> {
+        const BPF_LINK_TYPE_NETNS: u32 = 5;
+        let [a, b, c, d, ..] = self.cgroup_id.to_ne_bytes();
+        let inode = u64::from(u32::from_ne_bytes([a, b, c, d]));
+        (self.kind == BPF_LINK_TYPE_NETNS && inode != 0).then_some(inode)
+    }
+}
+
+/// The head of the query's part of `union bpf_attr`.
+#[repr(C)]
+struct Query {
+    target: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    program_ids: u64,
+    program_count: u32,
+    padding: u32,
+}
+
 fn bpf<T>(command: libc::c_int, attributes: &mut T) -> io::Result<i32> {
     // SAFETY: the pointer and size describe `attributes`, a `repr(C)` prefix of `union bpf_attr` for
     // this command, alive and exclusively borrowed for the call; descriptors in it are open.
@@ -70,7 +94,8 @@ fn number(fd: BorrowedFd<'_>) -> u32 {
     u32::try_from(fd.as_raw_fd()).unwrap_or(u32::MAX)
 }
 
-/// Attaches a program to a cgroup (Linux 5.7). Links are always of the kind that allows others.
+/// Attaches a program to a cgroup (Linux 5.7) or a network namespace (5.8). Links are always of the kind that
+/// allows others.
 pub(crate) fn link_create(
     program: BorrowedFd<'_>,
     cgroup: BorrowedFd<'_>,
@@ -127,4 +152,21 @@ pub(crate) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     };
     bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attributes)?;
     Ok(info)
+}
+
+/// Ids of the programs that are attached to a target, at most 64 (the kernel's own limit for one namespace).
+pub(crate) fn attached(target: BorrowedFd<'_>, attach_type: u32) -> io::Result<Vec<u32>> {
+    let mut ids = [0_u32; 64];
+    let mut query = Query {
+        target: number(target),
+        attach_type,
+        query_flags: 0,
+        attach_flags: 0,
+        program_ids: u64::try_from(ids.as_mut_ptr().expose_provenance()).unwrap_or(0),
+        program_count: 64,
+        padding: 0,
+    };
+    bpf(BPF_PROG_QUERY, &mut query)?;
+    let count = usize::try_from(query.program_count).unwrap_or(0);
+    Ok(ids.into_iter().take(count).collect())
 }

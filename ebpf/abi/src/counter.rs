@@ -62,6 +62,22 @@ counters! {
     DeliveryLost = 18, "delivery_lost";
     /// A connect of another protocol than TCP was left alone.
     NotTcp = 19, "not_tcp";
+    /// Somebody dialled a strict pod in plaintext; its SYN was dropped.
+    PlaintextRefused = 20, "plaintext_refused";
+    /// Somebody outside dialled Lark's own listener in a strict pod; its SYN was dropped.
+    ListenerRefused = 21, "listener_refused";
+    /// A port that is exempt from strict took a connection in plaintext.
+    PortExempt = 22, "port_exempt";
+    /// A probe of the node's kubelet reached a strict pod.
+    ProbePassed = 23, "probe_passed";
+    /// The map of connections that may reach strict pods is full, so a probe was refused.
+    PassesFull = 24, "passes_full";
+    /// A refusal was counted but not told, because nobody read the buffer fast enough.
+    EventsLost = 25, "events_lost";
+    /// A strict pod has no certificate yet; its connect was refused.
+    PendingRefused = 26, "pending_refused";
+    /// A strict pod dialled an address of the cluster that discovery lacks; the agent waits for it.
+    UnknownTaken = 27, "unknown_taken";
 }
 
 /// How many slots the array has; more than there are counters, so that a newer agent fits the map.

@@ -43,6 +43,9 @@ impl PodEntry {
     pub const ACTIVE: u32 = 1;
     /// The pod shares the node's namespace: its sockets may be bound to any address of the node.
     pub const HOST_NETWORK: u32 = 2;
+    /// What the pod dials is never left alone because something is missing: no certificate yet, a dead
+    /// agent, a destination of the cluster that discovery lacks.
+    pub const STRICT: u32 = 4;
 
     /// Whether `port` is one of this pod's listeners.
     #[inline(always)]
@@ -136,6 +139,65 @@ pub struct Flow {
     pub pod_id: u32,
 }
 
+/// What reaches an address and port of a guarded pod. Looked up with the port, then with port 0, which every
+/// address of the pod has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[repr(C)]
+pub struct Guard {
+    /// The agent's number for the pod, so that its addresses are known to be one pod's.
+    pub pod: u32,
+    /// [`Guard::REFUSE`], [`Guard::PASS`] or [`Guard::LISTENER`].
+    pub action: u32,
+}
+
+impl Guard {
+    /// Only what is known: deliveries, the pod itself, and [`Pass`]es.
+    pub const REFUSE: u32 = 1;
+    /// Whoever dials: the port is exempt.
+    pub const PASS: u32 = 2;
+    /// A listener of the agent's own, which nobody outside dials.
+    pub const LISTENER: u32 = 3;
+}
+
+/// A connection that may reach a strict pod, recorded when its four-tuple was complete and until its socket
+/// closes. The tuple's namespace is zero: the two ends are in different ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Pass {
+    /// Cookie of the socket that dials; whoever deletes compares it.
+    pub cookie: u64,
+    /// [`Pass::PROBE`].
+    pub kind: u32,
+    /// Always zero.
+    pub padding: u32,
+}
+
+impl Pass {
+    /// Dialled by a socket of the kubelet's cgroup.
+    pub const PROBE: u32 = 1;
+}
+
+/// One refusal, as it is told to user space; and without its source's port and the time, what is told once a
+/// second at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Refused {
+    /// Who dialled.
+    pub source: Address,
+    /// What was dialled.
+    pub destination: Address,
+    /// The port of the source, host byte order.
+    pub source_port: u16,
+    /// The port that was dialled.
+    pub destination_port: u16,
+    /// The counter's index.
+    pub counter: u32,
+}
+
+/// Prefix of the cluster's own addresses: key of a longest-prefix match over sixteen bytes, an IPv4 address in
+/// its mapped form (so 96 bits more).
+pub type RangeData = [u32; 4];
+
 /// Settings the hooks read (array of one).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C)]
@@ -159,3 +221,6 @@ const _: () = assert!(size_of::<DestinationValue>() == 4);
 const _: () = assert!(size_of::<PeerName>() == 80);
 const _: () = assert!(size_of::<Flow>() == 48);
 const _: () = assert!(size_of::<Config>() == 16);
+const _: () = assert!(size_of::<Guard>() == 8);
+const _: () = assert!(size_of::<Pass>() == 16);
+const _: () = assert!(size_of::<Refused>() == 40);

@@ -10,7 +10,9 @@ pub mod address;
 pub mod counter;
 /// Values and keys of the maps.
 pub mod entry;
-/// What a hook decides.
+/// What reaches a strict pod.
+pub mod guard;
+/// What a connect hook decides.
 pub mod verdict;
 
 #[cfg(feature = "user")]
@@ -19,6 +21,8 @@ mod pod;
 pub use address::{Address, Tuple};
 pub use counter::Counter;
 pub use entry::{
-    Config, DestinationKey, DestinationValue, Flow, LAYOUT_VERSION, PeerName, PodEntry, WORKERS_MAX,
+    Config, DestinationKey, DestinationValue, Flow, Guard, LAYOUT_VERSION, Pass, PeerName, PodEntry, Refused,
+    WORKERS_MAX,
 };
+pub use guard::{Admission, LookupFacts};
 pub use verdict::{ConnectFacts, Gate, Verdict};

@@ -1,7 +1,9 @@
 //! Which types aya may copy to and from maps byte by byte.
 
 use crate::address::{Address, Tuple};
-use crate::entry::{Config, DestinationKey, DestinationValue, Flow, PeerName, PodEntry};
+use crate::entry::{
+    Config, DestinationKey, DestinationValue, Flow, Guard, Pass, PeerName, PodEntry, Refused,
+};
 
 macro_rules! plain {
     ($($kind:ty),+) => { $(
@@ -11,4 +13,16 @@ macro_rules! plain {
     )+ };
 }
 
-plain!(Address, Tuple, Config, DestinationKey, DestinationValue, Flow, PeerName, PodEntry);
+plain!(
+    Address,
+    Tuple,
+    Config,
+    DestinationKey,
+    DestinationValue,
+    Flow,
+    Guard,
+    Pass,
+    PeerName,
+    PodEntry,
+    Refused
+);

@@ -2,6 +2,7 @@
 
 use aya_ebpf::{
     bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock},
+    btf_maps::lpm_trie::Key,
     helpers::{
         bpf_get_prandom_u32, bpf_ktime_get_boot_ns, bpf_set_retval, bpf_sk_storage_delete, bpf_sk_storage_get,
     },
@@ -9,11 +10,11 @@ use aya_ebpf::{
 };
 use lark_abi::{
     Address, ConnectFacts, Counter, DestinationKey, DestinationValue, Gate, PeerName, PodEntry, Verdict,
-    verdict::{decide, gate},
+    verdict::{decide, gate, is_waited_for},
 };
 
 use crate::{
-    maps::{CONFIG, DESTINATIONS, HEARTBEAT, POD, SK_PEER, count, raw},
+    maps::{CONFIG, DESTINATIONS, HEARTBEAT, POD, RANGES, SK_PEER, count, raw},
     sock_addr,
 };
 
@@ -55,7 +56,14 @@ pub fn hook(
         Gate::Refuse(counter) => return refuse(counter),
         Gate::LookUp => {}
     }
-    let Some(found) = look_up(&facts) else { return untouched(Counter::NotMesh) };
+    let found = match look_up(&facts) {
+        Some(found) => found,
+        None if is_waited_for(pod, is_in_cluster(pod, &destination)) => {
+            count(Counter::UnknownTaken);
+            &UNKNOWN
+        }
+        None => return untouched(Counter::NotMesh),
+    };
     let Some(config) = CONFIG.get(0) else { return untouched(Counter::PodInactive) };
     facts.device = sock_addr::device(sk);
     facts.source = bound(sk);
@@ -110,6 +118,15 @@ fn look_up(facts: &ConnectFacts) -> Option<&'static DestinationValue> {
     key.port = 0;
     // SAFETY: as above.
     unsafe { DESTINATIONS.get(&key) }
+}
+
+/// What is not known yet is taken like what is: the agent decides.
+static UNKNOWN: DestinationValue = DestinationValue { action: DestinationValue::REDIRECT };
+
+/// Whether an address is one of the cluster's own; asked for strict pods alone.
+#[inline(always)]
+fn is_in_cluster(pod: &PodEntry, destination: &Address) -> bool {
+    pod.flags & PodEntry::STRICT != 0 && RANGES.get(&Key::new(128, destination.words_be)).is_some()
 }
 
 #[inline(always)]

@@ -27,8 +27,11 @@ mod name;
 
 mod agent_sock_ops;
 mod pod_sock_ops;
-/// What both sock_ops programs have in common.
+mod probe_sock_ops;
+/// What the sock_ops programs have in common.
 mod tuple;
+
+mod lookup;
 
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {

@@ -4,10 +4,13 @@
 
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
-    btf_maps::{Array, HashMap, PerCpuArray, SkStorage},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SkStorage},
     macros::btf_map,
 };
-use lark_abi::{Config, Counter, DestinationKey, DestinationValue, Flow, PeerName, PodEntry, Tuple, counter};
+use lark_abi::{
+    Config, Counter, DestinationKey, DestinationValue, Flow, Guard, Pass, PeerName, PodEntry, Refused, Tuple,
+    counter, entry::RangeData,
+};
 
 const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
 
@@ -49,6 +52,31 @@ pub static SK_ACCEPTED: SkStorage<Flow> = SkStorage::new();
 /// before it connects.
 #[btf_map]
 pub static SK_CLAIM: SkStorage<Flow> = SkStorage::new();
+
+/// The cluster's own ranges of addresses: what a strict pod dials there is never left alone. 1,024 is more
+/// than any cluster has; user space says which did not fit.
+#[btf_map]
+pub static RANGES: LpmTrie<RangeData, u32, 1024> = LpmTrie::new();
+
+/// Addresses and ports of this node's pods that have the look-up hook. 65,536 are 250 dual-stack pods with a
+/// hundred ports each; what does not fit is refused, and user space says so.
+#[btf_map]
+pub static GUARDED: HashMap<DestinationKey, Guard, 65_536, NO_PREALLOC> = HashMap::new();
+
+/// Connections that may reach strict pods, by tuple without a namespace. They live as long as the socket
+/// that dials; 16,384 are probes of 500 pods once a second that all hang. When full, a probe is refused.
+#[btf_map]
+pub static PASSES: HashMap<Tuple, Pass, 16_384, NO_PREALLOC> = HashMap::new();
+
+/// When a refusal was last told, in nanoseconds, by everything but the source's port. The least recently
+/// used go, so that a flood of addresses costs events and never memory.
+#[btf_map]
+pub static TOLD: LruHashMap<Refused, u64, 4096> = LruHashMap::new();
+
+/// Refusals for user space, not pinned: each agent reads what its own programs write. 64 KiB are 1,300 of
+/// them; when full they are counted and not told.
+#[btf_map]
+pub static EVENTS: RingBuf<Refused, 65_536> = RingBuf::new();
 
 /// Settings (one).
 #[btf_map]

@@ -1,4 +1,4 @@
-//! What both sock_ops programs have in common: the tuple of a connection, and publishing what one
+//! What the sock_ops programs have in common: the tuple of a connection, and publishing what one
 //! end of a local connection tells the other.
 //!
 //! The way of an entry: the dialling end publishes it at TCP_CONNECT_CB, when the four-tuple is
@@ -164,10 +164,16 @@ pub fn publish(ctx: &SockOpsContext, entries: &Entries, flow: &Flow, full: Count
         warn!(ctx, "a map of connections under way is full: port {} is not told to its other end", flow.port);
         return false;
     }
+    ask_for_states(ctx);
+    true
+}
+
+/// Asks for the callback at each change of the socket's state.
+#[inline(always)]
+pub fn ask_for_states(ctx: &SockOpsContext) {
     // A refusal would only leave an entry behind when the peer never establishes; it cannot happen
     // on a full socket.
     let _ = ctx.set_cb_flags(BPF_SOCK_OPS_STATE_CB_FLAG as i32);
-    true
 }
 
 /// Takes back what was published if nobody has taken it.

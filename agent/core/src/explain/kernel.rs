@@ -2,7 +2,7 @@
 
 use lark_abi::Counter;
 
-use super::Side::{AcceptHook, AgentHook, ConnectHook};
+use super::Side::{AcceptHook, AgentHook, ConnectHook, LookupHook, ProbeHook};
 use super::{Set, Side, set as make};
 
 pub(super) fn set() -> Set {
@@ -78,5 +78,28 @@ const fn rest(counter: Counter) -> (Side, &'static str) {
             (AcceptHook, "The kernel had no memory for a socket's storage: the node is out of memory.")
         }
         Counter::NotTcp => (ConnectHook, "Nothing: only TCP is carried, see docs/limits.md."),
+        Counter::PlaintextRefused => (
+            LookupHook,
+            "The log names both ends, `lark edges` lists them. Capture whoever dials, or exempt the port by the annotation lark.mesh/mtls-ports.",
+        ),
+        Counter::ListenerRefused => {
+            (LookupHook, "Find what scans the pod's ports; the log names it. Nothing is offered to it there.")
+        }
+        Counter::PortExempt => (LookupHook, "Nothing, if the port is meant to be exempt from strict."),
+        Counter::ProbePassed => (LookupHook, "Nothing: this is how it should be."),
+        Counter::PassesFull => {
+            (ProbeHook, "Probes hang by the thousands: see which pods answer them late, and the node's load.")
+        }
+        Counter::EventsLost => (
+            LookupHook,
+            "A scan, or a flood of addresses: what was refused is counted, but not each is named in the log.",
+        ),
+        Counter::PendingRefused => {
+            (ConnectHook, "`lark workloads` and `lark certs` say what the pod's certificate waits for.")
+        }
+        Counter::UnknownTaken => (
+            ConnectHook,
+            "Nothing if discovery lags. If it stays, the access log names the destination that discovery lacks.",
+        ),
     }
 }

@@ -68,6 +68,10 @@ pub enum Side {
     AcceptHook,
     /// The hook on the agent's own cgroup.
     AgentHook,
+    /// The hook in the network namespace of a strict pod.
+    LookupHook,
+    /// The hook on the kubelet's cgroup.
+    ProbeHook,
     /// The controller, and the agent that asked it.
     Controller,
     /// Whichever program prints it.
@@ -86,6 +90,8 @@ impl Side {
             Self::ConnectHook => "the hook of the connecting pod",
             Self::AcceptHook => "the hook of the pod that accepts",
             Self::AgentHook => "the hook of the agent",
+            Self::LookupHook => "the hook in the strict pod's namespace",
+            Self::ProbeHook => "the hook of the kubelet",
             Self::Controller => "the controller, told to the agent that asked",
             Self::Printer => "whoever prints it",
         }

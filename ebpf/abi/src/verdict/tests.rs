@@ -143,3 +143,19 @@ proptest! {
         prop_assert_ne!(gate(&pod, &facts), Gate::LookUp);
     }
 }
+
+#[test]
+fn what_a_strict_pod_dials_in_the_mesh_is_never_left_alone() {
+    let strict = PodEntry { flags: PodEntry::ACTIVE | PodEntry::STRICT, ..pod() };
+    let pending = PodEntry { flags: PodEntry::STRICT, ..pod() };
+    let dead = ConnectFacts { heartbeat_age_ns: STALE + 1, ..to("10.0.0.9") };
+    assert_eq!(decide(&strict, &config(), &dead, &HIT), Verdict::Refuse(Counter::AgentDownRefused));
+    assert_eq!(gate(&pending, &to("10.0.0.9")), Gate::LookUp);
+    assert_eq!(decide(&pending, &config(), &to("10.0.0.9"), &HIT), Verdict::Refuse(Counter::PendingRefused));
+    assert_eq!(gate(&pending, &to("10.0.0.7")), Gate::Untouched(Counter::OwnAddress));
+    for (pod, in_cluster, waited) in
+        [(&strict, true, true), (&pending, true, true), (&strict, false, false), (&pod(), true, false)]
+    {
+        assert_eq!(is_waited_for(pod, in_cluster), waited);
+    }
+}

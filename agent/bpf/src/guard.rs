@@ -1,0 +1,193 @@
+//! What keeps plaintext from strict pods: the look-up hook in their namespaces, what it admits, the cluster's
+//! own ranges, and what is refused, as it happens.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::os::fd::BorrowedFd;
+use std::path::{Path, PathBuf};
+
+use aya::Ebpf;
+use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya::maps::{HashMap as BpfHashMap, Map, MapData, RingBuf};
+use lark_abi::entry::RangeData;
+use lark_abi::{Address, DestinationKey, Guard, Pass, Refused, Tuple};
+use tokio::io::unix::AsyncFd;
+
+use crate::hook::{Hook, LOOKUP_ATTACH, LOOKUP_PIN, LOOKUP_PROGRAM, PROBE_PROGRAM};
+use crate::link::{self, AttachError};
+use crate::load::{self, MapError};
+use crate::mirror::{Mirror, Synced};
+use crate::syscall;
+
+/// Entries of the map of guarded addresses and ports (ebpf/programs/src/maps.rs).
+const GUARDED_MAX: u32 = 65_536;
+
+/// The maps of strict pods, and their programs' pins.
+#[derive(Debug)]
+pub struct Guards {
+    root: PathBuf,
+    guarded: Mirror<DestinationKey, Guard>,
+    passes: BpfHashMap<MapData, Tuple, Pass>,
+    ranges: LpmTrie<MapData, RangeData, u32>,
+}
+
+impl Guards {
+    pub(crate) fn open(root: &Path) -> Result<Self, MapError> {
+        let maps = root.join("maps");
+        Ok(Self {
+            root: root.to_owned(),
+            guarded: Mirror::open(&maps, "GUARDED", GUARDED_MAX)?,
+            passes: load::open(&maps, "PASSES", Map::HashMap)?,
+            ranges: load::open(&maps, "RANGES", Map::LpmTrie)?,
+        })
+    }
+
+    /// Makes the guarded addresses and ports exactly these.
+    ///
+    /// # Errors
+    /// When the map cannot be written; a full one is no error but said in the result.
+    pub fn sync(
+        &mut self,
+        wanted: impl IntoIterator<Item = (DestinationKey, Guard)>,
+    ) -> Result<Synced, MapError> {
+        self.guarded.sync(wanted)
+    }
+
+    /// Makes the cluster's own ranges exactly these.
+    ///
+    /// # Errors
+    /// When the map cannot be written; a full one too.
+    pub fn sync_ranges(&mut self, wanted: impl IntoIterator<Item = (IpAddr, u8)>) -> Result<(), MapError> {
+        let wanted: HashSet<(u32, RangeData)> =
+            wanted.into_iter().map(|(ip, length)| range(ip, length)).collect();
+        let there: HashSet<(u32, RangeData)> =
+            self.ranges.keys().filter_map(Result::ok).map(|key| (key.prefix_len(), key.data())).collect();
+        for (length, data) in wanted.difference(&there) {
+            self.ranges.insert(&Key::new(*length, *data), 1, 0).map_err(MapError::of("RANGES"))?;
+        }
+        for (length, data) in there.difference(&wanted) {
+            // Gone already is as good as removed.
+            let _ = self.ranges.remove(&Key::new(*length, *data));
+        }
+        Ok(())
+    }
+
+    /// Whether a connection may reach a strict pod because somebody vouches for it: the kubelet's, for instance.
+    pub fn is_passing(&self, source: (IpAddr, u16), destination: (IpAddr, u16)) -> bool {
+        let tuple = Tuple {
+            netns: 0,
+            source: source.0.into(),
+            destination: destination.0.into(),
+            source_port: source.1,
+            destination_port: destination.1,
+            padding: 0,
+        };
+        self.passes.get(&tuple, 0).is_ok()
+    }
+
+    /// Connections that are vouched for at this moment.
+    pub fn passes(&self) -> usize {
+        self.passes.keys().count()
+    }
+
+    pub(crate) fn attach_probes(
+        &self,
+        program: BorrowedFd<'_>,
+        cgroup: BorrowedFd<'_>,
+        cgroup_id: u64,
+    ) -> Result<(), AttachError> {
+        let pin = self.probes_pin();
+        link::attach(program, PROBE_PROGRAM, Hook::SockOps.attach_type(), cgroup, cgroup_id, &pin)
+    }
+
+    pub(crate) fn detach_probes(&self) -> Result<(), AttachError> {
+        link::remove(&self.probes_pin())
+    }
+
+    fn probes_pin(&self) -> PathBuf {
+        self.root.join("probes")
+    }
+
+    pub(crate) fn attach(
+        &self,
+        program: BorrowedFd<'_>,
+        pod: &Path,
+        netns: BorrowedFd<'_>,
+        inode: u64,
+    ) -> Result<(), AttachError> {
+        link::attach_netns(program, LOOKUP_PROGRAM, LOOKUP_ATTACH, netns, inode, &pod.join(LOOKUP_PIN))
+    }
+}
+
+/// A range as the map's key has it.
+fn range(ip: IpAddr, length: u8) -> (u32, RangeData) {
+    let ip = ip.to_canonical();
+    let more = if ip.is_ipv4() { 96 } else { 0 };
+    (u32::from(length) + more, Address::from(ip).words_be)
+}
+
+/// Ids of the programs in a network namespace that steer look-ups: one that is none of ours may lead plaintext
+/// past our hook.
+///
+/// # Errors
+/// When the kernel refuses to tell.
+pub fn lookup_programs(netns: BorrowedFd<'_>) -> std::io::Result<Vec<u32>> {
+    syscall::attached(netns, LOOKUP_ATTACH)
+}
+
+/// What is refused, as it happens. Bounded in the kernel: one of a kind a second, and no more than the ring
+/// buffer holds.
+pub struct Refusals(AsyncFd<RingBuf<MapData>>);
+
+impl std::fmt::Debug for Refusals {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Refusals")
+    }
+}
+
+impl Refusals {
+    pub(crate) fn open(ebpf: &mut Ebpf) -> Result<Self, MapError> {
+        let missing = || MapError::of("EVENTS")(aya::maps::MapError::KeyNotFound);
+        let map = ebpf.take_map("EVENTS").ok_or_else(missing)?;
+        let ring = RingBuf::try_from(map).map_err(MapError::of("EVENTS"))?;
+        let io = |error: std::io::Error| MapError::of("EVENTS")(aya::maps::MapError::IoError(error));
+        // SAFETY: the ring buffer owns its descriptor and keeps it open for as long as it is registered.
+        unsafe { AsyncFd::register(ring) }.map(Self).map_err(|error| io(error.into()))
+    }
+
+    /// The next one. Cancel safe: nothing is taken before it is returned.
+    pub async fn next(&mut self) -> std::io::Result<Refused> {
+        loop {
+            let mut guard = self.0.readable_mut().await?;
+            while let Some(item) = guard.get_inner_mut().next() {
+                if let Some(refused) = parse(&item) {
+                    return Ok(refused);
+                }
+            }
+            guard.clear_ready();
+        }
+    }
+}
+
+fn parse(bytes: &[u8]) -> Option<Refused> {
+    let word = |at: usize| Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
+    let half = |at: usize| Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?));
+    let address =
+        |at: usize| Some(Address { words_be: [word(at)?, word(at + 4)?, word(at + 8)?, word(at + 12)?] });
+    Some(Refused {
+        source: address(0)?,
+        destination: address(16)?,
+        source_port: half(32)?,
+        destination_port: half(34)?,
+        counter: word(36)?,
+    })
+}
+
+/// Whether the look-up hook of a pod's pins is attached to the namespace of that inode.
+pub(crate) fn is_attached(pod: &Path, inode: u64) -> bool {
+    link::pinned_netns(&pod.join(LOOKUP_PIN)) == Some(inode)
+}
+
+pub(crate) fn detach(pod: &Path) -> Result<(), AttachError> {
+    link::remove(&pod.join(LOOKUP_PIN))
+}

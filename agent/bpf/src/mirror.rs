@@ -1,0 +1,96 @@
+//! A map that is made to hold exactly what user space wants of it.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::path::Path;
+
+use aya::Pod;
+use aya::maps::{HashMap as BpfHashMap, Map, MapData};
+
+use crate::load::{MapError, open};
+
+/// A map and what this agent has written into it.
+#[derive(Debug)]
+pub(crate) struct Mirror<K, V> {
+    name: &'static str,
+    map: BpfHashMap<MapData, K, V>,
+    written: HashMap<K, V>,
+    max: u32,
+}
+
+/// What a change of a map did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Synced {
+    /// Entries written.
+    pub written: usize,
+    /// Entries removed.
+    pub removed: usize,
+    /// Entries that did not fit, which is an error to show.
+    pub left_out: usize,
+}
+
+impl<K: Pod + Hash + Eq, V: Pod + PartialEq> Mirror<K, V> {
+    pub(crate) fn open(maps: &Path, name: &'static str, max: u32) -> Result<Self, MapError> {
+        let map: BpfHashMap<_, K, V> = open(maps, name, Map::HashMap)?;
+        Ok(Self { name, map, written: HashMap::new(), max })
+    }
+
+    /// Makes the map hold exactly `wanted`: additions first, so that no entry is missing while it changes.
+    ///
+    /// # Errors
+    /// When the kernel refuses for another cause than a full map.
+    pub(crate) fn sync(&mut self, wanted: impl IntoIterator<Item = (K, V)>) -> Result<Synced, MapError> {
+        // What another agent wrote is adopted, so that its stale entries are removed by the diff.
+        self.written = self.map.iter().filter_map(Result::ok).collect();
+        let wanted: HashMap<K, V> = wanted.into_iter().collect();
+        let gone: Vec<_> = self.written.keys().filter(|k| !wanted.contains_key(*k)).copied().collect();
+        self.change(wanted, gone)
+    }
+
+    /// Writes some entries and then removes others; the rest stays as it is.
+    ///
+    /// # Errors
+    /// When the kernel refuses for another cause than a full map.
+    pub(crate) fn change(
+        &mut self,
+        written: impl IntoIterator<Item = (K, V)>,
+        removed: impl IntoIterator<Item = K>,
+    ) -> Result<Synced, MapError> {
+        let mut synced = Synced::default();
+        for (key, value) in written {
+            if self.written.get(&key) == Some(&value) {
+                continue;
+            }
+            match self.map.insert(key, value, 0) {
+                Ok(()) => {
+                    self.written.insert(key, value);
+                    synced.written += 1;
+                }
+                Err(aya::maps::MapError::SyscallError(e))
+                    if e.io_error.raw_os_error() == Some(libc::E2BIG) =>
+                {
+                    synced.left_out += 1;
+                }
+                Err(source) => return Err(MapError { map: self.name, source: Box::new(source) }),
+            }
+        }
+        for key in removed {
+            // Gone already is as good as removed.
+            let _ = self.map.remove(&key);
+            if self.written.remove(&key).is_some() {
+                synced.removed += 1;
+            }
+        }
+        Ok(synced)
+    }
+
+    /// Entries in the map.
+    pub(crate) fn len(&self) -> usize {
+        self.written.len()
+    }
+
+    /// Entries that fit.
+    pub(crate) fn max(&self) -> u32 {
+        self.max
+    }
+}

@@ -1,0 +1,121 @@
+//! sk_lookup in the namespace of a strict pod (Linux 5.9): what is not known is dropped before anybody who
+//! listens is found, so that no handshake completes and no byte is taken, Fast Open's neither.
+//!
+//! The program never selects a socket. It runs once a connection, for what no established socket takes.
+
+use aya_ebpf::{
+    bindings::{bpf_sk_lookup, sk_action::SK_DROP, sk_action::SK_PASS},
+    helpers::bpf_ktime_get_ns,
+    macros::sk_lookup,
+    programs::SkLookupContext,
+};
+use lark_abi::{
+    Address, Admission, Counter, DestinationKey, Guard, LookupFacts, Refused, Tuple,
+    guard::{admit, is_from_inside},
+};
+
+use crate::maps::{EVENTS, GUARDED, PASSES, TOLD, count};
+
+const IPPROTO_TCP: u32 = 6;
+const AF_INET6: u32 = 10;
+/// The same refusal is told once in this time.
+const EVERY_NS: u64 = 1_000_000_000;
+
+macro_rules! read {
+    ($place:expr) => {
+        // SAFETY: the kernel hands a valid context for the whole run; volatile keeps the accesses apart and
+        // as wide as the fields are, which is what the verifier allows.
+        unsafe { core::ptr::read_volatile(core::ptr::addr_of!($place)) }
+    };
+}
+
+/// As in `tuple.rs`: both families are read before one is chosen.
+macro_rules! address {
+    ($ctx:ident, $v4:ident, $v6:ident) => {{
+        let v4 = read!((*$ctx).$v4);
+        let words =
+            [read!((*$ctx).$v6[0]), read!((*$ctx).$v6[1]), read!((*$ctx).$v6[2]), read!((*$ctx).$v6[3])];
+        if read!((*$ctx).family) == AF_INET6 { Address::v6(words) } else { Address::v4(v4) }
+    }};
+}
+
+#[sk_lookup]
+pub fn lark_lookup(ctx: SkLookupContext) -> u32 {
+    match look(ctx.lookup) {
+        Admission::Pass(counter) => {
+            if let Some(counter) = counter {
+                count(counter);
+            }
+            SK_PASS
+        }
+        Admission::Drop(counter) => {
+            count(counter);
+            SK_DROP
+        }
+    }
+}
+
+#[inline(always)]
+fn look(ctx: *mut bpf_sk_lookup) -> Admission {
+    if read!((*ctx).protocol) != IPPROTO_TCP {
+        return Admission::Pass(None);
+    }
+    let source = address!(ctx, remote_ip4, remote_ip6);
+    let destination = address!(ctx, local_ip4, local_ip6);
+    if is_from_inside(&source, &destination) {
+        return Admission::Pass(None);
+    }
+    let port = read!((*ctx).local_port) as u16;
+    let key = Tuple {
+        netns: 0,
+        source,
+        destination,
+        source_port: u16::from_be(read!((*ctx).remote_port)),
+        destination_port: port,
+        padding: 0,
+    };
+    let facts = LookupFacts {
+        port: guard(&destination, port),
+        address: guard(&destination, 0),
+        source: guard(&source, 0),
+        // SAFETY: read under RCU and copied.
+        pass: unsafe { PASSES.get(&key) }.copied(),
+    };
+    let admission = admit(&facts);
+    if let Admission::Drop(counter) = admission {
+        tell(&key, counter);
+    }
+    admission
+}
+
+#[inline(always)]
+fn guard(address: &Address, port: u16) -> Option<Guard> {
+    let key = DestinationKey { address_be: address.words_be, port, padding: 0 };
+    // SAFETY: user space only ever replaces whole values; read under RCU and copied.
+    unsafe { GUARDED.get(&key) }.copied()
+}
+
+/// Tells user space, unless the same was told a moment ago.
+#[inline(always)]
+fn tell(key: &Tuple, counter: Counter) {
+    let mut refused = Refused {
+        source: key.source,
+        destination: key.destination,
+        source_port: 0,
+        destination_port: key.destination_port,
+        counter: counter.index(),
+    };
+    // SAFETY: a plain helper call.
+    let now = unsafe { bpf_ktime_get_ns() };
+    // SAFETY: read under RCU and copied; a race tells one event twice.
+    let last = unsafe { TOLD.get(&refused) }.copied();
+    if last.is_some_and(|last| now.saturating_sub(last) < EVERY_NS) {
+        return;
+    }
+    // Without room in it the event is told again, which the ring buffer bounds.
+    let _ = TOLD.insert(&refused, &now, 0);
+    refused.source_port = key.source_port;
+    if EVENTS.output(refused, 0).is_err() {
+        count(Counter::EventsLost);
+    }
+}
