@@ -21,5 +21,6 @@ mod secrets;
 mod sockets;
 mod standalone;
 mod start;
+mod strict;
 mod stuck;
 mod upgrade;

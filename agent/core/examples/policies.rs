@@ -45,6 +45,7 @@ fn workload(number: usize, namespaces: usize) -> Arc<Workload> {
         ports: Vec::new(),
         place: None,
         foreign_policies: Vec::new(),
+        mode: lark_core::mode::Mode::default(),
         capture: Wanted::ByNamespace,
     })
 }

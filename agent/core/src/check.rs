@@ -2,6 +2,7 @@
 
 use crate::capture::PodState;
 use crate::constants::{CLOCK_SKEW, HEARTBEAT_STALE};
+use crate::mode::ModeBy;
 use crate::view::{CertView, CheckView, MapView, Verdict};
 
 /// Everything that is compared.
@@ -17,6 +18,8 @@ pub struct Facts {
     pub certs: Vec<CertView>,
     /// Maps whose fullness matters.
     pub maps: Vec<MapView>,
+    /// Why probes of strict pods are not told from others, if there are strict pods and they are not.
+    pub probes: Option<Result<(), String>>,
     /// The pods of this node.
     pub pods: Vec<PodFacts>,
     /// Policies that could not be read, and why.
@@ -36,6 +39,25 @@ pub struct PodFacts {
     pub attached: bool,
     /// Whether the pod's entry tells the hooks to redirect.
     pub active: bool,
+    /// What keeps plaintext from it, if it is strict or has a strict port.
+    pub guard: Option<GuardFacts>,
+}
+
+/// What keeps plaintext from a strict pod.
+#[derive(Debug, Clone)]
+pub struct GuardFacts {
+    /// The mode and its ports.
+    pub mtls: String,
+    /// What said so.
+    pub by: ModeBy,
+    /// Whether it shares the node's network namespace, where nothing is kept from it.
+    pub host_network: bool,
+    /// Why the look-up hook is not attached, if it is not.
+    pub failed: Option<String>,
+    /// Programs of others that steer look-ups in its namespace.
+    pub foreign: usize,
+    /// Open connections that are older than strict and could not be ended.
+    pub older: usize,
 }
 
 /// One line for each pod of the node and for each part of the agent.
@@ -52,7 +74,22 @@ pub fn run(facts: &Facts) -> Vec<CheckView> {
             "correct it; what it selects is closed until then, see `lark policy list`",
         )
     }));
+    checks.extend(facts.probes.as_ref().map(|found| match found {
+        Ok(()) => line("probes", Verdict::Ok, "known by the kubelet's cgroup", ""),
+        Err(why) => line(
+            "probes",
+            Verdict::Warn,
+            why,
+            "give --kubelet-cgroup; until then HTTP, TCP and gRPC probes of strict pods are refused",
+        ),
+    }));
     checks.extend(facts.pods.iter().map(pod));
+    checks.extend(facts.pods.iter().flat_map(|pod| {
+        let guard = pod.guard.iter();
+        guard
+            .flat_map(|found| strict(found, &pod.state))
+            .map(|(v, found, advice)| line(&pod.name, v, found, advice))
+    }));
     checks.extend(facts.strays.iter().map(|name| {
         line(
             name,
@@ -147,6 +184,9 @@ fn map(usage: &MapView) -> CheckView {
     }
 }
 
+/// What becomes of a strict pod until it is captured.
+const HELD: &str = "until then a strict pod takes no plaintext, and what it dials in the mesh is refused";
+
 fn pod(pod: &PodFacts) -> CheckView {
     let (attached, active) = (pod.attached, pod.active);
     match &pod.state {
@@ -170,15 +210,49 @@ fn pod(pod: &PodFacts) -> CheckView {
             &pod.name,
             Verdict::Fail,
             format!("to be captured, pending: {why}"),
-            "until then its connections are left alone",
+            if pod.guard.is_some() { HELD } else { "until then its connections are left alone" },
         ),
         PodState::Failed { why } => line(
             &pod.name,
             Verdict::Fail,
             format!("to be captured, failed: {why}"),
-            "it is tried again; until then its connections are left alone",
+            if pod.guard.is_some() {
+                HELD
+            } else {
+                "it is tried again; until then its connections are left alone"
+            },
         ),
     }
+}
+
+/// What there is to say of a strict pod; nothing if all is as it should be.
+fn strict(guard: &GuardFacts, state: &PodState) -> Vec<(Verdict, String, &'static str)> {
+    let mtls = &guard.mtls;
+    if let PodState::NotCaptured { .. } = state {
+        let found = format!("{mtls} by its labels, but not captured: plaintext is taken");
+        return vec![(Verdict::Warn, found, "capture it too, or take the label away")];
+    }
+    let mut found = Vec::new();
+    if guard.by == ModeBy::Unclear {
+        let why = format!("{mtls}, for what is asked for cannot be read: {}", guard.by.why());
+        found.push((Verdict::Fail, why, "correct the label or the annotation"));
+    }
+    if guard.host_network {
+        let why = format!("{mtls}, on the host network: what it dials is, what reaches it is not");
+        found.push((Verdict::Warn, why, "a host's listeners are the host's to protect, see docs/limits.md"));
+    } else if let Some(why) = &guard.failed {
+        let why = format!("{mtls}, but plaintext is not kept from it: {why}");
+        found.push((Verdict::Fail, why, "it is tried again twice a second"));
+    }
+    if guard.foreign > 0 {
+        let why = format!("{mtls}, but {} sk_lookup programs of others are in its namespace", guard.foreign);
+        found.push((Verdict::Warn, why, "one that selects a socket lets plaintext in; see `bpftool net`"));
+    }
+    if guard.older > 0 {
+        let why = format!("{} open connections are older than strict and could not be ended", guard.older);
+        found.push((Verdict::Fail, why, "restart the pod; this needs CONFIG_INET_DIAG_DESTROY"));
+    }
+    found
 }
 
 #[cfg(test)]
@@ -199,8 +273,36 @@ mod tests {
             (PodState::Failed { why: why() }, true, true, Verdict::Fail),
         ] {
             let told = format!("{state:?} {attached} {active}");
-            let facts = PodFacts { name: "shop/web".to_owned(), state, attached, active };
+            let facts = PodFacts { name: "shop/web".to_owned(), state, attached, active, guard: None };
             assert_eq!(pod(&facts).verdict, verdict, "{told}");
+        }
+    }
+
+    #[test]
+    fn what_is_missing_of_strict_is_said() {
+        let good = GuardFacts {
+            mtls: "strict".to_owned(),
+            by: ModeBy::Workload,
+            host_network: false,
+            failed: None,
+            foreign: 0,
+            older: 0,
+        };
+        let verdicts = |guard: &GuardFacts, state: &PodState| {
+            strict(guard, state).into_iter().map(|(verdict, ..)| verdict).collect::<Vec<_>>()
+        };
+        let captured = PodState::Captured;
+        assert_eq!(verdicts(&good, &captured), []);
+        let alone = PodState::NotCaptured { why: String::new() };
+        assert_eq!(verdicts(&good, &alone), [Verdict::Warn]);
+        for (guard, verdict) in [
+            (GuardFacts { by: ModeBy::Unclear, ..good.clone() }, Verdict::Fail),
+            (GuardFacts { host_network: true, ..good.clone() }, Verdict::Warn),
+            (GuardFacts { failed: Some("gone".to_owned()), ..good.clone() }, Verdict::Fail),
+            (GuardFacts { foreign: 1, ..good.clone() }, Verdict::Warn),
+            (GuardFacts { older: 1, ..good }, Verdict::Fail),
+        ] {
+            assert_eq!(verdicts(&guard, &captured), [verdict], "{guard:?}");
         }
     }
 

@@ -16,10 +16,14 @@ pub const CONTROLLER_SOCKET: &str = "/run/lark-controller/controller.sock";
 pub const ADMIN_SOCKET: &str = "/run/lark/admin.sock";
 /// Directory under bpffs where programs, links and maps of this layout are pinned.
 pub const PIN_ROOT: &str = "/sys/fs/bpf/lark/v1";
+/// The kubelet's cgroup where systemd runs it.
+pub const KUBELET_CGROUP: &str = "system.slice/kubelet.service";
 /// Label on namespaces and workloads: `enabled` or `disabled`; the workload's wins.
 pub const LABEL_CAPTURE: &str = "lark.mesh/capture";
 /// Label on namespaces and workloads: `strict` or `permissive`.
 pub const LABEL_MTLS: &str = "lark.mesh/mtls";
+/// Annotation on namespaces and workloads: ports whose mode is another, `9090=permissive,8080=strict`.
+pub const ANNOTATION_MTLS_PORTS: &str = "lark.mesh/mtls-ports";
 /// Annotation on workloads: `accepted` captures one that policies of other kinds than Lark understands
 /// select, which Lark does not enforce inside its tunnels.
 pub const ANNOTATION_FOREIGN_POLICIES: &str = "lark.mesh/foreign-policies";

@@ -24,6 +24,8 @@ pub mod identity;
 pub mod observe;
 /// Which tunnel a stream takes, and when tunnels are opened and given up.
 pub mod pool;
+/// Whether a workload takes plaintext: permissive or strict, and its ports that are something else.
+pub mod mode;
 /// What the admin API is asked.
 pub mod question;
 /// How much of what a worker has each peer may take.
@@ -42,6 +44,8 @@ pub mod rotation;
 pub mod snapshot;
 /// Whether a worker that has nothing left to do looks again before it sleeps.
 pub mod spin;
+/// Who is refused by strict pods, and what is older than strict.
+pub mod strict;
 /// What would happen to a connect, step by step.
 pub mod trace;
 /// Types of the admin API, of `-o json` and of the page.

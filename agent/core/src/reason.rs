@@ -70,6 +70,16 @@ reasons! {
     SourceUnknown = "source_unknown", "The claimed source address is not of a workload with the proved identity on the node that the tunnel came from.";
     /// Policy does not allow the connection.
     PolicyDenied = "policy_denied", "`lark policy explain` names the rule.";
+    /// A workload that is not captured dialled a strict pod in plaintext; nothing of it was taken.
+    PlaintextUncaptured = "plaintext_uncaptured", "Capture it, or exempt the port by the annotation lark.mesh/mtls-ports of the pod that was dialled.";
+    /// A captured workload's address dialled a strict pod in plaintext, past its own hooks; nothing of it was taken.
+    PlaintextPastHooks = "plaintext_past_hooks", "Its socket was made outside its cgroup, or it is not captured yet: `lark check` on its node says which.";
+    /// A node's own address dialled a strict pod in plaintext: its host, or traffic masqueraded to it such as a NodePort's; nothing of it was taken.
+    PlaintextHost = "plaintext_host", "Let it come through a captured ingress. Probes pass if --kubelet-cgroup names the kubelet's: see `lark check`.";
+    /// An address that discovery does not know dialled a strict pod in plaintext; nothing of it was taken.
+    PlaintextOutside = "plaintext_outside", "Let it come through a captured ingress, or exempt the port by the annotation lark.mesh/mtls-ports.";
+    /// Somebody dialled Lark's own listener in a strict pod from outside of it.
+    ListenerFromOutside = "listener_from_outside", "Find what scans the pod's ports; nothing is offered to it there.";
     /// The hooks did not hand the source address over, so the application could not be told who calls.
     HooksNotLive = "hooks_not_live", "`lark check` names what is missing in the kernel, `lark bpf` counts deliveries_full.";
     /// The application did not accept the connection.

@@ -142,8 +142,9 @@ fn draw(service: &Service, v4: bool, bits: u64) -> Option<IpAddr> {
 fn toward(snapshot: &Snapshot, node: &str, address: SocketAddr, by_service: bool) -> Route {
     let Some(workload) = snapshot.workload_by_address(address.ip()) else {
         // A host-network endpoint or one outside of the mesh; or, asked by its own address, one that
-        // was a mesh destination a moment ago and must not be dialled in plaintext for that.
-        return if by_service {
+        // was a mesh destination a moment ago and must not be dialled in plaintext for that. A node itself
+        // never was one: a strict pod comes here with it.
+        return if by_service || !snapshot.nodes_by_address(address.ip()).is_empty() {
             Route::Passthrough { address, reason: Passthrough::OutsideMesh }
         } else {
             Route::Deny { reason: Reason::DestinationUnknown }

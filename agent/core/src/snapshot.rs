@@ -13,7 +13,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::identity::{SpiffeId, TrustDomain};
-use crate::policy::{Policies, PolicyIndex};
+use crate::policy::{Cidr, Policies, PolicyIndex};
 
 pub use change::Change;
 
@@ -89,6 +89,8 @@ pub struct Workload {
     pub foreign_policies: Vec<String>,
     /// Whether labels ask for capture, and which label or rule said so.
     pub capture: crate::capture::Wanted,
+    /// Whether it takes plaintext, and which label or setting said so.
+    pub mode: crate::mode::Mode,
 }
 
 /// A TCP port of a container that has a name.
@@ -179,6 +181,8 @@ pub struct MeshSettings {
     pub agent_down: AgentDown,
     /// What a change of policies means for connections that are open.
     pub policy_change: PolicyChange,
+    /// The cluster's own ranges, of pods and Services: whom a strict pod dials there must be known.
+    pub cluster_ranges: Vec<Cidr>,
 }
 
 /// Everything discovery knows at one moment, with its indices.

@@ -34,11 +34,16 @@ pub fn explain(
     }
     let told =
         |way: &str, steps| TraceView { from: from.to_owned(), to: to.to_owned(), way: way.to_owned(), steps };
-    if let Some(why) = untouched(snapshot, source, asked, &state(source)) {
-        return Ok(told("untouched", vec![Step { stage: "capture".to_owned(), found: why }]));
+    let mode = Step {
+        stage: "mtls".to_owned(),
+        found: format!("{from} is {}: {}", source.mode.told(), source.mode.by.why()),
+    };
+    if let Some((way, why)) = not_taken(snapshot, source, asked, &state(source)) {
+        return Ok(told(way, vec![mode, Step { stage: "capture".to_owned(), found: why }]));
     }
     let decision = decide(snapshot, node, asked, |_| 0, 0);
-    let (mut steps, mut way) = (decision.steps(asked), decision.way());
+    let (mut steps, mut way) = (vec![mode], decision.way());
+    steps.extend(decision.steps(asked));
     for (allowed, found) in policy(snapshot, source, asked, &decision) {
         if !allowed {
             way = "deny";
@@ -93,17 +98,33 @@ fn policy(
     told
 }
 
-/// Why the kernel would leave this connect alone, if it would.
-fn untouched(snapshot: &Snapshot, source: &Workload, asked: SocketAddr, state: &PodState) -> Option<String> {
-    if *state != PodState::Captured {
-        return Some(format!("{} is {}: {}", source.full_name(), state.label(), state.why()));
-    }
+/// Why the kernel would not take this connect to the agent, if it would not, and what it would do.
+fn not_taken(
+    snapshot: &Snapshot,
+    source: &Workload,
+    asked: SocketAddr,
+    state: &PodState,
+) -> Option<(&'static str, String)> {
     let ip = asked.ip().to_canonical();
     if source.addresses.iter().any(|a| a.to_canonical() == ip) {
-        return Some("the destination is the pod itself; it never leaves its namespace".to_owned());
+        let why = "the destination is the pod itself; it never leaves its namespace";
+        return Some(("untouched", why.to_owned()));
     }
-    (!is_mesh_destination(snapshot, asked))
-        .then(|| format!("{asked} is no mesh destination; the kernel leaves the connect alone"))
+    let of_cluster = || snapshot.mesh.cluster_ranges.iter().any(|range| range.contains(ip));
+    let taken = source.mode.is_strict() && of_cluster() || is_mesh_destination(snapshot, asked);
+    let is_held = source.mode.is_strict() && source.capture.is_wanted();
+    match state {
+        PodState::Captured if taken => None,
+        PodState::Captured => Some((
+            "untouched",
+            format!("{asked} is no mesh destination; the kernel leaves the connect alone"),
+        )),
+        _ if taken && is_held => Some((
+            "deny",
+            format!("{} is {}: {}; it is strict, so refused", source.full_name(), state.label(), state.why()),
+        )),
+        _ => Some(("untouched", format!("{} is {}: {}", source.full_name(), state.label(), state.why()))),
+    }
 }
 
 #[cfg(test)]
@@ -129,6 +150,35 @@ mod tests {
         }
         let pending = PodState::Pending { why: "no certificate yet".to_owned() };
         assert_eq!(way("shop/web", "10.0.2.1:80", pending).as_deref(), Ok("untouched"));
+    }
+
+    #[test]
+    fn a_strict_source_goes_nowhere_unknown() {
+        let (nodes, mut workloads, services) = fixture::mesh();
+        for workload in &mut workloads {
+            workload.mode.mtls = crate::mode::Mtls::Strict;
+        }
+        let mut mesh = fixture::settings();
+        mesh.cluster_ranges = vec!["10.0.0.0/8".parse().unwrap(), "192.168.0.0/16".parse().unwrap()];
+        let snapshot = Snapshot::build(1, mesh, nodes, workloads, services).unwrap();
+        let way = |to: &str, state: PodState| {
+            explain(&snapshot, "one", "shop/web", to, |_| state, &[]).map(|told| told.way).unwrap()
+        };
+        let pending = || PodState::Pending { why: "no certificate yet".to_owned() };
+        for (to, captured, held) in [
+            ("10.0.2.1:80", "tunnel", "deny"),
+            ("10.0.2.2:80", "passthrough", "deny"),
+            ("10.0.9.9:80", "deny", "deny"),
+            ("192.168.0.2:6443", "passthrough", "deny"),
+            ("9.9.9.9:80", "untouched", "untouched"),
+            ("10.0.1.1:80", "untouched", "untouched"),
+        ] {
+            assert_eq!(
+                (way(to, PodState::Captured), way(to, pending())),
+                (captured.into(), held.into()),
+                "{to}"
+            );
+        }
     }
 
     #[test]

@@ -90,6 +90,10 @@ pub struct WorkloadView {
     pub state: String,
     /// Why it is in that state.
     pub why: String,
+    /// `strict` or `permissive`, and ports that are something else.
+    pub mtls: String,
+    /// What made it so, by a word that `lark explain` knows.
+    pub mtls_by: String,
 }
 
 /// A Service.

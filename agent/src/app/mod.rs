@@ -12,6 +12,7 @@ mod policy;
 mod preflight;
 mod process;
 mod reconcile;
+mod refusals;
 mod source;
 mod worker;
 
@@ -99,6 +100,7 @@ async fn agent(args: AgentArgs) -> anyhow::Result<()> {
     let own = lark_sys::cgroup::own()?;
     kernel.attach_agent(std::os::fd::AsFd::as_fd(&own), own.id())?;
     kernel.spawn_logs();
+    let refused = kernel.refusals()?;
 
     let svids = SvidStore::new(bundle, Arc::new(SystemTime::now));
     svids.ask_for(Duration::from_secs(args.svid_life));
@@ -110,6 +112,7 @@ async fn agent(args: AgentArgs) -> anyhow::Result<()> {
     tokio::spawn(svids.clone().renew(Arc::new(issuer)));
 
     let observer = Observer::new()?;
+    tokio::spawn(refusals::run(refused, node.name.clone(), discovery.snapshot.clone(), observer.clone()));
     let pods = Arc::<Pods>::default();
     let identities = Identities::default();
     let count = args.workers.unwrap_or_else(process::cores).clamp(1, lark_abi::entry::WORKERS_MAX);
@@ -143,6 +146,7 @@ async fn agent(args: AgentArgs) -> anyhow::Result<()> {
         Inputs {
             node: node.name.clone(),
             workers: count,
+            kubelet: args.kubelet_cgroup.clone(),
             certificate: Box::new(move |id| match certificates.valid(id) {
                 Some(_) => Ok(()),
                 None => Err(no_certificate(&certificates, id)),
@@ -166,6 +170,7 @@ async fn agent(args: AgentArgs) -> anyhow::Result<()> {
         counters,
         age,
         capturer.reports(),
+        capturer.strict(),
         is_ready.clone(),
         drains.clone(),
     ));

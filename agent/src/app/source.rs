@@ -6,7 +6,7 @@ use std::time::{Instant, UNIX_EPOCH};
 use lark_abi::PodEntry;
 use lark_bpf::{Counters, Heartbeat, Kernel, file_name};
 use lark_core::capture::PodState;
-use lark_core::check::{self, Facts, PodFacts};
+use lark_core::check::{self, Facts, GuardFacts, PodFacts};
 use lark_core::observe::Secured;
 use lark_core::policy;
 use lark_core::route::is_in_mesh;
@@ -22,7 +22,7 @@ use tokio::sync::watch;
 
 use super::drain::Drains;
 use crate::admin::Source;
-use crate::capture::{PodReport, plaintext};
+use crate::capture::{PodReport, StrictReport, plaintext};
 use crate::cli::AgentArgs;
 use crate::observe::Observer;
 
@@ -39,6 +39,7 @@ pub(super) struct AgentSource {
     counters: Counters,
     heartbeat: Heartbeat,
     reports: Arc<Mutex<Vec<PodReport>>>,
+    strict: Arc<Mutex<StrictReport>>,
     ready: watch::Receiver<bool>,
     drains: Drains,
 }
@@ -60,6 +61,7 @@ impl AgentSource {
         counters: Counters,
         heartbeat: Heartbeat,
         reports: Arc<Mutex<Vec<PodReport>>>,
+        strict: Arc<Mutex<StrictReport>>,
         ready: watch::Receiver<bool>,
         drains: Drains,
     ) -> Self {
@@ -76,6 +78,7 @@ impl AgentSource {
             counters,
             heartbeat,
             reports,
+            strict,
             ready,
             drains,
         }
@@ -147,6 +150,8 @@ impl Source for AgentSource {
                     wanted: w.why_capture(),
                     state: state.to_owned(),
                     why,
+                    mtls: w.mode.told(),
+                    mtls_by: w.mode.by.label().to_owned(),
                 }
             })
             .collect();
@@ -229,6 +234,8 @@ impl Source for AgentSource {
 
     fn check(&self) -> Vec<CheckView> {
         let reports = self.reports();
+        let strict = locked(&self.strict).clone();
+        let snapshot = self.snapshot();
         let kernel = locked(&self.kernel);
         let pinned = kernel.pinned();
         let is_attached = |report: &PodReport| {
@@ -247,8 +254,8 @@ impl Source for AgentSource {
             certs: self.certs(),
             maps: maps(&kernel),
             strays: strays.map(|p| p.name.clone()).collect(),
-            unreadable: self
-                .snapshot()
+            probes: if strict.pods.is_empty() { None } else { Some(strict.probes) },
+            unreadable: snapshot
                 .policies()
                 .unreadable()
                 .iter()
@@ -261,6 +268,17 @@ impl Source for AgentSource {
                     state: report.state.clone(),
                     attached: is_attached(report),
                     active: is_active(report),
+                    guard: snapshot.workload(&report.uid).and_then(|w| {
+                        let found = strict.pods.get(&report.uid).cloned().unwrap_or_default();
+                        w.mode.is_guarded().then(|| GuardFacts {
+                            mtls: w.mode.told(),
+                            by: w.mode.by,
+                            host_network: w.host_network,
+                            failed: found.failed,
+                            foreign: found.foreign,
+                            older: found.older,
+                        })
+                    }),
                 })
                 .collect(),
         })

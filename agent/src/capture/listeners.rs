@@ -53,12 +53,7 @@ pub(super) enum ListenError {
 
 /// Opens a pod's listeners and describes them to the connect hooks: one a worker on 127.0.0.1 and, where
 /// the pod has IPv6, on ::1; and one on each family's own address for sockets bound to a device.
-pub(super) fn open(
-    pod: &Pod,
-    workers: usize,
-    host_network: bool,
-) -> Result<(Vec<PodListener>, PodEntry), ListenError> {
-    let own = |v4: bool| pod.addresses.iter().map(|a| a.to_canonical()).find(|a| a.is_ipv4() == v4);
+pub(super) fn open(pod: &Pod, workers: usize) -> Result<(Vec<PodListener>, PodEntry), ListenError> {
     pod.netns.within(|| {
         if !lark_sys::socket::loopback_is_up() {
             return Err(ListenError::NoLoopback);
@@ -74,11 +69,8 @@ pub(super) fn open(
         };
         let mut entry = PodEntry {
             pod_id: pod.id,
-            flags: PodEntry::ACTIVE | if host_network { PodEntry::HOST_NETWORK } else { 0 },
             workers: u32::try_from(workers).unwrap_or(1),
-            own_v4: own(true).map_or(Address::UNSPECIFIED, Address::from),
-            own_v6: own(false).map_or(Address::UNSPECIFIED, Address::from),
-            ..PodEntry::default()
+            ..own_addresses(&pod.addresses)
         };
         for worker in 0..workers {
             let v4 = listen(Ipv4Addr::LOCALHOST.into(), worker)?;
@@ -90,12 +82,25 @@ pub(super) fn open(
                 (*slot4, *slot6) = (v4, v6);
             }
         }
-        if let Some(ip) = own(true) {
+        if let Some(ip) = own(&pod.addresses, true) {
             entry.device_v4 = listen(ip, 0)?;
         }
-        if let Some(ip) = own(false) {
+        if let Some(ip) = own(&pod.addresses, false) {
             entry.device_v6 = listen(ip, 0)?;
         }
         Ok((listeners, entry))
     })?
+}
+
+fn own(addresses: &[IpAddr], v4: bool) -> Option<IpAddr> {
+    addresses.iter().map(IpAddr::to_canonical).find(|a| a.is_ipv4() == v4)
+}
+
+/// An entry that knows the pod's addresses and nothing else.
+pub(super) fn own_addresses(addresses: &[IpAddr]) -> PodEntry {
+    PodEntry {
+        own_v4: own(addresses, true).map_or(Address::UNSPECIFIED, Address::from),
+        own_v6: own(addresses, false).map_or(Address::UNSPECIFIED, Address::from),
+        ..PodEntry::default()
+    }
 }

@@ -6,7 +6,9 @@ mod listeners;
 pub mod plaintext;
 mod pod;
 mod reconcile;
+mod strict;
 
 pub use listeners::{Family, PodListener};
 pub use pod::{ConnectionOf, Pod, Pods};
 pub use reconcile::{Capturer, Certificate, Inputs, PodReport, ToWorker};
+pub use strict::{GuardReport, StrictReport};

@@ -10,6 +10,7 @@ use lark_sys::connections::{Established, established};
 use lark_sys::netns::NetNs;
 
 use super::PodReport;
+use super::strict::older;
 
 /// Established connections listed of one pod.
 const CONNECTIONS_A_POD: usize = 10_000;
@@ -22,18 +23,25 @@ pub fn connections(reports: &[PodReport], snapshot: &Snapshot) -> Vec<Connection
         .filter_map(|report| snapshot.workload(&report.uid))
         .flat_map(|workload| {
             let me = Party::of(workload).unproved();
-            of_pod(workload).into_iter().map(move |found| view(me.clone(), &found, snapshot))
+            let (found, older) = of_pod(workload, snapshot);
+            found.into_iter().map(move |found| view(me.clone(), &found, older.contains(&found), snapshot))
         })
         .collect()
 }
 
-/// Those of one pod; none if it has just ended.
-fn of_pod(workload: &Workload) -> Vec<Established> {
-    let Some(place) = &workload.place else { return Vec::new() };
+/// Those of one pod, and which are older than strict; none if it has just ended.
+fn of_pod(workload: &Workload, snapshot: &Snapshot) -> (Vec<Established>, Vec<Established>) {
+    let Some(place) = &workload.place else { return Default::default() };
     let (Ok(netns), Ok(cgroup)) = (NetNs::open(&place.netns), Cgroup::open(&place.cgroup)) else {
-        return Vec::new();
+        return Default::default();
     };
-    let Ok(Ok(mut found)) = netns.within(|| established(CONNECTIONS_A_POD)) else { return Vec::new() };
+    let is_guarded = workload.mode.is_guarded() && !workload.host_network;
+    let Ok((Ok(mut found), older)) = netns.within(|| {
+        let older = if is_guarded { older(snapshot, workload).unwrap_or_default() } else { Vec::new() };
+        (established(CONNECTIONS_A_POD), older)
+    }) else {
+        return Default::default();
+    };
     let below = cgroup.ids_below();
     found.retain(|c| {
         // Redirected and delivered ones have a loopback end.
@@ -41,10 +49,10 @@ fn of_pod(workload: &Workload) -> Vec<Established> {
         let own = c.local.ip() == c.remote.ip();
         !loopback && !own && c.cgroup.is_some_and(|id| below.contains(&id))
     });
-    found
+    (found, older)
 }
 
-fn view(me: Party, found: &Established, snapshot: &Snapshot) -> ConnectionView {
+fn view(me: Party, found: &Established, is_older: bool, snapshot: &Snapshot) -> ConnectionView {
     let peer = Party::at(found.remote.ip(), snapshot);
     ConnectionView {
         direction: "outbound".to_owned(),
@@ -57,6 +65,10 @@ fn view(me: Party, found: &Established, snapshot: &Snapshot) -> ConnectionView {
         sent_bytes: 0,
         received_bytes: 0,
         age_seconds: None,
-        note: "not carried by Lark: older than the capture, or with a peer outside the mesh; either end may have dialled".to_owned(),
+        note: if is_older {
+            "older than strict, which ends it; see `lark check` if it stays".to_owned()
+        } else {
+            "not carried by Lark: older than the capture, or with a peer outside the mesh; either end may have dialled".to_owned()
+        },
     }
 }

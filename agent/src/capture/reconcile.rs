@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use lark_abi::PodEntry;
@@ -19,6 +20,7 @@ use lark_sys::netns::NetNs;
 use super::destinations;
 use super::listeners::{self, PodListener};
 use super::pod::{Pod, Pods};
+use super::strict::{Strict, StrictReport};
 
 /// Hands a pod's listeners to the workers, and takes them back.
 pub trait ToWorker: Send {
@@ -37,6 +39,8 @@ pub struct Inputs {
     pub node: Arc<str>,
     /// Number of workers.
     pub workers: usize,
+    /// The kubelet's cgroup: its sockets are probes.
+    pub kubelet: PathBuf,
     /// Whether an identity has a valid certificate, and if not, why.
     pub certificate: Certificate,
     /// The workers.
@@ -68,6 +72,9 @@ pub struct Capturer {
     kernel: Arc<Mutex<Kernel>>,
     pods: Arc<Pods>,
     captured: BTreeMap<Arc<str>, Captured>,
+    /// Strict workloads whose connects are refused until they are captured.
+    held: BTreeSet<Arc<str>>,
+    strict: Strict,
     reports: Arc<Mutex<Vec<PodReport>>>,
     generation: u64,
     /// What the kernel's map of destinations was made from, if all of it fitted.
@@ -81,7 +88,7 @@ impl std::fmt::Debug for Capturer {
     }
 }
 
-fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+pub(super) fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -90,11 +97,14 @@ impl Capturer {
     pub fn new(inputs: Inputs, kernel: Arc<Mutex<Kernel>>, pods: Arc<Pods>) -> Self {
         // Numbers differ from those of an agent before, whose flows may still be around.
         let next_id = std::process::id() << 10 | 1;
+        let strict = Strict::new(inputs.node.clone(), inputs.kubelet.clone(), kernel.clone());
         Self {
             inputs,
             kernel,
             pods,
             captured: BTreeMap::new(),
+            held: BTreeSet::new(),
+            strict,
             reports: Arc::default(),
             generation: 0,
             synced: None,
@@ -105,6 +115,11 @@ impl Capturer {
     /// What the last pass found, for people.
     pub fn reports(&self) -> Arc<Mutex<Vec<PodReport>>> {
         self.reports.clone()
+    }
+
+    /// What the last pass found of strict pods, for people.
+    pub fn strict(&self) -> Arc<Mutex<StrictReport>> {
+        self.strict.report()
     }
 
     /// Identities that this node needs certificates for.
@@ -137,9 +152,13 @@ impl Capturer {
                 }
                 continue;
             }
-            if let Some(cgroup) = pinned.links.first().and_then(|l| l.cgroup_id)
-                && let Err(error) = kernel.update(cgroup, PodEntry::default())
-            {
+            let Some(cgroup) = pinned.links.first().and_then(|l| l.cgroup_id) else { continue };
+            // What was strict stays so: refused, and not left alone.
+            let before = kernel.entry(cgroup).unwrap_or_default();
+            let flags = before.flags & PodEntry::STRICT;
+            let entry =
+                PodEntry { flags, own_v4: before.own_v4, own_v6: before.own_v6, ..PodEntry::default() };
+            if let Err(error) = kernel.update(cgroup, entry) {
                 tracing::error!(pod = pinned.name, %error, "an earlier agent's entry cannot be reset");
             }
         }
@@ -159,6 +178,7 @@ impl Capturer {
         // Whatever the other has made of the destinations is written anew.
         self.generation = 0;
         self.synced = None;
+        self.strict.retake();
     }
 
     /// One pass. Returns whether everything that is wanted is captured or has failed for a reason that
@@ -173,6 +193,12 @@ impl Capturer {
             .map(|w| (w.uid.clone(), w.clone()))
             .collect();
         self.release_unwanted(&wanted);
+        // Before anything is captured: what is strict takes nothing while it is not.
+        let captured = &self.captured;
+        self.strict.pass(snapshot, |uid| {
+            let entry = captured.get(uid).map(|c| c.entry).unwrap_or_default();
+            [entry.device_v4, entry.device_v6].into_iter().filter(|port| *port != 0).collect()
+        });
         let mut reports = Vec::new();
         let mut settled = true;
         let node = self.inputs.node.clone();
@@ -223,17 +249,20 @@ impl Capturer {
     fn ensure(&mut self, workload: &Workload) -> PodState {
         if let Some(captured) = self.captured.get_mut(&workload.uid) {
             if captured.pod.cgroup.is_alive() && captured.pod.addresses == workload.addresses {
-                if captured.releasing {
+                let entry = PodEntry { flags: flags(workload), ..captured.entry };
+                if captured.releasing || entry != captured.entry {
                     captured.releasing = false;
-                    let entry = captured.entry;
+                    captured.entry = entry;
                     let id = captured.pod.cgroup.id();
                     if let Err(error) = locked(&self.kernel).update(id, entry) {
+                        captured.releasing = true;
                         return PodState::Failed { why: error.to_string() };
                     }
                 }
                 return PodState::Captured;
             }
-            self.forget(&workload.uid);
+            // The hooks of a strict one stay, and lead to nobody until it is captured anew.
+            self.forget(&workload.uid, workload.mode.is_strict());
         }
         match self.capture(workload) {
             Ok(()) => PodState::Captured,
@@ -260,8 +289,9 @@ impl Capturer {
             .place
             .as_ref()
             .ok_or_else(|| failed("discovery gives no cgroup and network namespace for it".to_owned()))?;
-        (self.inputs.certificate)(&workload.identity).map_err(|why| PodState::Pending { why })?;
         let cgroup = Cgroup::open(&place.cgroup).map_err(|e| failed(e.to_string()))?;
+        self.hold(workload, &cgroup).map_err(failed)?;
+        (self.inputs.certificate)(&workload.identity).map_err(|why| PodState::Pending { why })?;
         let netns = NetNs::open(&place.netns).map_err(|e| failed(e.to_string()))?;
         let id = self.next_id;
         self.next_id = self.next_id.wrapping_add(1).max(1);
@@ -273,8 +303,9 @@ impl Capturer {
             cgroup,
             workload.addresses.clone(),
         ));
-        let (listeners, entry) = listeners::open(&pod, self.inputs.workers, workload.host_network)
-            .map_err(|e| failed(e.to_string()))?;
+        let (listeners, entry) =
+            listeners::open(&pod, self.inputs.workers).map_err(|e| failed(e.to_string()))?;
+        let entry = PodEntry { flags: flags(workload), ..entry };
         pod.set_listeners(listeners.iter().filter_map(PodListener::port).collect());
         for listener in listeners {
             self.inputs.to_worker.listen(&pod, listener);
@@ -284,6 +315,7 @@ impl Capturer {
             self.inputs.to_worker.unlisten(&pod.uid);
             return Err(failed(error.to_string()));
         }
+        self.held.remove(&pod.uid);
         pod.set_hooks_live(true);
         self.pods.insert(pod.clone());
         tracing::info!(pod = pod.name, identity = %workload.identity, cgroup = pod.cgroup.id(), "captured");
@@ -291,9 +323,40 @@ impl Capturer {
         Ok(())
     }
 
+    /// Refuses what a strict workload dials in the mesh for as long as it is not captured, and lets one that
+    /// is strict no more go.
+    fn hold(&mut self, workload: &Workload, cgroup: &Cgroup) -> Result<(), String> {
+        if !workload.mode.is_strict() {
+            self.let_go(&workload.uid);
+            return Ok(());
+        }
+        if self.held.contains(&workload.uid) {
+            return Ok(());
+        }
+        let entry = PodEntry { flags: PodEntry::STRICT, ..listeners::own_addresses(&workload.addresses) };
+        locked(&self.kernel)
+            .capture(&workload.uid, cgroup.as_fd(), cgroup.id(), entry)
+            .map_err(|error| error.to_string())?;
+        self.held.insert(workload.uid.clone());
+        Ok(())
+    }
+
+    fn let_go(&mut self, uid: &Arc<str>) {
+        if !self.held.contains(uid) {
+            return;
+        }
+        match locked(&self.kernel).release(uid) {
+            Ok(()) => drop(self.held.remove(uid)),
+            Err(error) => tracing::error!(uid = &**uid, %error, "pins cannot be removed"),
+        }
+    }
+
     fn release_unwanted(&mut self, wanted: &BTreeMap<Arc<str>, Arc<Workload>>) {
         let unwanted: Vec<Arc<str>> =
             self.captured.keys().filter(|uid| !wanted.contains_key(*uid)).cloned().collect();
+        for uid in self.held.iter().filter(|uid| !wanted.contains_key(*uid)).cloned().collect::<Vec<_>>() {
+            self.let_go(&uid);
+        }
         for uid in unwanted {
             let Some(captured) = self.captured.get_mut(&uid) else { continue };
             if !captured.releasing && captured.pod.cgroup.is_alive() {
@@ -309,19 +372,28 @@ impl Capturer {
             }
             // The hooks stay until the last connection is over, since they tell its names.
             if captured.pod.connections() == 0 || !captured.pod.cgroup.is_alive() {
-                self.forget(&uid);
+                self.forget(&uid, false);
             }
         }
     }
 
-    /// Takes a pod out of everything.
-    fn forget(&mut self, uid: &Arc<str>) {
+    /// Takes a pod out of everything, but perhaps its hooks.
+    fn forget(&mut self, uid: &Arc<str>, keeps_hooks: bool) {
         let Some(captured) = self.captured.remove(uid) else { return };
         captured.pod.set_hooks_live(false);
         self.pods.remove(uid);
-        if let Err(error) = locked(&self.kernel).release(uid) {
+        let kernel = &mut *locked(&self.kernel);
+        if !keeps_hooks && let Err(error) = kernel.release(uid) {
             tracing::error!(pod = captured.pod.name, %error, "pins cannot be removed");
         }
         self.inputs.to_worker.unlisten(uid);
     }
+}
+
+/// What the hooks of a captured workload are told of it.
+fn flags(workload: &Workload) -> u32 {
+    let flag = |is_set: bool, flag: u32| if is_set { flag } else { 0 };
+    PodEntry::ACTIVE
+        | flag(workload.host_network, PodEntry::HOST_NETWORK)
+        | flag(workload.mode.is_strict(), PodEntry::STRICT)
 }

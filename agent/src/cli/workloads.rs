@@ -9,8 +9,16 @@ use super::{Query, client, output};
 pub(super) async fn run(query: &Query) -> anyhow::Result<ExitCode> {
     let workloads: Vec<WorkloadView> = client::get(&query.admin_socket, "/v1/workloads").await?;
     output::print(&workloads, query.output, |all| {
-        let mut table =
-            output::Table::new(&["NAMESPACE", "NAME", "NODE", "ADDRESSES", "STATE", "IDENTITY", "WHY"]);
+        let mut table = output::Table::new(&[
+            "NAMESPACE",
+            "NAME",
+            "NODE",
+            "ADDRESSES",
+            "STATE",
+            "MTLS",
+            "IDENTITY",
+            "WHY",
+        ]);
         for w in all {
             let why = if w.why.is_empty() { &w.wanted } else { &w.why };
             table.row(vec![
@@ -19,6 +27,7 @@ pub(super) async fn run(query: &Query) -> anyhow::Result<ExitCode> {
                 w.node.clone(),
                 output::or_dash(&w.addresses.join(",")),
                 w.state.clone(),
+                w.mtls.clone(),
                 w.identity.clone(),
                 why.clone(),
             ]);

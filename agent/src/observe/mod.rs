@@ -6,6 +6,7 @@
 mod connection;
 mod edges;
 mod metrics;
+mod refused;
 
 pub use connection::{Connection, Direction, Opening};
 pub use metrics::{Described, Gauge, Gauges, exposed};

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use lark_bpf::Accepted;
 use lark_bpf::socket_maps::socket_address;
+use lark_core::constants::DISCOVERY_WAIT;
 use lark_core::explain::Ending;
 use lark_core::framing::ConnectRequest;
 use lark_core::observe::Secured;
@@ -18,6 +19,7 @@ use lark_core::snapshot::{Snapshot, Workload};
 use lark_core::view::Party;
 use lark_tunnel::{Dialer, End, Ended, PodSocket, PoolKey, Refusal, join};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::standing::{Held, Standing};
 use crate::capture::{Pod, Pods};
@@ -91,16 +93,13 @@ impl Outbound {
             }
         };
         let destination = socket_address(flow.address, flow.port);
-        let snapshot = self.snapshot.borrow().clone();
-        let Some(source) = snapshot.workload(&pod.uid).cloned() else {
+        let dice = u64::from(flow.source_port) << 32 ^ flow.cookie.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let _counted = pod.connection();
+        let Some((snapshot, source, decision)) = self.decided(&pod, destination, dice).await else {
             // Released a moment ago: the connect was taken before.
             self.observer.refused_early(Direction::Outbound, Reason::SourceUnknown);
             return;
         };
-        let dice = u64::from(flow.source_port) << 32 ^ flow.cookie.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let load = |address: IpAddr| self.load.borrow().get(&address).copied().unwrap_or(0);
-        let decision = decide(&snapshot, &self.node, destination, load, dice);
-        let _counted = pod.connection();
         let _loaded = decision.endpoint.map(|e| Load::add(&self.load, e.ip()));
         // The port is the pod's own choice or the kernel's; the address is the pod's, not loopback.
         let source_address = SocketAddr::new(own_address(&source, destination.ip()), from.port());
@@ -121,6 +120,37 @@ impl Outbound {
         let ended =
             self.take(&pod, &source, socket, source_address, destination, decision, &connection).await;
         finish(connection, &ended, held);
+    }
+
+    /// The way of a connection, and what it was decided from; nothing if its pod is not known any more. What
+    /// discovery lacks gets a moment to turn up.
+    async fn decided(
+        &self,
+        pod: &Pod,
+        destination: SocketAddr,
+        dice: u64,
+    ) -> Option<(Arc<Snapshot>, Arc<Workload>, Decision)> {
+        let load = |address: IpAddr| self.load.borrow().get(&address).copied().unwrap_or(0);
+        let decide = |snapshot: Arc<Snapshot>| {
+            let source = snapshot.workload(&pod.uid).cloned()?;
+            let decision = decide(&snapshot, &self.node, destination, load, dice);
+            Some((snapshot, source, decision))
+        };
+        let mut decided = decide(self.snapshot.borrow().clone())?;
+        let is_unknown =
+            |decision: &Decision| decision.route == Route::Deny { reason: Reason::DestinationUnknown };
+        if is_unknown(&decided.2) {
+            let mut snapshots = self.snapshot.clone();
+            let deadline = Instant::now() + DISCOVERY_WAIT;
+            loop {
+                decided = decide(snapshots.borrow_and_update().clone())?;
+                let changed = tokio::time::timeout_at(deadline, snapshots.changed());
+                if !is_unknown(&decided.2) || !matches!(changed.await, Ok(Ok(()))) {
+                    break;
+                }
+            }
+        }
+        Some(decided)
     }
 
     #[expect(clippy::too_many_arguments, reason = "the facts of one connection, each used once")]

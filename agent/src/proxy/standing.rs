@@ -218,6 +218,7 @@ mod tests {
             ports: vec![],
             place: None,
             foreign_policies: vec![],
+            mode: lark_core::mode::Mode::default(),
             capture: Wanted::ByNamespace,
         }
     }
@@ -229,6 +230,7 @@ mod tests {
             same_node: SameNode::default(),
             agent_down: AgentDown::default(),
             policy_change: PolicyChange::End,
+            cluster_ranges: vec![],
         };
         let node = Node { name: "one".into(), addresses: vec![[192, 168, 0, 1].into()], tunnel_port: 15_008 };
         let workloads = vec![workload("web", [10, 0, 0, 1]), workload("db", [10, 0, 0, 2])];

@@ -1,5 +1,6 @@
 //! Established TCP connections of a namespace, from sock_diag (netlink, `INET_DIAG`).
 
+use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
@@ -26,6 +27,10 @@ const NLM_F_REQUEST_ACK: u16 = 0x1 | 0x4;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const TCP_ESTABLISHED: u32 = 1;
+const TCP_LISTEN: u32 = 10;
+/// All states in which bytes move, or will: established, both of the half-closed ones, and handshakes
+/// (include/net/tcp_states.h).
+const OPEN: u32 = 1 << TCP_ESTABLISHED | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 11;
 const TCP_TIME_WAIT: u32 = 6;
 /// `INET_DIAG_NOCOOKIE` twice: whichever socket it is.
 const NO_COOKIE: [u8; 8] = [0xff; 8];
@@ -39,21 +44,42 @@ const MESSAGE: usize = 72;
 /// # Errors
 /// When the kernel's diagnostics cannot be asked.
 pub fn established(limit: usize) -> io::Result<Vec<Established>> {
+    in_states(1 << TCP_ESTABLISHED, limit)
+}
+
+/// The same, and those that are half closed or still shake hands.
+///
+/// # Errors
+/// When the kernel's diagnostics cannot be asked.
+pub fn open(limit: usize) -> io::Result<Vec<Established>> {
+    in_states(OPEN, limit)
+}
+
+/// The TCP ports on which somebody listens in the calling thread's namespace.
+///
+/// # Errors
+/// When the kernel's diagnostics cannot be asked.
+pub fn listening() -> io::Result<HashSet<u16>> {
+    let found = in_states(1 << TCP_LISTEN, usize::from(u16::MAX))?;
+    Ok(found.into_iter().map(|listener| listener.local.port()).collect())
+}
+
+fn in_states(states: u32, limit: usize) -> io::Result<Vec<Established>> {
     let mut found = Vec::new();
     for family in [libc::AF_INET, libc::AF_INET6] {
-        dump(u8::try_from(family).unwrap_or_default(), limit, &mut found)?;
+        dump(u8::try_from(family).unwrap_or_default(), states, limit, &mut found)?;
     }
     Ok(found)
 }
 
-fn dump(family: u8, limit: usize, found: &mut Vec<Established>) -> io::Result<()> {
+fn dump(family: u8, states: u32, limit: usize, found: &mut Vec<Established>) -> io::Result<()> {
     let socket = rustix::net::socket_with(
         AddressFamily::NETLINK,
         SocketType::DGRAM,
         SocketFlags::CLOEXEC,
         Some(netlink::SOCK_DIAG),
     )?;
-    rustix::net::send(&socket, &request(family), rustix::net::SendFlags::empty())?;
+    rustix::net::send(&socket, &request(family, states), rustix::net::SendFlags::empty())?;
     let mut buffer = vec![0_u8; 64 * 1024];
     loop {
         let (length, _) = rustix::net::recv(&socket, &mut buffer, rustix::net::RecvFlags::empty())?;
@@ -154,15 +180,15 @@ fn exact(kind: u16, flags: u16, local: SocketAddr, remote: SocketAddr, cookie: [
     bytes
 }
 
-/// `inet_diag_req_v2`: family, TCP, established only, wildcard id.
-fn request(family: u8) -> Vec<u8> {
+/// `inet_diag_req_v2`: family, TCP, a set of states, wildcard id.
+fn request(family: u8, states: u32) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEADER + 56);
     bytes.extend(72_u32.to_ne_bytes());
     bytes.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
     bytes.extend(NLM_F_REQUEST_DUMP.to_ne_bytes());
     bytes.extend([0; 8]);
     bytes.extend([family, 6, 0, 0]);
-    bytes.extend((1_u32 << TCP_ESTABLISHED).to_ne_bytes());
+    bytes.extend(states.to_ne_bytes());
     bytes.extend([0; 48]);
     bytes
 }
@@ -221,6 +247,10 @@ mod tests {
                 .find(|c| c.local == client.local_addr().unwrap() && c.remote == client.peer_addr().unwrap())
                 .unwrap();
             assert_eq!(mine.cgroup, Some(crate::cgroup::own().unwrap().id()));
+            assert!(listening().unwrap().contains(&listener.local_addr().unwrap().port()));
+            client.shutdown(std::net::Shutdown::Write).unwrap();
+            let ends = (client.local_addr().unwrap(), client.peer_addr().unwrap());
+            assert!(open(usize::MAX).unwrap().iter().any(|c| (c.local, c.remote) == ends));
         }
     }
 

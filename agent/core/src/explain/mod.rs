@@ -35,6 +35,7 @@ mod capture;
 mod certificate;
 mod ending;
 mod kernel;
+mod mode;
 mod passthrough;
 mod refusal;
 mod system;
@@ -151,6 +152,7 @@ pub fn sets() -> Vec<Set> {
     vec![
         capture::wanted(),
         capture::state(),
+        mode::set(),
         kernel::set(),
         passthrough::set(),
         refusal::set(),

@@ -24,6 +24,11 @@ const fn side(reason: Reason) -> Side {
         | Reason::NodeUnknown
         | Reason::TunnelUnreachable => Side::Source,
         Reason::TunnelHandshake | Reason::PeerIdentityMismatch => Side::Either,
+        Reason::PlaintextUncaptured
+        | Reason::PlaintextPastHooks
+        | Reason::PlaintextHost
+        | Reason::PlaintextOutside
+        | Reason::ListenerFromOutside => Side::Destination,
         Reason::TunnelLost
         | Reason::ProtocolError
         | Reason::NotConnect

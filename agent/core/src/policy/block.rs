@@ -48,6 +48,11 @@ impl Cidr {
         width == other_width && (self.length == 0 || differ >> (128 - u32::from(self.length)) == 0)
     }
 
+    /// The first address, and how many bits of it count.
+    pub fn parts(&self) -> (IpAddr, u8) {
+        (self.network, self.length)
+    }
+
     /// Whether the other range is inside and not all of this one.
     fn holds(&self, other: &Self) -> bool {
         other.length > self.length && self.contains(other.network)

@@ -15,6 +15,7 @@ pub(crate) fn settings() -> MeshSettings {
         same_node: SameNode::Agent,
         agent_down: AgentDown::Untouched,
         policy_change: PolicyChange::End,
+        cluster_ranges: Vec::new(),
     }
 }
 
@@ -34,6 +35,7 @@ pub(crate) fn workload(name: &str, address: &str, node: &str, capture: Wanted) -
         place: None,
         foreign_policies: Vec::new(),
         capture,
+        mode: crate::mode::Mode::default(),
     }
 }
 

@@ -56,6 +56,14 @@ pub struct Mesh {
     /// What a change of policies means for open connections that it does not allow any more.
     #[serde(default)]
     pub policy_change: PolicyChange,
+    /// Whether workloads take plaintext whose labels, and whose namespace's, say nothing of it
+    /// (`lark.mesh/mtls`).
+    #[serde(default)]
+    pub mtls: Mtls,
+    /// The cluster's own ranges, of pods and Services, for example `10.0.0.0/16`. What a strict workload dials
+    /// there must be known to discovery: it waits for a second, and is then refused.
+    #[serde(default)]
+    pub cluster_ranges: Vec<String>,
 }
 
 impl Default for Mesh {
@@ -65,6 +73,8 @@ impl Default for Mesh {
             same_node: SameNode::default(),
             agent_down: AgentDown::default(),
             policy_change: PolicyChange::default(),
+            mtls: Mtls::default(),
+            cluster_ranges: Vec::new(),
         }
     }
 }
@@ -102,6 +112,17 @@ pub enum PolicyChange {
     Keep,
 }
 
+/// See [`Mesh::mtls`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Mtls {
+    /// From whoever is not in the mesh.
+    #[default]
+    Permissive,
+    /// From nobody.
+    Strict,
+}
+
 fn default_domain() -> String {
     "cluster.local".to_owned()
 }
@@ -120,9 +141,12 @@ fn default_account() -> String {
 pub struct Namespace {
     /// Its name.
     pub name: String,
-    /// `lark.mesh/capture: enabled` captures its workloads.
+    /// `lark.mesh/capture: enabled` captures its workloads, `lark.mesh/mtls: strict` lets them take no plaintext.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// `lark.mesh/mtls-ports` lists ports that are something else, for example `9090=permissive`.
+    #[serde(default)]
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// A machine that runs an agent.
@@ -152,10 +176,11 @@ pub struct Workload {
     /// Its service account.
     #[serde(default = "default_account")]
     pub account: String,
-    /// Its labels; `lark.mesh/capture` wins over the namespace's.
+    /// Its labels; `lark.mesh/capture` and `lark.mesh/mtls` win over the namespace's.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
-    /// Its annotations; `lark.mesh/foreign-policies: accepted` captures it although `foreignPolicies` select it.
+    /// Its annotations; `lark.mesh/foreign-policies: accepted` captures it although `foreignPolicies` select it,
+    /// `lark.mesh/mtls-ports` lists ports whose mode is another and wins over the namespace's.
     #[serde(default)]
     pub annotations: BTreeMap<String, String>,
     /// Policies of kinds that Lark does not understand which select it, for example

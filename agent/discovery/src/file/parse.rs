@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use lark_core::capture;
 use lark_core::identity::{IdentityError, SpiffeId, TrustDomain};
+use lark_core::mode::{Marks, Mtls, mode};
+use lark_core::policy::BlockError;
 use lark_core::snapshot::{self, Snapshot, SnapshotError};
 
 use super::model;
@@ -93,9 +95,26 @@ fn build(path: &Path, file: model::MeshFile, generation: u64) -> Result<Snapshot
             model::PolicyChange::End => snapshot::PolicyChange::End,
             model::PolicyChange::Keep => snapshot::PolicyChange::Keep,
         },
+        cluster_ranges: file
+            .mesh
+            .cluster_ranges
+            .iter()
+            .enumerate()
+            .map(|(i, text)| {
+                let wrong = |e: BlockError| invalid(&format!("mesh.clusterRanges[{i}]"), e.to_string());
+                text.parse().map_err(wrong)
+            })
+            .collect::<Result<_, _>>()?,
     };
-    let labels: HashMap<&str, &BTreeMap<String, String>> =
-        file.namespaces.iter().map(|n| (n.name.as_str(), &n.labels)).collect();
+    let mtls = match file.mesh.mtls {
+        model::Mtls::Permissive => Mtls::Permissive,
+        model::Mtls::Strict => Mtls::Strict,
+    };
+    let namespaces: HashMap<&str, Marks<'_>> = file
+        .namespaces
+        .iter()
+        .map(|n| (n.name.as_str(), Marks { labels: &n.labels, annotations: &n.annotations }))
+        .collect();
     let nodes = file
         .nodes
         .iter()
@@ -119,8 +138,9 @@ fn build(path: &Path, file: model::MeshFile, generation: u64) -> Result<Snapshot
         .enumerate()
         .map(|(i, workload)| {
             let place = format!("workloads[{i}] ({}/{})", workload.namespace, workload.name);
-            let outer = labels.get(workload.namespace.as_str()).copied().unwrap_or(&none);
-            self::workload(workload, outer, &trust_domain).map_err(|what| invalid(&place, what))
+            let outer = namespaces.get(workload.namespace.as_str()).copied();
+            let outer = outer.unwrap_or(Marks { labels: &none, annotations: &none });
+            self::workload(workload, outer, mtls, &trust_domain).map_err(|what| invalid(&place, what))
         })
         .collect::<Result<Vec<_>, _>>()?;
     let services = file.services.into_iter().map(service).collect();
@@ -134,7 +154,8 @@ fn build(path: &Path, file: model::MeshFile, generation: u64) -> Result<Snapshot
 
 fn workload(
     workload: model::Workload,
-    namespace_labels: &BTreeMap<String, String>,
+    outer: Marks<'_>,
+    mtls: Mtls,
     domain: &TrustDomain,
 ) -> Result<snapshot::Workload, String> {
     let identity =
@@ -164,9 +185,11 @@ fn workload(
     if uid.is_empty() || uid.len() > 253 {
         return Err("uid must have 1 to 253 characters".to_owned());
     }
-    let wanted = capture::wanted(&workload.namespace, namespace_labels, &workload.labels);
+    let wanted = capture::wanted(&workload.namespace, outer.labels, &workload.labels);
+    let own = Marks { labels: &workload.labels, annotations: &workload.annotations };
     Ok(snapshot::Workload {
         uid: uid.into(),
+        mode: mode(mtls, outer, own),
         capture: capture::beside_foreign(
             wanted,
             !workload.foreign_policies.is_empty(),

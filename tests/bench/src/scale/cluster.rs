@@ -62,6 +62,7 @@ impl Cluster {
             place: None,
             foreign_policies: Vec::new(),
             capture: Wanted::ByNamespace,
+            mode: lark_core::mode::Mode::default(),
         })
     }
 
@@ -86,6 +87,7 @@ impl Cluster {
             same_node: SameNode::Agent,
             agent_down: AgentDown::Untouched,
             policy_change: PolicyChange::End,
+            cluster_ranges: Vec::new(),
         };
         let began = Instant::now();
         let snapshot = Snapshot::build(1, mesh, nodes, workloads, services)?;

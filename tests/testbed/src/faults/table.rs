@@ -52,6 +52,15 @@ const fn both(fault: &'static str, expected: &'static str, program: &'static str
     Row { fault, mode: Mode::Both, expected, test: (program, test) }
 }
 
+const fn strict(
+    fault: &'static str,
+    expected: &'static str,
+    program: &'static str,
+    test: &'static str,
+) -> Row {
+    Row { fault, mode: Mode::Strict, expected, test: (program, test) }
+}
+
 const fn permissive(
     fault: &'static str,
     expected: &'static str,
@@ -87,6 +96,12 @@ const OWN: &[Row] = &[
         "every connect refused and counted, nothing in plaintext on the wire",
         "dataplane",
         "failure::where_the_mesh_says_so_pods_of_a_dead_agent_are_refused_and_nothing_is_on_the_wire",
+    ),
+    strict(
+        "own agent of strict pods killed",
+        "refused in both directions, whatever agentDown says; nothing in plaintext on the wire; mTLS again by the next agent",
+        "dataplane",
+        "strict::pods_of_a_dead_agent_stay_closed_in_both_directions",
     ),
     both(
         "an agent at either end killed while it carries a connection",
@@ -148,6 +163,12 @@ const IDENTITY: &[Row] = &[
         "dataplane",
         "identity::without_a_ca_capture_is_pending_and_traffic_goes_on",
     ),
+    strict(
+        "no SVID yet: the CA is away when a strict pod is to be captured",
+        "what it dials in the mesh and plaintext to it are refused until it is captured",
+        "dataplane",
+        "strict::a_pod_without_a_certificate_is_closed_in_both_directions",
+    ),
     both(
         "CA unreachable while certificates are valid",
         "traffic unharmed; who needs a new certificate is pending and says why, until the CA is back",
@@ -198,6 +219,12 @@ const KERNEL: &[Row] = &[
         "refused and counted",
         "dataplane",
         "failure::a_family_without_a_listener_is_refused_and_counted",
+    ),
+    strict(
+        "a strict pod dials a destination of the cluster that discovery lacks",
+        "waits for a second at most, then reset for destination_unknown; nothing in plaintext on the wire",
+        "dataplane",
+        "strict::what_is_unknown_in_the_cluster_waits_and_is_refused",
     ),
     permissive(
         "destination not in discovery yet",

@@ -47,6 +47,7 @@ fn pod(
             .into(),
         place: None,
         foreign_policies: Vec::new(),
+        mode: lark_core::mode::Mode::default(),
         capture: Wanted::ByNamespace,
     })
 }

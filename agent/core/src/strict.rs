@@ -1,0 +1,109 @@
+//! Strict pods: who is refused, which of their open connections are older than strict, and what the kernel is
+//! told of them.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use crate::mode::Mtls;
+use crate::reason::Reason;
+use crate::snapshot::{Snapshot, Workload};
+
+/// One refusal of the look-up hook, explained.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The pod that was dialled; none if it has just gone.
+    pub destination: Option<Arc<Workload>>,
+    /// Why, which says who dialled.
+    pub reason: Reason,
+    /// Who dialled, in words.
+    pub detail: String,
+}
+
+/// Who dialled a strict pod in plaintext, as far as addresses tell. `to_listener`: it dialled a listener of the
+/// agent's own there.
+pub fn refusal(
+    snapshot: &Snapshot,
+    node: &str,
+    source: IpAddr,
+    destination: IpAddr,
+    to_listener: bool,
+) -> Refusal {
+    let source = source.to_canonical();
+    let (reason, who) = if let Some(workload) = snapshot.workload_by_address(source) {
+        let name = workload.full_name();
+        if workload.capture.is_wanted() {
+            (
+                Reason::PlaintextPastHooks,
+                format!("{name} is to be captured, but this socket was none of its cgroup's, or older"),
+            )
+        } else {
+            (Reason::PlaintextUncaptured, format!("{name} is not captured: {}", workload.why_capture()))
+        }
+    } else if let Some(found) = snapshot.nodes_by_address(source).first() {
+        let whose = if *found.name == *node { "this node's" } else { "another node's" };
+        (
+            Reason::PlaintextHost,
+            format!(
+                "{source} is {whose} own address ({}): its host, or somebody masqueraded to it",
+                found.name
+            ),
+        )
+    } else {
+        (Reason::PlaintextOutside, format!("{source} is nobody whom discovery knows"))
+    };
+    let reason = if to_listener { Reason::ListenerFromOutside } else { reason };
+    Refusal { destination: snapshot.workload_by_address(destination).cloned(), reason, detail: who }
+}
+
+/// Whether an open connection of a guarded pod is one that strict does not allow, and so older than it.
+/// `accepted`: the pod listens on its own end's port. What the pod has dialled outside the mesh may stay.
+pub fn is_older(
+    snapshot: &Snapshot,
+    pod: &Workload,
+    own: SocketAddr,
+    peer: SocketAddr,
+    accepted: bool,
+) -> bool {
+    let (ip, peer) = (own.ip().to_canonical(), peer.ip().to_canonical());
+    if ip.is_loopback() || peer.is_loopback() || pod.addresses.iter().any(|a| a.to_canonical() == peer) {
+        return false;
+    }
+    if accepted {
+        return pod.mode.on(own.port()) == Mtls::Strict;
+    }
+    let captured = snapshot.workload_by_address(peer).is_some_and(|w| w.capture.is_wanted());
+    pod.mode.is_strict() && (captured || is_unknown(snapshot, peer))
+}
+
+/// Whether an address is of the cluster and discovery knows nobody there.
+pub fn is_unknown(snapshot: &Snapshot, address: IpAddr) -> bool {
+    let address = address.to_canonical();
+    snapshot.mesh.cluster_ranges.iter().any(|range| range.contains(address))
+        && snapshot.workload_by_address(address).is_none()
+        && snapshot.service_by_address(address).is_none()
+        && snapshot.nodes_by_address(address).is_empty()
+}
+
+/// Why probes cannot be told from others by this cgroup, if so: sockets of the pods' own must not be among
+/// its own.
+pub fn probes_of(
+    cgroup: &std::path::Path,
+    mount: &std::path::Path,
+    mut pods: impl Iterator<Item = (String, std::path::PathBuf)>,
+) -> Result<(), String> {
+    if cgroup == mount {
+        return Err(
+            "the kubelet's cgroup is the root of all cgroups, so everybody would pass for it".to_owned()
+        );
+    }
+    match pods.find(|(_, path)| path.starts_with(cgroup)) {
+        Some((pod, _)) => Err(format!(
+            "pod {pod} runs below the kubelet's cgroup {}, so it would pass for it",
+            cgroup.display()
+        )),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

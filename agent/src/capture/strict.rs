@@ -1,0 +1,316 @@
+//! Strict pods of this node, as the kernel keeps plaintext from them: the look-up hook in each one's
+//! namespace, what it admits, who vouches for probes, and the end of connections that are older than strict.
+//!
+//! Each pass looks at what the kernel has and mends it. The hook and its map stay when the agent goes: a
+//! strict pod takes no plaintext while there is none.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use lark_abi::{Address, DestinationKey, Guard};
+use lark_bpf::Kernel;
+use lark_core::mode::{Mode, Mtls};
+use lark_core::snapshot::{Snapshot, Workload};
+use lark_core::strict::{is_older, probes_of};
+use lark_sys::cgroup::Cgroup;
+use lark_sys::connections::{self, Established};
+use lark_sys::netns::NetNs;
+
+use super::reconcile::locked;
+
+/// How long after its beginning a pod's open connections are looked at: handshakes that were under way.
+const SWEPT: Duration = Duration::from_secs(10);
+/// Connections that are looked at in one pod at a time.
+const CONNECTIONS_A_POD: usize = 10_000;
+/// Ends that are named in the log for one pod at a time; more are counted.
+const NAMED: usize = 20;
+
+/// What the last pass found, for people.
+#[derive(Debug, Clone)]
+pub struct StrictReport {
+    /// Each strict pod, by its uid.
+    pub pods: BTreeMap<Arc<str>, GuardReport>,
+    /// Why probes are not told from others, if they are not.
+    pub probes: Result<(), String>,
+}
+
+/// One strict pod.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct GuardReport {
+    /// Why plaintext is not kept from it, if it is not.
+    pub failed: Option<String>,
+    /// Programs of others that steer look-ups in its namespace.
+    pub foreign: usize,
+    /// Open connections that are older than strict.
+    pub older: usize,
+}
+
+struct Guarded {
+    /// By which the map knows that addresses are one pod's.
+    number: u32,
+    mode: Mode,
+    swept_until: Instant,
+    /// Whether the hook is this agent's program, and not that of one before.
+    is_ours: bool,
+}
+
+/// Keeps plaintext from the strict pods of this node.
+pub(super) struct Strict {
+    node: Arc<str>,
+    kubelet: PathBuf,
+    kernel: Arc<Mutex<Kernel>>,
+    guarded: BTreeMap<Arc<str>, Guarded>,
+    report: Arc<Mutex<StrictReport>>,
+    probes: Option<u64>,
+    ranges_of: Option<u64>,
+    is_first: bool,
+    next: u32,
+}
+
+impl Strict {
+    pub(super) fn new(node: Arc<str>, kubelet: PathBuf, kernel: Arc<Mutex<Kernel>>) -> Self {
+        let report = StrictReport { pods: BTreeMap::new(), probes: Ok(()) };
+        Self {
+            node,
+            kubelet,
+            kernel,
+            guarded: BTreeMap::new(),
+            report: Arc::new(Mutex::new(report)),
+            probes: None,
+            ranges_of: None,
+            is_first: true,
+            next: 1,
+        }
+    }
+
+    pub(super) fn report(&self) -> Arc<Mutex<StrictReport>> {
+        self.report.clone()
+    }
+
+    /// One pass; `listeners` are the agent's own on a pod's addresses.
+    pub(super) fn pass(&mut self, snapshot: &Snapshot, listeners: impl Fn(&str) -> Vec<u16>) {
+        let node = self.node.clone();
+        let wanted: BTreeMap<Arc<str>, Arc<Workload>> = snapshot
+            .workloads_on(&node)
+            .filter(|w| w.capture.is_wanted() && w.mode.is_guarded() && !w.host_network)
+            .map(|w| (w.uid.clone(), w.clone()))
+            .collect();
+        self.unguard(snapshot, &wanted);
+        for workload in wanted.values() {
+            self.note(workload);
+        }
+        self.write(snapshot, &wanted, listeners);
+        let probes = self.vouch(snapshot, wanted.is_empty());
+        let mut pods = BTreeMap::new();
+        for workload in wanted.values() {
+            pods.insert(workload.uid.clone(), self.guard(snapshot, workload));
+        }
+        let mut report = locked(&self.report);
+        if let (Ok(()), Err(why)) = (&report.probes, &probes) {
+            tracing::warn!(why, "probes of strict pods are refused like anybody else's plaintext");
+        }
+        *report = StrictReport { pods, probes };
+    }
+
+    /// Another agent has had its programs in place of ours.
+    pub(super) fn retake(&mut self) {
+        self.guarded.values_mut().for_each(|guarded| guarded.is_ours = false);
+        self.probes = None;
+        self.ranges_of = None;
+    }
+
+    /// Begins to guard a pod, or to guard it otherwise than before.
+    fn note(&mut self, workload: &Workload) {
+        let known = self.guarded.get(&workload.uid);
+        if known.is_some_and(|guarded| guarded.mode == workload.mode) {
+            return;
+        }
+        let guarded = Guarded {
+            number: known.map_or(self.next, |guarded| guarded.number),
+            mode: workload.mode.clone(),
+            swept_until: Instant::now() + SWEPT,
+            is_ours: known.is_some_and(|guarded| guarded.is_ours),
+        };
+        if self.guarded.insert(workload.uid.clone(), guarded).is_none() {
+            self.next = self.next.wrapping_add(1).max(1);
+        }
+    }
+
+    /// Detaches the hook of pods that are not strict any more, or not here.
+    fn unguard(&mut self, snapshot: &Snapshot, wanted: &BTreeMap<Arc<str>, Arc<Workload>>) {
+        let mut gone: BTreeSet<Arc<str>> = self.guarded.keys().cloned().collect();
+        if std::mem::take(&mut self.is_first) {
+            // An agent before this one may have guarded any of them.
+            gone.extend(snapshot.workloads_on(&self.node).map(|w| w.uid.clone()));
+        }
+        for uid in gone.into_iter().filter(|uid| !wanted.contains_key(uid)) {
+            match locked(&self.kernel).unguard(&uid) {
+                Ok(()) => drop(self.guarded.remove(&uid)),
+                Err(error) => tracing::error!(uid = &*uid, %error, "a pod that is not strict stays guarded"),
+            }
+        }
+    }
+
+    /// Writes what hooks admit, before any of them asks.
+    fn write(
+        &mut self,
+        snapshot: &Snapshot,
+        wanted: &BTreeMap<Arc<str>, Arc<Workload>>,
+        listeners: impl Fn(&str) -> Vec<u16>,
+    ) {
+        let entries = wanted.values().flat_map(|workload| {
+            let number = self.guarded.get(&workload.uid).map_or(0, |guarded| guarded.number);
+            entries(workload, number, &listeners(&workload.uid))
+        });
+        let mut kernel = locked(&self.kernel);
+        match kernel.guards().sync(entries.collect::<Vec<_>>()) {
+            Ok(synced) if synced.left_out > 0 => tracing::error!(
+                left_out = synced.left_out,
+                "the kernel's map of strict pods is full: ports that are exempt are refused"
+            ),
+            Ok(_) => {}
+            Err(error) => tracing::error!(%error, "what strict pods take cannot be written"),
+        }
+        if self.ranges_of != Some(snapshot.generation) {
+            let ranges = snapshot.mesh.cluster_ranges.iter().map(|range| range.parts());
+            match kernel.guards().sync_ranges(ranges) {
+                Ok(()) => self.ranges_of = Some(snapshot.generation),
+                Err(error) => tracing::error!(%error, "the cluster's ranges cannot be written"),
+            }
+        }
+    }
+
+    /// Has the kubelet's sockets recorded, or says why not.
+    fn vouch(&mut self, snapshot: &Snapshot, is_idle: bool) -> Result<(), String> {
+        let mut kernel = locked(&self.kernel);
+        let found = if is_idle { Err(String::new()) } else { self.prober(snapshot) };
+        match found {
+            Ok(cgroup) => {
+                if self.probes != Some(cgroup.id()) {
+                    kernel.attach_probes(cgroup.as_fd(), cgroup.id()).map_err(|e| e.to_string())?;
+                    self.probes = Some(cgroup.id());
+                }
+                Ok(())
+            }
+            Err(why) => {
+                // What another agent has attached goes too.
+                kernel.detach_probes().map_err(|e| e.to_string())?;
+                self.probes = None;
+                if is_idle { Ok(()) } else { Err(why) }
+            }
+        }
+    }
+
+    fn prober(&self, snapshot: &Snapshot) -> Result<Cgroup, String> {
+        let cgroup = Cgroup::open(&self.kubelet).map_err(|e| format!("{e} (--kubelet-cgroup)"))?;
+        let mount = lark_sys::cgroup::mount().map_err(|e| e.to_string())?;
+        let pods = snapshot.workloads_on(&self.node).filter_map(|workload| {
+            let place = workload.place.as_ref()?;
+            Some((workload.full_name(), Cgroup::open(&place.cgroup).ok()?.path().to_owned()))
+        });
+        probes_of(cgroup.path(), &mount, pods)?;
+        Ok(cgroup)
+    }
+
+    /// Makes sure of one pod's hook, and ends what is older.
+    fn guard(&mut self, snapshot: &Snapshot, workload: &Workload) -> GuardReport {
+        let failed = |why: String| GuardReport { failed: Some(why), ..GuardReport::default() };
+        let Some(place) = &workload.place else {
+            return failed("discovery gives no network namespace for it".to_owned());
+        };
+        let opened = NetNs::open(&place.netns).map_err(|e| e.to_string());
+        let (netns, inode) = match opened.and_then(|n| n.inode().map(|i| (n, i)).map_err(|e| e.to_string())) {
+            Ok(opened) => opened,
+            Err(why) => return failed(why),
+        };
+        if NetNs::current().is_ok_and(|own| own.inode().is_ok_and(|own| own == inode)) {
+            return failed(
+                "it shares the agent's network namespace, so it is on the host network".to_owned(),
+            );
+        }
+        let Some(guarded) = self.guarded.get_mut(&workload.uid) else { return GuardReport::default() };
+        let is_swept = Instant::now() < guarded.swept_until;
+        let foreign = {
+            let mut kernel = locked(&self.kernel);
+            if !guarded.is_ours || !kernel.is_guarded(&workload.uid, inode) {
+                if let Err(error) = kernel.guard(&workload.uid, netns.as_fd(), inode) {
+                    return failed(error.to_string());
+                }
+                guarded.is_ours = true;
+                tracing::info!(pod = workload.full_name(), mtls = workload.mode.told(), "takes no plaintext");
+            }
+            kernel.foreign_lookups(netns.as_fd()).map_or(0, |programs| programs.len())
+        };
+        let older = if is_swept { self.sweep(snapshot, workload, &netns) } else { 0 };
+        GuardReport { failed: None, foreign, older }
+    }
+
+    /// Ends the open connections that strict would not have let happen; returns how many stay.
+    fn sweep(&self, snapshot: &Snapshot, workload: &Workload, netns: &NetNs) -> usize {
+        let (mut ended, mut stay, mut why) = (Vec::new(), 0, None);
+        let looked = netns.within(|| {
+            for found in older(snapshot, workload)? {
+                let ends = |end: SocketAddr| (end.ip(), end.port());
+                if locked(&self.kernel).guards().is_passing(ends(found.remote), ends(found.local)) {
+                    continue;
+                }
+                match connections::destroy(found.local, found.remote) {
+                    Ok(_) => ended.push(found),
+                    Err(error) => (stay, why) = (stay + 1, Some(error)),
+                }
+            }
+            Ok::<(), std::io::Error>(())
+        });
+        let pod = workload.full_name();
+        for found in ended.iter().take(NAMED) {
+            tracing::info!(pod, own = %found.local, peer = %found.remote, "older than strict: ended");
+        }
+        if ended.len() > NAMED {
+            tracing::info!(pod, more = ended.len() - NAMED, "older than strict: ended");
+        }
+        let error = why.map(|e| e.to_string()).or(match looked {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(error) => Some(error.to_string()),
+        });
+        if let Some(error) = error {
+            tracing::error!(pod, stay, error, "connections older than strict could not be ended");
+        }
+        stay
+    }
+}
+
+/// The open connections of the calling thread's namespace that are older than strict.
+pub(super) fn older(snapshot: &Snapshot, workload: &Workload) -> std::io::Result<Vec<Established>> {
+    let listening = connections::listening()?;
+    let mut open = connections::open(CONNECTIONS_A_POD)?;
+    open.retain(|c| is_older(snapshot, workload, c.local, c.remote, listening.contains(&c.local.port())));
+    Ok(open)
+}
+
+/// A pod's part of the map.
+fn entries(workload: &Workload, number: u32, listeners: &[u16]) -> Vec<(DestinationKey, Guard)> {
+    let action = |mtls: Mtls| match mtls {
+        Mtls::Strict => Guard::REFUSE,
+        Mtls::Permissive => Guard::PASS,
+    };
+    let mut ports: BTreeMap<u16, u32> = workload.mode.ports.iter().map(|(p, m)| (*p, action(*m))).collect();
+    // Whatever an annotation says, nobody outside dials these.
+    ports.extend(listeners.iter().map(|port| (*port, Guard::LISTENER)));
+    ports.insert(0, action(workload.mode.mtls));
+    let key = |ip: &IpAddr, port: u16| DestinationKey {
+        address_be: Address::from(ip.to_canonical()).words_be,
+        port,
+        padding: 0,
+    };
+    let addresses = workload.addresses.iter();
+    addresses
+        .flat_map(|ip| {
+            ports.iter().map(|(port, action)| (key(ip, *port), Guard { pod: number, action: *action }))
+        })
+        .collect()
+}

@@ -1,0 +1,339 @@
+//! Strict pods: what reaches them and what does not, what they dial, probes, and what is older than strict.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use lark_testbed::{Agent, Controller, Nginx, Place, Pod, Record, Running, Wire, eventually};
+use serde_json::{Value, json};
+
+use crate::house::House;
+
+/// Says a canary to whoever takes it, and what became of that. Arguments: address, port, protocol.
+const CANARY: &str = r"
+import socket, sys
+host, port, protocol = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+s = socket.socket(socket.AF_INET6 if ':' in host else socket.AF_INET, socket.SOCK_STREAM, protocol)
+s.settimeout(30)
+try:
+    s.connect((host, port))
+    s.sendall(b'GET /canary-of-lark HTTP/1.0\r\n\r\n')
+    print('bytes' if s.recv(1) else 'end')
+except ConnectionRefusedError: print('refused')
+except ConnectionResetError: print('reset')
+";
+const MPTCP: &str = "262";
+
+fn canary(from: &Place, to: IpAddr, port: u16, protocol: &str) -> String {
+    let (to, port) = (to.to_string(), port.to_string());
+    from.run("python3", &["-c", CANARY, &to, &port, protocol]).unwrap().trim().to_owned()
+}
+
+impl House {
+    /// Makes one pod strict, and waits until its agent has done so.
+    fn strict(&mut self, pod: &Pod) {
+        let own = json!({ "lark.mesh/mtls": "strict" });
+        self.marked(pod, &own, &json!({}));
+        let agent = if pod.node == "one" { &self.one } else { &self.two };
+        let said = format!("pod=\"shop/{}\" mtls=\"strict\"", pod.name);
+        eventually(Duration::from_secs(20), "it takes no plaintext", || {
+            Ok(agent.process.log().contains(&said))
+        })
+        .unwrap_or_else(|e| panic!("{e:#}\n{}", self.logs()));
+    }
+
+    /// Sets a pod's labels and annotations, in one change.
+    fn marked(&mut self, pod: &Pod, labels: &Value, annotations: &Value) {
+        self.mesh
+            .change(|document| {
+                for workload in document["workloads"].as_array_mut().into_iter().flatten() {
+                    if workload["name"] == pod.name.as_str() {
+                        workload["labels"] = labels.clone();
+                        workload["annotations"] = annotations.clone();
+                    }
+                }
+                document["mesh"]["clusterRanges"] = json!(["10.77.0.0/16", "fd77::/16"]);
+            })
+            .unwrap();
+    }
+
+    /// A pod that is not captured, and discovery knows.
+    fn plain(&mut self, on_one: bool, name: &str) -> Pod {
+        let node = if on_one { self.nodes.0.clone() } else { self.nodes.1.clone() };
+        let pod = self.bed.pod(&node, name).unwrap();
+        self.add(&pod, &json!({ "lark.mesh/capture": "disabled" }));
+        pod
+    }
+
+    /// Adds a pod with its labels, in one change.
+    fn add(&mut self, pod: &Pod, labels: &Value) {
+        let workload = json!({
+            "namespace": "shop", "name": pod.name, "account": pod.name, "node": pod.node,
+            "addresses": [pod.ip, pod.ip6], "labels": labels,
+            "cgroup": pod.place.cgroup, "networkNamespace": pod.place.netns,
+        });
+        let add = |document: &mut Value| document["workloads"].as_array_mut().unwrap().push(workload);
+        self.mesh.change(add).unwrap();
+    }
+
+    /// A process of a node itself, of no pod.
+    fn host(&mut self, on_one: bool, name: &str) -> Place {
+        let node = if on_one { self.nodes.0.clone() } else { self.nodes.1.clone() };
+        self.bed.host_pod(&node, name).unwrap().place
+    }
+}
+
+#[test]
+fn each_way_round_strict_is_refused_and_told_apart_and_no_byte_of_it_is_on_the_wire() {
+    let mut house = House::captured();
+    let (client, server) = (house.client.clone(), house.server.clone());
+    let far = house.plain(true, "far");
+    let near = house.plain(false, "near");
+    let (host, other) = (house.host(false, "host"), house.host(true, "other"));
+    let nginx = Nginx::start(&house.bed, &server).unwrap();
+    house.strict(&server);
+    let wire = Wire::listen(&house.bed).unwrap();
+    // A socket of the captured pod's namespace that was made outside its cgroup.
+    let past = Place { cgroup: near.place.cgroup.clone(), netns: client.place.netns.clone() };
+    for to in [server.ip, server.ip6] {
+        for from in [&far.place, &near.place, &host, &other, &past] {
+            assert_eq!(canary(from, to, 8080, "0"), "refused", "{to} {from:?}");
+        }
+        assert_eq!(canary(&far.place, to, 8080, MPTCP), "refused");
+    }
+    // A listener of the agent's own on the pod's address.
+    let listeners = server.place.run("ss", &["-Hltn"]).unwrap();
+    let own = format!("{}:", server.ip);
+    let listener = listeners.split_whitespace().find_map(|word| word.strip_prefix(&own)).unwrap();
+    assert_eq!(canary(&far.place, server.ip, listener.parse().unwrap(), "0"), "refused");
+    // Whoever is captured gets in, by both families, and the pod itself does.
+    for to in [format!("{}", server.ip), format!("[{}]", server.ip6)] {
+        let url = format!("http://{to}:8080/");
+        assert_eq!(house.curl(&url), "canary-of-lark\n");
+        assert_eq!(server.place.run("curl", &["-sS", "--max-time", "20", &url]).unwrap(), "canary-of-lark\n");
+    }
+    assert!(!nginx.access_log().contains("/canary-of-lark"), "{}", nginx.access_log());
+    assert_eq!(wire.count("canary-of-lark").unwrap(), 0);
+
+    let log = house.two.process.log();
+    let ends = |source: &Pod| format!("src.workload=\"{}\"", source.name);
+    for (reason, source) in [
+        ("plaintext_uncaptured", Some(&far)),
+        ("plaintext_uncaptured", Some(&near)),
+        ("plaintext_past_hooks", Some(&client)),
+        ("plaintext_host", None),
+        ("listener_from_outside", Some(&far)),
+    ] {
+        let said = log.lines().any(|line| {
+            line.contains(&format!("reason=\"{reason}\""))
+                && line.contains("dst.workload=\"server\"")
+                && source.is_none_or(|source| line.contains(&ends(source)))
+        });
+        assert!(said, "{reason} {source:?}\n{log}");
+    }
+    let edges = house.two.table(&["edges"]).unwrap();
+    assert!(edges.contains("⊘") && edges.contains("plaintext_uncaptured"), "{edges}");
+    let counted = house.two.kernel_counter("plaintext_refused").unwrap();
+    assert!(counted >= 12, "{counted}");
+    assert_eq!(house.two.kernel_counter("listener_refused").unwrap(), 1);
+    let metrics = format!("http://{}:15020/metrics", house.nodes.1.ip);
+    let metrics = house.nodes.1.place.run("curl", &["-s", &metrics]).unwrap();
+    assert!(
+        metrics.contains("reason=\"plaintext_past_hooks\"") && metrics.contains("reason=\"plaintext_host\"")
+    );
+
+    // A port may be exempt, and is nothing else's; and strict may end.
+    let strict = json!({ "lark.mesh/mtls": "strict" });
+    house.marked(&server, &strict, &json!({ "lark.mesh/mtls-ports": "8080=permissive" }));
+    eventually(Duration::from_secs(20), "the port is exempt", || {
+        Ok(canary(&far.place, server.ip, 8080, "0") == "bytes")
+    })
+    .unwrap_or_else(|e| panic!("{e:#}\n{}", house.logs()));
+    assert_eq!(canary(&far.place, server.ip, listener.parse().unwrap(), "0"), "refused");
+    let workloads = house.two.table(&["workloads"]).unwrap();
+    assert!(workloads.contains("strict, 8080=permissive"), "{workloads}");
+}
+
+#[test]
+fn probes_pass_by_the_kubelets_cgroup_and_nobody_passes_for_them() {
+    let mut house = House::with(&[]);
+    let server = house.server.clone();
+    let (kubelet, host) = (house.host(false, "kubelet"), house.host(false, "host"));
+    let near = house.plain(false, "near");
+    house.two.process.stop().unwrap();
+    let flag = format!("--kubelet-cgroup={}", kubelet.cgroup.display());
+    house.two =
+        Agent::start_with(&house.bed, &house.nodes.1, &house.controller, &house.mesh, &[flag]).unwrap();
+    house.capture();
+    let _nginx = Nginx::start(&house.bed, &server).unwrap();
+    house.strict(&server);
+    // A node port, masqueraded as kube-proxy does it.
+    let node = house.nodes.1.clone();
+    let rules = format!(
+        "table ip lark {{ chain in {{ type nat hook prerouting priority dstnat; ip daddr {} tcp dport 30080 dnat to {}:8080; }};\n\
+         chain out {{ type nat hook postrouting priority srcnat; ip daddr {} tcp dport 8080 masquerade; }}; }}",
+        node.ip, server.ip, server.ip
+    );
+    node.place.run("nft", &[&rules]).unwrap();
+    for to in [server.ip, server.ip6] {
+        // HTTP, and TCP as far as its handshake.
+        let url = if to.is_ipv6() { format!("http://[{to}]:8080/") } else { format!("http://{to}:8080/") };
+        assert_eq!(kubelet.run("curl", &["-sS", "--max-time", "20", &url]).unwrap(), "canary-of-lark\n");
+        assert_eq!(canary(&kubelet, to, 8080, "0"), "bytes");
+        for from in [&host, &near.place] {
+            assert_eq!(canary(from, to, 8080, "0"), "refused");
+        }
+    }
+    assert_eq!(canary(&near.place, node.ip, 30080, "0"), "refused", "a node port passed for a probe");
+    assert_eq!(house.two.kernel_counter("probe_passed").unwrap(), 4);
+    let log = house.two.process.log();
+    // The node's end of the pods' bridge, which discovery does not list.
+    assert!(log.contains("reason=\"plaintext_outside\""), "{log}");
+    House::checks(&house.two).unwrap();
+}
+
+#[test]
+fn what_is_older_than_strict_is_listed_and_ended_and_mtls_goes_on() {
+    let mut house = House::captured();
+    let (client, server) = (house.client.clone(), house.server.clone());
+    let far = house.plain(true, "far");
+    let _nginx = Nginx::start(&house.bed, &server).unwrap();
+    let held = |from: &Pod| {
+        let script = "import socket, sys\n\
+            s = socket.create_connection((sys.argv[1], 8080), 20)\n\
+            s.sendall(b'GET / HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n'); s.recv(4096)\n\
+            print('open', flush=True)\n\
+            s.settimeout(None)\n\
+            try: print('end', s.recv(4096), flush=True)\n\
+            except ConnectionResetError: print('reset', flush=True)\n";
+        let mut command = from.place.command("python3");
+        command.args(["-c", script, &server.ip.to_string()]);
+        let log = house.bed.directory().join(format!("held-{}.log", from.name));
+        let held: Running = from.place.start(command, &log).unwrap();
+        eventually(Duration::from_secs(20), "it is open", || Ok(held.log().contains("open"))).unwrap();
+        held
+    };
+    let (plain, secured) = (held(&far), held(&client));
+    eventually(Duration::from_secs(20), "the plaintext one is listed", || {
+        let connections = house.two.table(&["connections"])?;
+        Ok(connections.lines().any(|line| line.contains("shop/far") && line.contains("plaintext")))
+    })
+    .unwrap_or_else(|e| panic!("{e:#}\n{}", house.two.table(&["connections"]).unwrap()));
+    house.strict(&server);
+    eventually(Duration::from_secs(20), "the plaintext one is ended", || Ok(plain.log().contains("reset")))
+        .unwrap_or_else(|e| panic!("{e:#}\n{}", house.logs()));
+    eventually(Duration::from_secs(20), "it is listed no more", || {
+        Ok(!house.two.table(&["connections"])?.contains("✗ plaintext"))
+    })
+    .unwrap();
+    let log = house.two.process.log();
+    assert!(log.contains("older than strict: ended") && log.contains(&format!("peer={}:", far.ip)), "{log}");
+    assert!(!secured.log().contains("reset") && !secured.log().contains("end"), "{}", secured.log());
+}
+
+#[test]
+fn what_is_unknown_in_the_cluster_waits_and_is_refused() {
+    let mut record =
+        Record::of("a strict pod dials a destination of the cluster that discovery lacks").unwrap();
+    let mut house = House::captured();
+    let (client, server) = (house.client.clone(), house.server.clone());
+    let node = house.nodes.1.clone();
+    let unknown = house.bed.pod(&node, "unknown").unwrap();
+    let plain = house.plain(false, "plain");
+    let _servers = [&unknown, &plain, &server].map(|pod| Nginx::start(&house.bed, pod).unwrap());
+    house.strict(&client);
+    let wire = Wire::listen(&house.bed).unwrap();
+    for to in [unknown.ip, unknown.ip6] {
+        let fate = canary(&client.place, to, 8080, "0");
+        assert_eq!(fate, "reset", "{}", house.logs());
+        record.injected(1);
+    }
+    assert_eq!(house.one.kernel_counter("unknown_taken").unwrap(), 2);
+    let log = house.one.process.log();
+    assert_eq!(log.matches("reason=\"destination_unknown\"").count(), 2, "{log}");
+    assert_eq!(canary(&client.place, server.ip, 8080, "0"), "bytes");
+    assert_eq!(wire.count("canary-of-lark").unwrap(), 0);
+    let trace = |to: IpAddr| {
+        house.one.table(&["trace", "--from", "shop/client", "--to", &format!("{to}:8080")]).unwrap()
+    };
+    assert!(trace(unknown.ip).contains("destination_unknown"), "{}", trace(unknown.ip));
+    // Whom discovery knows and nobody captures is dialled as ever: what a pod dials outside the mesh is not
+    // strict's to forbid. So is the host of a node.
+    assert_eq!(canary(&client.place, plain.ip, 8080, "0"), "bytes");
+    assert!(trace(plain.ip).contains("passthrough"), "{}", trace(plain.ip));
+    // Once discovery knows it, it is like any other.
+    house.mesh.replace(&[], std::slice::from_ref(&unknown), "unknown").unwrap();
+    house.two.wait_captured(2).unwrap();
+    eventually(Duration::from_secs(20), "it is reached", || {
+        Ok(canary(&client.place, unknown.ip, 8080, "0") == "bytes")
+    })
+    .unwrap_or_else(|e| panic!("{e:#}\n{}", house.logs()));
+    record
+        .write("2 of 2 reset for destination_unknown, canary 0 times on the wire; mTLS once discovery has it")
+        .unwrap();
+}
+
+#[test]
+fn pods_of_a_dead_agent_stay_closed_in_both_directions() {
+    let mut record = Record::of("own agent of strict pods killed").unwrap();
+    let mut house = House::captured();
+    let (client, server) = (house.client.clone(), house.server.clone());
+    let far = house.plain(true, "far");
+    let _near = Nginx::start(&house.bed, &client).unwrap();
+    let _far = Nginx::start(&house.bed, &server).unwrap();
+    house.strict(&client);
+    assert_eq!(canary(&client.place, server.ip, 8080, "0"), "bytes");
+    let wire = Wire::listen(&house.bed).unwrap();
+    house.one.process.kill();
+    record.injected(1);
+    // Longer than the heartbeat is waited for.
+    for _ in 0..15 {
+        assert_eq!(canary(&client.place, server.ip, 8080, "0"), "refused");
+        assert_eq!(canary(&far.place, client.ip, 8080, "0"), "refused");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    house.one = Agent::start(&house.bed, &house.nodes.0, &house.controller, &house.mesh).unwrap();
+    house.one.wait_captured(2).unwrap();
+    let down = house.one.kernel_counter("agent_down_refused").unwrap();
+    assert!(down > 0);
+    assert_eq!(canary(&client.place, server.ip, 8080, "0"), "bytes");
+    assert_eq!(canary(&far.place, client.ip, 8080, "0"), "refused");
+    assert_eq!(wire.count("canary-of-lark").unwrap(), 0);
+    record
+        .write(format!(
+            "30 of 30 refused, {down} of them counted for the dead agent, canary 0 times on the wire; mTLS again by the next agent"
+        ))
+        .unwrap();
+}
+
+#[test]
+fn a_pod_without_a_certificate_is_closed_in_both_directions() {
+    let mut record = Record::of("no SVID yet: the CA is away when a strict pod is to be captured").unwrap();
+    let mut house = House::captured();
+    let server = house.server.clone();
+    let node = house.nodes.0.clone();
+    let far = house.plain(false, "far");
+    let late = house.bed.pod(&node, "late").unwrap();
+    let _far = Nginx::start(&house.bed, &server).unwrap();
+    let _late = Nginx::start(&house.bed, &late).unwrap();
+    house.controller.process.stop().unwrap();
+    let wire = Wire::listen(&house.bed).unwrap();
+    house.add(&late, &json!({ "lark.mesh/mtls": "strict" }));
+    record.injected(1);
+    eventually(Duration::from_secs(20), "it is pending", || {
+        Ok(house.one.table(&["workloads"])?.contains("pending"))
+    })
+    .unwrap_or_else(|e| panic!("{e:#}\n{}", house.logs()));
+    for _ in 0..5 {
+        assert_eq!(canary(&late.place, server.ip, 8080, "0"), "refused");
+        assert_eq!(canary(&far.place, late.ip, 8080, "0"), "refused");
+    }
+    assert_eq!(house.one.kernel_counter("pending_refused").unwrap(), 5);
+    assert!(House::checks(&house.one).is_err_and(|said| said.contains("a strict pod takes no plaintext")));
+    assert_eq!(wire.count("canary-of-lark").unwrap(), 0);
+    let nodes = [&house.nodes.0, &house.nodes.1];
+    house.controller = Controller::start(&house.bed, &house.nodes.0, &nodes, &house.mesh).unwrap();
+    house.one.wait_captured(3).unwrap();
+    assert_eq!(canary(&late.place, server.ip, 8080, "0"), "bytes");
+    assert_eq!(canary(&far.place, late.ip, 8080, "0"), "refused");
+    record.write("pending; 10 of 10 refused, canary 0 times on the wire; mTLS once the CA was back").unwrap();
+}
