@@ -100,8 +100,15 @@ impl Guards {
         link::attach(program, PROBE_PROGRAM, Hook::SockOps.attach_type(), cgroup, cgroup_id, &pin)
     }
 
-    pub(crate) fn detach_probes(&self) -> Result<(), AttachError> {
-        link::remove(&self.probes_pin())
+    /// What was recorded goes too, for nobody would see its sockets close.
+    pub(crate) fn detach_probes(&mut self) -> Result<(), AttachError> {
+        link::remove(&self.probes_pin())?;
+        let recorded: Vec<Tuple> = self.passes.keys().filter_map(Result::ok).collect();
+        for tuple in recorded {
+            // Gone already is as good as removed.
+            let _ = self.passes.remove(&tuple);
+        }
+        Ok(())
     }
 
     fn probes_pin(&self) -> PathBuf {

@@ -171,9 +171,8 @@ impl Kernel {
                 .map_err(|source| AttachError::Entry { pod: name.to_owned(), source })
         });
         if written.is_err() && fresh {
-            // The first error is the one to tell. A guard stays: it has nothing to do with this.
-            let _ = self.release_hooks(&directory);
-            let _ = std::fs::remove_dir(&directory);
+            // The first error is the one to tell.
+            let _ = self.release(name);
         }
         written
     }
@@ -199,7 +198,7 @@ impl Kernel {
         self.pods.get(key, 0).map_err(MapError::of("POD"))
     }
 
-    /// Detaches a pod's hooks, those that redirect first.
+    /// Detaches a pod's hooks, those that redirect first. A guard stays: it has nothing to do with them.
     ///
     /// # Errors
     /// When a pin cannot be removed.
@@ -214,13 +213,17 @@ impl Kernel {
     pub fn release_pinned(&mut self, directory: &str) -> Result<(), AttachError> {
         let directory = self.root.join("pods").join(directory);
         self.release_hooks(&directory)?;
-        guard::detach(&directory)?;
-        match std::fs::remove_dir(&directory) {
-            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-                Err(AttachError::Pin { path: directory, source })
-            }
-            _ => Ok(()),
-        }
+        remove_empty(directory)
+    }
+
+    /// Detaches everything of a pod that is not wanted any more, its guard too, by the name of the pins'
+    /// directory.
+    ///
+    /// # Errors
+    /// When a pin cannot be removed.
+    pub fn forget_pinned(&mut self, directory: &str) -> Result<(), AttachError> {
+        guard::detach(&self.root.join("pods").join(directory))?;
+        self.release_pinned(directory)
     }
 
     fn release_hooks(&self, directory: &Path) -> Result<(), AttachError> {
@@ -246,9 +249,7 @@ impl Kernel {
     pub fn unguard(&mut self, name: &str) -> Result<(), AttachError> {
         let directory = self.pod_directory(name);
         guard::detach(&directory)?;
-        // Not empty while there are hooks; gone already if there never were any.
-        let _ = std::fs::remove_dir(&directory);
-        Ok(())
+        remove_empty(directory)
     }
 
     /// Whether the look-up hook of a pod is attached to the namespace of that inode.
@@ -412,6 +413,17 @@ impl Kernel {
 
     fn pod_directory(&self, name: &str) -> PathBuf {
         self.root.join("pods").join(file_name(name))
+    }
+}
+
+/// Removes a pod's directory, unless there is something in it, or it is gone already.
+fn remove_empty(directory: PathBuf) -> Result<(), AttachError> {
+    use std::io::ErrorKind::{DirectoryNotEmpty, NotFound};
+    match std::fs::remove_dir(&directory) {
+        Err(source) if !matches!(source.kind(), DirectoryNotEmpty | NotFound) => {
+            Err(AttachError::Pin { path: directory, source })
+        }
+        _ => Ok(()),
     }
 }
 

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use lark_abi::PodEntry;
-use lark_bpf::Kernel;
+use lark_bpf::{Kernel, PinnedPod};
 use lark_core::capture::PodState;
 use lark_core::identity::SpiffeId;
 use lark_core::snapshot::{Snapshot, Workload};
@@ -146,21 +146,30 @@ impl Capturer {
             .collect();
         let own: BTreeSet<String> = self.captured.keys().map(|uid| lark_bpf::file_name(uid)).collect();
         for pinned in kernel.pinned().into_iter().filter(|p| !own.contains(&p.name)) {
-            if !wanted.contains(&pinned.name) || pinned.is_severed() {
-                if let Err(error) = kernel.release_pinned(&pinned.name) {
-                    tracing::error!(pod = pinned.name, %error, "what an earlier agent left cannot be removed");
-                }
+            let removed = if !wanted.contains(&pinned.name) {
+                kernel.forget_pinned(&pinned.name)
+            } else if pinned.is_severed() {
+                // Whether it is guarded still is another matter.
+                kernel.release_pinned(&pinned.name)
+            } else {
+                Self::deactivate(&mut kernel, &pinned);
                 continue;
+            };
+            if let Err(error) = removed {
+                tracing::error!(pod = pinned.name, %error, "what an earlier agent left cannot be removed");
             }
-            let Some(cgroup) = pinned.links.first().and_then(|l| l.cgroup_id) else { continue };
-            // What was strict stays so: refused, and not left alone.
-            let before = kernel.entry(cgroup).unwrap_or_default();
-            let flags = before.flags & PodEntry::STRICT;
-            let entry =
-                PodEntry { flags, own_v4: before.own_v4, own_v6: before.own_v6, ..PodEntry::default() };
-            if let Err(error) = kernel.update(cgroup, entry) {
-                tracing::error!(pod = pinned.name, %error, "an earlier agent's entry cannot be reset");
-            }
+        }
+    }
+
+    /// Lets a pod's entry lead nowhere.
+    fn deactivate(kernel: &mut Kernel, pinned: &PinnedPod) {
+        let Some(cgroup) = pinned.links.first().and_then(|l| l.cgroup_id) else { return };
+        // What was strict stays so: refused, and not left alone.
+        let before = kernel.entry(cgroup).unwrap_or_default();
+        let flags = before.flags & PodEntry::STRICT;
+        let entry = PodEntry { flags, own_v4: before.own_v4, own_v6: before.own_v6, ..PodEntry::default() };
+        if let Err(error) = kernel.update(cgroup, entry) {
+            tracing::error!(pod = pinned.name, %error, "an earlier agent's entry cannot be reset");
         }
     }
 
@@ -333,8 +342,14 @@ impl Capturer {
         if self.held.contains(&workload.uid) {
             return Ok(());
         }
-        let entry = PodEntry { flags: PodEntry::STRICT, ..listeners::own_addresses(&workload.addresses) };
-        locked(&self.kernel)
+        let mut kernel = locked(&self.kernel);
+        let entry = match kernel.entry(cgroup.id()) {
+            // Another agent's, which may still run: it carries the pod until this one captures it.
+            Ok(entry) if entry.flags & PodEntry::ACTIVE != 0 => entry,
+            _ => listeners::own_addresses(&workload.addresses),
+        };
+        let entry = PodEntry { flags: entry.flags | PodEntry::STRICT, ..entry };
+        kernel
             .capture(&workload.uid, cgroup.as_fd(), cgroup.id(), entry)
             .map_err(|error| error.to_string())?;
         self.held.insert(workload.uid.clone());
@@ -383,7 +398,12 @@ impl Capturer {
         captured.pod.set_hooks_live(false);
         self.pods.remove(uid);
         let kernel = &mut *locked(&self.kernel);
-        if !keeps_hooks && let Err(error) = kernel.release(uid) {
+        if keeps_hooks {
+            let entry =
+                PodEntry { flags: PodEntry::STRICT, ..listeners::own_addresses(&captured.pod.addresses) };
+            // One whose cgroup is gone has no entry, and nobody who dials.
+            let _ = kernel.update(captured.pod.cgroup.id(), entry);
+        } else if let Err(error) = kernel.release(uid) {
             tracing::error!(pod = captured.pod.name, %error, "pins cannot be removed");
         }
         self.inputs.to_worker.unlisten(uid);

@@ -54,6 +54,8 @@ struct Guarded {
     number: u32,
     mode: Mode,
     swept_until: Instant,
+    /// Open connections that are older than strict and could not be ended.
+    stay: usize,
     /// Whether the hook is this agent's program, and not that of one before.
     is_ours: bool,
 }
@@ -83,7 +85,9 @@ impl Strict {
             probes: None,
             ranges_of: None,
             is_first: true,
-            next: 1,
+            // Numbers differ from those of an agent before: while this one writes its own over them, nobody
+            // is taken for another.
+            next: std::process::id() << 10 | 1,
         }
     }
 
@@ -133,6 +137,7 @@ impl Strict {
             number: known.map_or(self.next, |guarded| guarded.number),
             mode: workload.mode.clone(),
             swept_until: Instant::now() + SWEPT,
+            stay: known.map_or(0, |guarded| guarded.stay),
             is_ours: known.is_some_and(|guarded| guarded.is_ours),
         };
         if self.guarded.insert(workload.uid.clone(), guarded).is_none() {
@@ -233,7 +238,6 @@ impl Strict {
             );
         }
         let Some(guarded) = self.guarded.get_mut(&workload.uid) else { return GuardReport::default() };
-        let is_swept = Instant::now() < guarded.swept_until;
         let foreign = {
             let mut kernel = locked(&self.kernel);
             if !guarded.is_ours || !kernel.is_guarded(&workload.uid, inode) {
@@ -241,11 +245,20 @@ impl Strict {
                     return failed(error.to_string());
                 }
                 guarded.is_ours = true;
+                guarded.swept_until = Instant::now() + SWEPT;
                 tracing::info!(pod = workload.full_name(), mtls = workload.mode.told(), "takes no plaintext");
             }
             kernel.foreign_lookups(netns.as_fd()).map_or(0, |programs| programs.len())
         };
-        let older = if is_swept { self.sweep(snapshot, workload, &netns) } else { 0 };
+        // What could not be ended is tried for as long as it is there.
+        let older = if Instant::now() < guarded.swept_until || guarded.stay > 0 {
+            self.sweep(snapshot, workload, &netns)
+        } else {
+            0
+        };
+        if let Some(guarded) = self.guarded.get_mut(&workload.uid) {
+            guarded.stay = older;
+        }
         GuardReport { failed: None, foreign, older }
     }
 
