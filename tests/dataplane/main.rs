@@ -17,6 +17,7 @@ mod privileges;
 mod programs;
 mod rotate;
 mod same_node;
+mod second_line;
 mod secrets;
 mod sockets;
 mod standalone;

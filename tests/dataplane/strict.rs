@@ -7,6 +7,7 @@ use lark_testbed::{Agent, Controller, Nginx, Place, Pod, Record, Running, Wire, 
 use serde_json::{Value, json};
 
 use crate::house::House;
+use crate::upgrade::{LOOP, echo, python};
 
 /// Says a canary to whoever takes it, and what became of that. Arguments: address, port, protocol.
 const CANARY: &str = r"
@@ -22,6 +23,7 @@ except ConnectionRefusedError: print('refused')
 except ConnectionResetError: print('reset')
 ";
 const MPTCP: &str = "262";
+const RANGES: [&str; 2] = ["10.77.0.0/16", "fd77::/16"];
 
 fn canary(from: &Place, to: IpAddr, port: u16, protocol: &str) -> String {
     let (to, port) = (to.to_string(), port.to_string());
@@ -30,7 +32,7 @@ fn canary(from: &Place, to: IpAddr, port: u16, protocol: &str) -> String {
 
 impl House {
     /// Makes one pod strict, and waits until its agent has done so.
-    fn strict(&mut self, pod: &Pod) {
+    pub(crate) fn strict(&mut self, pod: &Pod) {
         let own = json!({ "lark.mesh/mtls": "strict" });
         self.marked(pod, &own, &json!({}));
         let agent = if pod.node == "one" { &self.one } else { &self.two };
@@ -42,7 +44,7 @@ impl House {
     }
 
     /// Sets a pod's labels and annotations, in one change.
-    fn marked(&mut self, pod: &Pod, labels: &Value, annotations: &Value) {
+    pub(crate) fn marked(&mut self, pod: &Pod, labels: &Value, annotations: &Value) {
         self.mesh
             .change(|document| {
                 for workload in document["workloads"].as_array_mut().into_iter().flatten() {
@@ -51,13 +53,18 @@ impl House {
                         workload["annotations"] = annotations.clone();
                     }
                 }
-                document["mesh"]["clusterRanges"] = json!(["10.77.0.0/16", "fd77::/16"]);
+                document["mesh"]["clusterRanges"] = json!(RANGES);
             })
             .unwrap();
     }
 
+    /// Says which addresses are the cluster's own.
+    pub(crate) fn clustered(&mut self) {
+        self.mesh.change(|document| document["mesh"]["clusterRanges"] = json!(RANGES)).unwrap();
+    }
+
     /// A pod that is not captured, and discovery knows.
-    fn plain(&mut self, on_one: bool, name: &str) -> Pod {
+    pub(crate) fn plain(&mut self, on_one: bool, name: &str) -> Pod {
         let node = if on_one { self.nodes.0.clone() } else { self.nodes.1.clone() };
         let pod = self.bed.pod(&node, name).unwrap();
         self.add(&pod, &json!({ "lark.mesh/capture": "disabled" }));
@@ -65,7 +72,7 @@ impl House {
     }
 
     /// Adds a pod with its labels, in one change.
-    fn add(&mut self, pod: &Pod, labels: &Value) {
+    pub(crate) fn add(&mut self, pod: &Pod, labels: &Value) {
         let workload = json!({
             "namespace": "shop", "name": pod.name, "account": pod.name, "node": pod.node,
             "addresses": [pod.ip, pod.ip6], "labels": labels,
@@ -76,7 +83,7 @@ impl House {
     }
 
     /// A process of a node itself, of no pod.
-    fn host(&mut self, on_one: bool, name: &str) -> Place {
+    pub(crate) fn host(&mut self, on_one: bool, name: &str) -> Place {
         let node = if on_one { self.nodes.0.clone() } else { self.nodes.1.clone() };
         self.bed.host_pod(&node, name).unwrap().place
     }
@@ -187,7 +194,10 @@ fn probes_pass_by_the_kubelets_cgroup_and_nobody_passes_for_them() {
     assert_eq!(house.two.kernel_counter("probe_passed").unwrap(), 4);
     let log = house.two.process.log();
     // The node's end of the pods' bridge, which discovery does not list.
-    assert!(log.contains("reason=\"plaintext_outside\""), "{log}");
+    let bridge = |line: &str| {
+        line.contains("reason=\"plaintext_host\"") && line.contains("is an address of this node's host")
+    };
+    assert!(log.lines().any(bridge) && !log.contains("reason=\"plaintext_outside\""), "{log}");
     House::checks(&house.two).unwrap();
 }
 
@@ -336,4 +346,57 @@ fn a_pod_without_a_certificate_is_closed_in_both_directions() {
     assert_eq!(canary(&late.place, server.ip, 8080, "0"), "bytes");
     assert_eq!(canary(&far.place, late.ip, 8080, "0"), "refused");
     record.write("pending; 10 of 10 refused, canary 0 times on the wire; mTLS once the CA was back").unwrap();
+}
+
+/// Says the canary to whoever takes it, again and again, until a file is there; counts what became of that.
+const KNOCKS: &str = r"
+import collections, os, socket, sys, time
+seen = collections.Counter()
+while not os.path.exists(sys.argv[2]):
+    s = socket.socket(); s.settimeout(20)
+    try:
+        s.connect((sys.argv[1], 8080))
+        s.sendall(b'GET /canary-of-lark HTTP/1.0\r\n\r\n')
+        seen['bytes' if s.recv(1) else 'end'] += 1
+    except ConnectionRefusedError: seen['refused'] += 1
+    except OSError as error: seen[repr(error)] += 1
+    s.close()
+    time.sleep(0.002)
+print(dict(seen), flush=True)
+";
+
+#[test]
+fn no_kill_or_upgrade_of_its_agent_opens_a_strict_pod_and_an_upgrade_refuses_it_nothing() {
+    let mut house = House::captured();
+    let client = house.client.clone();
+    let far = house.plain(true, "far");
+    let nginx = Nginx::start(&house.bed, &client).unwrap();
+    let _server = echo(&house);
+    house.strict(&client);
+    let (stop, enough) = (house.bed.directory().join("stop"), house.bed.directory().join("enough"));
+    let mut knocks = far.place.command("python3");
+    knocks.args(["-c", KNOCKS, &client.ip.to_string()]).arg(&stop);
+    let mut knocks = far.place.start(knocks, &house.bed.directory().join("knocks.log")).unwrap();
+    let to = house.server.ip.to_string();
+    let mut secured = python(&house, "secured.log", LOOP, &[&to, enough.to_str().unwrap()]);
+    for _ in 0..3 {
+        house.one.upgrade(&house.bed, &house.controller, &house.mesh).unwrap();
+    }
+    std::fs::write(&enough, "").unwrap();
+    eventually(Duration::from_secs(30), "the captured client ends", || Ok(!secured.is_running())).unwrap();
+    let said = secured.log();
+    assert!(said.contains("good") && !said.contains("bad"), "{said}\n{}", house.logs());
+    assert_eq!(house.one.kernel_counter("pending_refused").unwrap(), 0);
+    for _ in 0..2 {
+        house.one.process.kill();
+        house.one = Agent::start(&house.bed, &house.nodes.0, &house.controller, &house.mesh).unwrap();
+        house.one.wait_captured(2).unwrap();
+    }
+    std::fs::write(&stop, "").unwrap();
+    eventually(Duration::from_secs(30), "whoever knocks ends", || Ok(!knocks.is_running())).unwrap();
+    let seen = knocks.log();
+    let refused = seen.trim().strip_prefix("{'refused': ").and_then(|rest| rest.strip_suffix('}'));
+    let refused: u64 = refused.and_then(|n| n.parse().ok()).unwrap_or_else(|| panic!("{seen}"));
+    assert!(refused > 100, "{seen}");
+    assert!(!nginx.access_log().contains("/canary-of-lark"), "{}", nginx.access_log());
 }

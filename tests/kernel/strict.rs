@@ -301,3 +301,179 @@ fn a_strict_pod_dials_nothing_of_the_cluster_in_plaintext() {
     room.kernel.update(id, strict(PodEntry::ACTIVE | PodEntry::STRICT)).unwrap();
     assert!(room.as_pod(|| dial(server.local_addr().unwrap())).is_ok());
 }
+
+/// Sends a TCP segment by hand, with a raw socket or a packet socket.
+const FORGES: &str = r"
+import socket, struct, sys
+kind, own, to, flags, body = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), sys.argv[5].encode()
+tcp = struct.pack('!HHIIBBHHH', 40000, 80, 1, 1, 5 << 4, flags, 65535, 0, 0) + body
+ip = struct.pack('!BBHHHBBH', 0x45, 0, 20 + len(tcp), 7, 0, 64, 6, 0)
+ip += socket.inet_aton(own) + socket.inet_aton(to)
+if kind == 'raw':
+    s = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+    s.sendto(ip + tcp, (to, 0))
+else:
+    ethertype = int(kind, 16)
+    s = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0)
+    s.sendto(ip + tcp, ('wire', ethertype, 0, 0, b'\xff' * 6))
+";
+
+fn forge(kind: &str, to: &str, flags: u8, body: &str) {
+    let flags = flags.to_string();
+    let status = std::process::Command::new("python3")
+        .args(["-c", FORGES, kind, POD_IP, to, &flags, body])
+        .status()
+        .unwrap();
+    assert!(status.success(), "{kind} {to}");
+}
+
+/// The second line, on the far end of the room's wire; returns the index of its interface.
+fn second_line(kernel: &mut Kernel, far: &Far) -> u32 {
+    far.run(|| {
+        let interfaces = lark_sys::links::interfaces().unwrap();
+        let index = interfaces.iter().find(|i| i.name == "far").unwrap().index;
+        kernel.second_line("pod.one", &[index]).unwrap();
+        assert!(kernel.has_second_line("pod.one", &[index]));
+        index
+    })
+}
+
+#[test]
+fn the_second_line_drops_what_came_past_the_hooks_and_tells_it_by_its_sender() {
+    const SYN: u8 = 0x02;
+    const RST: u8 = 0x04;
+    const DATA: u8 = 0x18;
+    let mut room = Room::new();
+    let far = Far::new(&room);
+    let ranges = [(address("10.88.0.0", 0).ip(), 16), (address("fd88::", 0).ip(), 16)];
+    room.kernel.guards().sync_ranges(ranges).unwrap();
+    guard(&mut room, &[]);
+    let interface = second_line(&mut room.kernel, &far);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mut refusals = runtime.block_on(async { room.kernel.refusals() }).unwrap();
+    let patience = Duration::from_millis(100);
+    let socket = |to: SocketAddr, device: Option<&[u8]>| {
+        let socket = Socket::new(Domain::for_address(to), Type::STREAM, None).unwrap();
+        socket.bind_device(device).unwrap();
+        socket.connect_timeout(&to.into(), patience).unwrap_err().kind()
+    };
+    // Of the test's own cgroup, so past the pod's hooks.
+    for to in [FAR, FAR6] {
+        assert_eq!(socket(address(to, 80), None), ErrorKind::TimedOut);
+        assert_eq!(socket(address(to, 80), Some(b"wire")), ErrorKind::TimedOut);
+    }
+    for kind in ["raw", "0800"] {
+        forge(kind, FAR, SYN, "");
+        forge(kind, FAR, DATA, "canary");
+        // Neither opens a connection nor carries a byte.
+        forge(kind, FAR, RST, "");
+    }
+    // No kind of frame that a kernel sends.
+    forge("88b5", FAR, SYN, "canary");
+    for (counter, count) in [
+        (Counter::PastHookSocket, 2),
+        (Counter::PastHookDevice, 2),
+        (Counter::PastHookRaw, 2),
+        (Counter::PastHookPacket, 3),
+        (Counter::PastHookForwarded, 0),
+    ] {
+        assert_eq!(room.counter(counter), count, "{counter:?}");
+    }
+    let told = runtime.block_on(async {
+        let mut told = std::collections::BTreeSet::new();
+        while let Ok(Ok(refused)) = tokio::time::timeout(Duration::from_millis(100), refusals.next()).await {
+            assert_eq!(refused.interface, interface);
+            let to = socket_address(refused.destination, refused.destination_port);
+            told.insert((refused.counter, to));
+        }
+        told
+    });
+    for (counter, to) in [
+        (Counter::PastHookSocket, address(FAR, 80)),
+        (Counter::PastHookSocket, address(FAR6, 80)),
+        (Counter::PastHookDevice, address(FAR, 80)),
+        (Counter::PastHookRaw, address(FAR, 80)),
+        (Counter::PastHookPacket, address(FAR, 80)),
+    ] {
+        assert!(told.contains(&(counter.index(), to)), "{counter:?} {to}");
+    }
+    // Outside of the ranges nothing is asked.
+    room.kernel.guards().sync_ranges([]).unwrap();
+    let server = far.run(|| TcpListener::bind(address(FAR, 0)).unwrap());
+    let mut client = dial(server.local_addr().unwrap()).unwrap();
+    let (mut accepted, _) = server.accept().unwrap();
+    exchange(&mut client, &mut accepted);
+    // But a mesh destination is, as far as opening goes; what was open goes on.
+    room.mesh(&[(FAR, 0)]);
+    assert_eq!(socket(server.local_addr().unwrap(), None), ErrorKind::TimedOut);
+    exchange(&mut client, &mut accepted);
+}
+
+#[test]
+fn the_second_line_lets_out_what_the_agent_dials_and_what_is_answered() {
+    let mut room = Room::new();
+    let far = Far::new(&room);
+    let kubelet = room.cgroup("kubelet");
+    room.kernel.attach_probes(kubelet.as_fd(), kubelet.id()).unwrap();
+    let ranges = [(address("10.88.0.0", 0).ip(), 16), (address("fd88::", 0).ip(), 16)];
+    room.kernel.guards().sync_ranges(ranges).unwrap();
+    second_line(&mut room.kernel, &far);
+    for (own, other) in ADDRESSES {
+        let application = application(&room, own);
+        let to = application.local_addr().unwrap();
+        guard(&mut room, &[(to.port(), Guard::PASS)]);
+        // An exempt port answers whoever dials.
+        let mut client = far.run(|| dial(to).unwrap());
+        exchange(&mut client, &mut application.accept().unwrap().0);
+        guard(&mut room, &[]);
+        // A refusal is told at once, and a probe is answered.
+        assert!(is_refused(far.run(|| dial(to))));
+        let mut probe = room.inside(kubelet.path(), || far.run(|| dial(to).unwrap()));
+        exchange(&mut probe, &mut application.accept().unwrap().0);
+        // The agent dials for the pod.
+        let server = far.run(|| TcpListener::bind(address(other, 0)).unwrap());
+        let mut client = room.as_agent(|| dial(server.local_addr().unwrap()).unwrap());
+        let (mut accepted, _) = server.accept().unwrap();
+        exchange(&mut client, &mut accepted);
+        assert_eq!(room.kernel.guards().passes(), 2);
+        drop((probe, client, accepted));
+        lark_testbed::eventually(
+            Duration::from_secs(10),
+            "nothing that was vouched for is left over",
+            || Ok(room.kernel.guards().passes() == 0),
+        )
+        .unwrap();
+    }
+    for counter in [Counter::PastHookSocket, Counter::PastHookForwarded] {
+        assert_eq!(room.counter(counter), 0, "{counter:?}");
+    }
+}
+
+#[test]
+fn a_second_line_outlives_its_agent_is_taken_over_and_goes_with_its_interface() {
+    let mut room = Room::new();
+    let far = Far::new(&room);
+    room.kernel.guards().sync_ranges([(address("10.88.0.0", 0).ip(), 16)]).unwrap();
+    guard(&mut room, &[]);
+    let interface = second_line(&mut room.kernel, &far);
+    let guards = |kernel: &Kernel| kernel.pinned().first().map(|pod| pod.guards.clone()).unwrap_or_default();
+    let before = guards(&room.kernel);
+    assert_eq!(before.len(), 2, "{before:?}");
+    let mut second = Kernel::open(&config(&room.pins)).unwrap();
+    // Whatever it finds of interfaces, it keeps what is there.
+    far.run(|| second.second_line("pod.one", &[]).unwrap());
+    let after = guards(&second);
+    let tcx = |links: &[lark_bpf::LinkState]| {
+        links.iter().find(|l| l.interface == Some(interface)).map(|l| (l.link_id, l.program_id)).unwrap()
+    };
+    assert_eq!(tcx(&before).0, tcx(&after).0);
+    assert_ne!(tcx(&before).1, tcx(&after).1);
+    forge("raw", FAR, 0x02, "canary");
+    assert_eq!(room.counter(Counter::PastHookRaw), 1);
+    assert!(std::process::Command::new("ip").args(["link", "del", "wire"]).status().unwrap().success());
+    assert!(!second.has_second_line("pod.one", &[interface]));
+    far.run(|| second.second_line("pod.one", &[]).unwrap());
+    assert_eq!(guards(&second).len(), 1);
+    second.unguard("pod.one").unwrap();
+    assert_eq!(second.pinned(), vec![]);
+}

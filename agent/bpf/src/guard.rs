@@ -1,9 +1,9 @@
 //! What keeps plaintext from strict pods: the look-up hook in their namespaces, what it admits, the cluster's
 //! own ranges, and what is refused, as it happens.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
@@ -13,8 +13,10 @@ use lark_abi::entry::RangeData;
 use lark_abi::{Address, DestinationKey, Guard, Pass, Refused, Tuple};
 use tokio::io::unix::AsyncFd;
 
-use crate::hook::{Hook, LOOKUP_ATTACH, LOOKUP_PIN, LOOKUP_PROGRAM, PROBE_PROGRAM};
-use crate::link::{self, AttachError};
+use crate::hook::{
+    Hook, LEAVE_ATTACH, LEAVE_PROGRAM, LOOKUP_ATTACH, LOOKUP_PIN, LOOKUP_PROGRAM, PROBE_PROGRAM,
+};
+use crate::link::{self, AttachError, LinkState};
 use crate::load::{self, MapError};
 use crate::mirror::{Mirror, Synced};
 use crate::syscall;
@@ -187,6 +189,7 @@ fn parse(bytes: &[u8]) -> Option<Refused> {
         source_port: half(32)?,
         destination_port: half(34)?,
         counter: word(36)?,
+        interface: word(40)?,
     })
 }
 
@@ -195,6 +198,69 @@ pub(crate) fn is_attached(pod: &Path, inode: u64) -> bool {
     link::pinned_netns(&pod.join(LOOKUP_PIN)) == Some(inode)
 }
 
+/// Detaches the look-up hook and the second line.
 pub(crate) fn detach(pod: &Path) -> Result<(), AttachError> {
-    link::remove(&pod.join(LOOKUP_PIN))
+    link::remove(&pod.join(LOOKUP_PIN))?;
+    detach_second_line(pod)
+}
+
+/// Puts the second line on these interfaces of the host too, and takes over where it is already. It stays on
+/// each for as long as that is there: a pod whose interface cannot be found any more may have hidden it.
+pub(crate) fn attach_second_line(
+    program: BorrowedFd<'_>,
+    pod: &Path,
+    interfaces: &[u32],
+) -> Result<(), AttachError> {
+    let mut wanted: BTreeSet<u32> = interfaces.iter().copied().collect();
+    for pin in second_pins(pod) {
+        match link::pinned_interface(&pin) {
+            Some(interface) => drop(wanted.insert(interface)),
+            None => link::remove(&pin)?,
+        }
+    }
+    wanted.into_iter().try_for_each(|interface| {
+        let pin = second_pin(pod, interface);
+        link::attach_interface(program, LEAVE_PROGRAM, LEAVE_ATTACH, interface, &pin)
+    })
+}
+
+/// Whether the second line is on all of these interfaces.
+pub(crate) fn has_second_line(pod: &Path, interfaces: &[u32]) -> bool {
+    interfaces
+        .iter()
+        .all(|interface| link::pinned_interface(&second_pin(pod, *interface)) == Some(*interface))
+}
+
+/// Detaches the second line.
+pub(crate) fn detach_second_line(pod: &Path) -> Result<(), AttachError> {
+    second_pins(pod).iter().try_for_each(|pin| link::remove(pin))
+}
+
+fn second_pins(pod: &Path) -> Vec<PathBuf> {
+    names(pod).filter(|name| name.starts_with(SECOND_PIN)).map(|name| pod.join(name)).collect()
+}
+
+fn names(pod: &Path) -> impl Iterator<Item = String> {
+    let entries = std::fs::read_dir(pod).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().into_string().ok())
+}
+
+/// The links that guard a pod, by what the kernel says of them.
+pub(crate) fn pinned(pod: &Path) -> Vec<LinkState> {
+    let mut guards: Vec<LinkState> = names(pod)
+        .filter(|name| name == LOOKUP_PIN || name.starts_with(SECOND_PIN))
+        .filter_map(|name| {
+            let link = syscall::open_pin(&pod.join(&name)).ok()?;
+            link::state(link.as_fd(), &name).ok()
+        })
+        .collect();
+    guards.sort_by(|a, b| a.hook.cmp(&b.hook));
+    guards
+}
+
+/// What the names of the second line's pins begin with.
+const SECOND_PIN: &str = "tcx-";
+
+fn second_pin(pod: &Path, interface: u32) -> PathBuf {
+    pod.join(format!("{SECOND_PIN}{interface}"))
 }

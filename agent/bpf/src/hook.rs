@@ -84,5 +84,9 @@ pub const PROBE_PROGRAM: &str = "lark_probe_sock_ops";
 pub const LOOKUP_PROGRAM: &str = "lark_lookup";
 /// Name of its pin among a pod's.
 pub const LOOKUP_PIN: &str = "sk_lookup";
+/// Name of the program on the host's ends of strict pods' interfaces.
+pub const LEAVE_PROGRAM: &str = "lark_leave";
+/// `BPF_TCX_INGRESS` (Linux 6.6).
+pub const LEAVE_ATTACH: u32 = 46;
 /// `BPF_SK_LOOKUP` (include/uapi/linux/bpf.h).
 pub const LOOKUP_ATTACH: u32 = 36;

@@ -7,11 +7,11 @@ use aya::Ebpf;
 #[expect(deprecated, reason = "the successor is keyed by the current task, not by the attachment")]
 use aya::maps::cgroup_storage::{CgroupStorage, CgroupStorageKey};
 use aya::maps::{Array, HashMap as BpfHashMap, Map, MapData};
-use aya::programs::{CgroupSockAddr, SkLookup, SockOps};
+use aya::programs::{CgroupSockAddr, SchedClassifier, SkLookup, SockOps};
 use lark_abi::{Config, DestinationKey, DestinationValue, Flow, PodEntry, Tuple};
 
 use crate::guard::{self, Guards, Refusals};
-use crate::hook::{AGENT_PROGRAM, Hook, LOOKUP_PROGRAM, PROBE_PROGRAM};
+use crate::hook::{AGENT_PROGRAM, Hook, LEAVE_PROGRAM, LOOKUP_PROGRAM, PROBE_PROGRAM};
 use crate::link::{self, AttachError, LinkState};
 use crate::load::{self, MapError, OpenError};
 use crate::mirror::{Mirror, Synced};
@@ -31,8 +31,10 @@ pub struct KernelConfig {
 pub struct PinnedPod {
     /// Name of its directory (the workload's uid).
     pub name: String,
-    /// Its links as the kernel has them.
+    /// Its hooks' links as the kernel has them.
     pub links: Vec<LinkState>,
+    /// Those of what guards it if it is strict.
+    pub guards: Vec<LinkState>,
 }
 
 impl PinnedPod {
@@ -102,6 +104,8 @@ impl Kernel {
         } else if let Ok(program) = <&CgroupSockAddr>::try_from(program) {
             program.fd()
         } else if let Ok(program) = <&SkLookup>::try_from(program) {
+            program.fd()
+        } else if let Ok(program) = <&SchedClassifier>::try_from(program) {
             program.fd()
         } else {
             return Err(AttachError::NoProgram(name));
@@ -242,7 +246,33 @@ impl Kernel {
         self.guards.attach(self.program(LOOKUP_PROGRAM)?, &directory, netns, inode)
     }
 
-    /// Detaches the look-up hook of a pod.
+    /// Puts a pod's second line on these interfaces of the calling thread's namespace too, and takes over what is
+    /// pinned: what leaves the pod for the cluster past its hooks is dropped there. It stays when this
+    /// agent goes.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn second_line(&mut self, name: &str, interfaces: &[u32]) -> Result<(), AttachError> {
+        let directory = self.pod_directory(name);
+        std::fs::create_dir_all(&directory)
+            .map_err(|source| AttachError::Pin { path: directory.clone(), source })?;
+        guard::attach_second_line(self.program(LEAVE_PROGRAM)?, &directory, interfaces)
+    }
+
+    /// Detaches a pod's second line.
+    ///
+    /// # Errors
+    /// When a pin cannot be removed.
+    pub fn drop_second_line(&mut self, name: &str) -> Result<(), AttachError> {
+        guard::detach_second_line(&self.pod_directory(name))
+    }
+
+    /// Whether a pod's second line is on all of these interfaces.
+    pub fn has_second_line(&self, name: &str, interfaces: &[u32]) -> bool {
+        guard::has_second_line(&self.pod_directory(name), interfaces)
+    }
+
+    /// Detaches the look-up hook and the second line of a pod.
     ///
     /// # Errors
     /// When the pin cannot be removed.
@@ -305,6 +335,7 @@ impl Kernel {
             .map(|entry| PinnedPod {
                 name: entry.file_name().to_string_lossy().into_owned(),
                 links: link::pinned(&entry.path()),
+                guards: guard::pinned(&entry.path()),
             })
             .collect();
         pods.sort_by(|a, b| a.name.cmp(&b.name));

@@ -52,6 +52,10 @@ pub struct LinkState {
     pub program_id: u32,
     /// The cgroup it is attached to; `None` once that is gone.
     pub cgroup_id: Option<u64>,
+    /// Inode of the network namespace it is attached to, if it is of that kind.
+    pub netns: Option<u64>,
+    /// Index of the interface it is attached to, if it is of that kind.
+    pub interface: Option<u32>,
 }
 
 const EPERM_HINT: &str = "; an ancestor cgroup has a program that was attached without BPF_F_ALLOW_MULTI and forbids others (see `bpftool cgroup tree`), or CAP_NET_ADMIN is missing";
@@ -99,6 +103,34 @@ pub(crate) fn attach_netns(
     syscall::pin(fd.as_fd(), pin).map_err(|source| AttachError::Pin { path: pin.to_owned(), source })
 }
 
+/// The same for an interface of the calling thread's namespace, known by its index; before all other programs
+/// there, for one of those may let a packet pass for good.
+pub(crate) fn attach_interface(
+    program: BorrowedFd<'_>,
+    name: &'static str,
+    attach_type: u32,
+    interface: u32,
+    pin: &Path,
+) -> Result<(), AttachError> {
+    if let Ok(link) = syscall::open_pin(pin) {
+        if syscall::link_info(link.as_fd()).is_ok_and(|info| info.interface() == Some(interface)) {
+            return syscall::link_update(link.as_fd(), program).map_err(|e| refused(name, e));
+        }
+        remove(pin)?;
+    }
+    let fd = syscall::link_create_first(program, interface, attach_type).map_err(|source| {
+        AttachError::Refused { program: name, source, hint: "; tcx links need Linux 6.6" }
+    })?;
+    syscall::pin(fd.as_fd(), pin).map_err(|source| AttachError::Pin { path: pin.to_owned(), source })
+}
+
+/// The index of the interface that a pinned link is attached to; nothing if there is no such link, or its
+/// interface is gone.
+pub(crate) fn pinned_interface(pin: &Path) -> Option<u32> {
+    let link = syscall::open_pin(pin).ok()?;
+    syscall::link_info(link.as_fd()).ok()?.interface()
+}
+
 /// The inode of the namespace that a pinned link is attached to; nothing if there is no such link, or its
 /// namespace is gone.
 pub(crate) fn pinned_netns(pin: &Path) -> Option<u64> {
@@ -136,7 +168,9 @@ pub(crate) fn state(link: BorrowedFd<'_>, hook: &str) -> io::Result<LinkState> {
         hook: hook.to_owned(),
         link_id: info.id,
         program_id: info.program_id,
-        cgroup_id: (info.cgroup_id != 0).then_some(info.cgroup_id),
+        cgroup_id: info.cgroup(),
+        netns: info.netns(),
+        interface: info.interface(),
     })
 }
 

@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use aya::maps::{Array, Map, MapData};
-use aya::programs::{CgroupSockAddr, SkLookup, SockOps};
+use aya::programs::{CgroupSockAddr, SchedClassifier, SkLookup, SockOps};
 use aya::{Ebpf, EbpfLoader};
 
 use lark_abi::Config;
 
-use crate::hook::{AGENT_PROGRAM, Hook, LOOKUP_PROGRAM, PROBE_PROGRAM};
+use crate::hook::{AGENT_PROGRAM, Hook, LEAVE_PROGRAM, LOOKUP_PROGRAM, PROBE_PROGRAM};
 
 /// The committed object; the build script has compared its sources with what made it.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../object/lark.bpf.o");
@@ -127,11 +127,18 @@ pub(crate) fn load(maps: &Path, destinations_max: u32) -> Result<Ebpf, OpenError
     load_sock_ops(&mut ebpf, AGENT_PROGRAM)?;
     load_sock_ops(&mut ebpf, PROBE_PROGRAM)?;
     load_lookup(&mut ebpf, LOOKUP_PROGRAM)?;
+    load_classifier(&mut ebpf, LEAVE_PROGRAM)?;
     Ok(ebpf)
 }
 
 fn load_lookup(ebpf: &mut Ebpf, name: &'static str) -> Result<(), OpenError> {
     let program: &mut SkLookup =
+        ebpf.program_mut(name).and_then(|p| p.try_into().ok()).ok_or(OpenError::Missing(name))?;
+    program.load().map_err(|source| OpenError::Program { program: name, source: Box::new(source) })
+}
+
+fn load_classifier(ebpf: &mut Ebpf, name: &'static str) -> Result<(), OpenError> {
+    let program: &mut SchedClassifier =
         ebpf.program_mut(name).and_then(|p| p.try_into().ok()).ok_or(OpenError::Missing(name))?;
     program.load().map_err(|source| OpenError::Program { program: name, source: Box::new(source) })
 }

@@ -60,13 +60,31 @@ pub(crate) struct LinkInfo {
 }
 
 impl LinkInfo {
+    /// Id of the cgroup of a link of that kind; nothing if that is gone.
+    pub(crate) fn cgroup(&self) -> Option<u64> {
+        const BPF_LINK_TYPE_CGROUP: u32 = 3;
+        (self.kind == BPF_LINK_TYPE_CGROUP && self.cgroup_id != 0).then_some(self.cgroup_id)
+    }
+
+    /// Index of the interface of a link of that kind; nothing if that is gone.
+    pub(crate) fn interface(&self) -> Option<u32> {
+        const BPF_LINK_TYPE_TCX: u32 = 11;
+        let index = self.first_word();
+        (self.kind == BPF_LINK_TYPE_TCX && index != 0).then_some(index)
+    }
+
     /// Inode of the network namespace of a link of that kind (the union's part for it has the inode and the
     /// attach type, 32 bits each); nothing if that is gone.
     pub(crate) fn netns(&self) -> Option<u64> {
         const BPF_LINK_TYPE_NETNS: u32 = 5;
-        let [a, b, c, d, ..] = self.cgroup_id.to_ne_bytes();
-        let inode = u64::from(u32::from_ne_bytes([a, b, c, d]));
+        let inode = u64::from(self.first_word());
         (self.kind == BPF_LINK_TYPE_NETNS && inode != 0).then_some(inode)
+    }
+
+    /// The first word of the union that differs by the link's kind.
+    fn first_word(&self) -> u32 {
+        let [a, b, c, d, ..] = self.cgroup_id.to_ne_bytes();
+        u32::from_ne_bytes([a, b, c, d])
     }
 }
 
@@ -98,12 +116,24 @@ fn number(fd: BorrowedFd<'_>) -> u32 {
 /// allows others.
 pub(crate) fn link_create(
     program: BorrowedFd<'_>,
-    cgroup: BorrowedFd<'_>,
+    target: BorrowedFd<'_>,
     attach_type: u32,
 ) -> io::Result<OwnedFd> {
-    let mut attributes =
-        LinkCreate { program: number(program), target: number(cgroup), attach_type, flags: 0 };
-    let fd = bpf(BPF_LINK_CREATE, &mut attributes)?;
+    create(&mut LinkCreate { program: number(program), target: number(target), attach_type, flags: 0 })
+}
+
+/// Attaches a program to an interface of the calling thread's namespace, before all that are there (Linux 6.6).
+pub(crate) fn link_create_first(
+    program: BorrowedFd<'_>,
+    interface: u32,
+    attach_type: u32,
+) -> io::Result<OwnedFd> {
+    const BPF_F_BEFORE: u32 = 1 << 3;
+    create(&mut LinkCreate { program: number(program), target: interface, attach_type, flags: BPF_F_BEFORE })
+}
+
+fn create(attributes: &mut LinkCreate) -> io::Result<OwnedFd> {
+    let fd = bpf(BPF_LINK_CREATE, attributes)?;
     // SAFETY: the kernel just made this descriptor for us and nobody else has it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

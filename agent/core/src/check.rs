@@ -54,6 +54,8 @@ pub struct GuardFacts {
     pub host_network: bool,
     /// Why the look-up hook is not attached, if it is not.
     pub failed: Option<String>,
+    /// What of its second line is missing, if something is.
+    pub second_line: Option<String>,
     /// Programs of others that steer look-ups in its namespace.
     pub foreign: usize,
     /// Open connections that are older than strict and could not be ended.
@@ -244,6 +246,14 @@ fn strict(guard: &GuardFacts, state: &PodState) -> Vec<(Verdict, String, &'stati
         let why = format!("{mtls}, but plaintext is not kept from it: {why}");
         found.push((Verdict::Fail, why, "it is tried again twice a second"));
     }
+    if let Some(why) = &guard.second_line {
+        let why = format!("{mtls}, but the second line is missing: {why}");
+        found.push((
+            Verdict::Warn,
+            why,
+            "sockets passed in and raw ones reach the cluster, see docs/limits.md",
+        ));
+    }
     if guard.foreign > 0 {
         let why = format!("{mtls}, but {} sk_lookup programs of others are in its namespace", guard.foreign);
         found.push((Verdict::Warn, why, "one that selects a socket lets plaintext in; see `bpftool net`"));
@@ -285,6 +295,7 @@ mod tests {
             by: ModeBy::Workload,
             host_network: false,
             failed: None,
+            second_line: None,
             foreign: 0,
             older: 0,
         };
@@ -299,6 +310,7 @@ mod tests {
             (GuardFacts { by: ModeBy::Unclear, ..good.clone() }, Verdict::Fail),
             (GuardFacts { host_network: true, ..good.clone() }, Verdict::Warn),
             (GuardFacts { failed: Some("gone".to_owned()), ..good.clone() }, Verdict::Fail),
+            (GuardFacts { second_line: Some("none".to_owned()), ..good.clone() }, Verdict::Warn),
             (GuardFacts { foreign: 1, ..good.clone() }, Verdict::Warn),
             (GuardFacts { older: 1, ..good }, Verdict::Fail),
         ] {

@@ -78,6 +78,16 @@ reasons! {
     PlaintextHost = "plaintext_host", "Let it come through a captured ingress. Probes pass if --kubelet-cgroup names the kubelet's: see `lark check`.";
     /// An address that discovery does not know dialled a strict pod in plaintext; nothing of it was taken.
     PlaintextOutside = "plaintext_outside", "Let it come through a captured ingress, or exempt the port by the annotation lark.mesh/mtls-ports.";
+    /// A strict pod sent TCP to the cluster by a socket that was made outside of it and passed in; it was dropped as it left the pod.
+    PastHookSocket = "past_hook_socket", "Find who makes sockets for the pod; only those made in its own cgroup are carried.";
+    /// The same, by a socket that is bound to a device.
+    PastHookDevice = "past_hook_device", "Find who makes sockets for the pod; only those made in its own cgroup are carried.";
+    /// A strict pod sent TCP to the cluster by a raw IP socket; it was dropped as it left the pod.
+    PastHookRaw = "past_hook_raw", "Take CAP_NET_RAW from the pod, or find what in it uses raw sockets.";
+    /// A strict pod sent TCP to the cluster, or frames of no known kind, by a packet socket; they were dropped as they left the pod.
+    PastHookPacket = "past_hook_packet", "Take CAP_NET_RAW from the pod, or find what in it uses packet sockets.";
+    /// A strict pod forwarded TCP to the cluster that no socket of its own namespace made; it was dropped as it left the pod.
+    PastHookForwarded = "past_hook_forwarded", "Containers or tunnels inside the pod have a network of their own, which is not captured.";
     /// Somebody dialled Lark's own listener in a strict pod from outside of it.
     ListenerFromOutside = "listener_from_outside", "Find what scans the pod's ports; nothing is offered to it there.";
     /// The hooks did not hand the source address over, so the application could not be told who calls.

@@ -4,6 +4,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use lark_abi::Counter;
+
 use crate::mode::Mtls;
 use crate::reason::Reason;
 use crate::snapshot::{Snapshot, Workload};
@@ -19,11 +21,12 @@ pub struct Refusal {
     pub detail: String,
 }
 
-/// Who dialled a strict pod in plaintext, as far as addresses tell. `to_listener`: it dialled a listener of the
-/// agent's own there.
+/// Who dialled a strict pod in plaintext, as far as addresses tell. `hosts`: the addresses of this node's host,
+/// those that discovery does not list among them. `to_listener`: it dialled a listener of the agent's own there.
 pub fn refusal(
     snapshot: &Snapshot,
     node: &str,
+    hosts: &[IpAddr],
     source: IpAddr,
     destination: IpAddr,
     to_listener: bool,
@@ -48,6 +51,11 @@ pub fn refusal(
                 found.name
             ),
         )
+    } else if hosts.contains(&source) {
+        (
+            Reason::PlaintextHost,
+            format!("{source} is an address of this node's host: the host, or somebody masqueraded to it"),
+        )
     } else {
         (Reason::PlaintextOutside, format!("{source} is nobody whom discovery knows"))
     };
@@ -55,8 +63,28 @@ pub fn refusal(
     Refusal { destination: snapshot.workload_by_address(destination).cloned(), reason, detail: who }
 }
 
+/// Why the second line dropped something, and what that was; nothing if it was another hook.
+pub const fn past_hook(counter: Counter) -> Option<(Reason, &'static str)> {
+    Some(match counter {
+        Counter::PastHookSocket => {
+            (Reason::PastHookSocket, "dropped as it left the pod: a socket that was made outside its cgroup")
+        }
+        Counter::PastHookDevice => (
+            Reason::PastHookDevice,
+            "dropped as it left the pod: a socket bound to a device that was made outside its cgroup",
+        ),
+        Counter::PastHookRaw => (Reason::PastHookRaw, "dropped as it left the pod: TCP by a raw socket"),
+        Counter::PastHookPacket => (Reason::PastHookPacket, "dropped as it left the pod: a packet socket"),
+        Counter::PastHookForwarded => {
+            (Reason::PastHookForwarded, "dropped as it left the pod: TCP of no socket of its namespace")
+        }
+        _ => return None,
+    })
+}
+
 /// Whether an open connection of a guarded pod is one that strict does not allow, and so older than it.
-/// `accepted`: the pod listens on its own end's port. What the pod has dialled outside the mesh may stay.
+/// `accepted`: the pod listens on its own end's port. What the pod has dialled outside the cluster may stay; in
+/// it, an agent dials for it by now, whose own connections are not asked about.
 pub fn is_older(
     snapshot: &Snapshot,
     pod: &Workload,
@@ -72,16 +100,8 @@ pub fn is_older(
         return pod.mode.on(own.port()) == Mtls::Strict;
     }
     let captured = snapshot.workload_by_address(peer).is_some_and(|w| w.capture.is_wanted());
-    pod.mode.is_strict() && (captured || is_unknown(snapshot, peer))
-}
-
-/// Whether an address is of the cluster and discovery knows nobody there.
-pub fn is_unknown(snapshot: &Snapshot, address: IpAddr) -> bool {
-    let address = address.to_canonical();
-    snapshot.mesh.cluster_ranges.iter().any(|range| range.contains(address))
-        && snapshot.workload_by_address(address).is_none()
-        && snapshot.service_by_address(address).is_none()
-        && snapshot.nodes_by_address(address).is_empty()
+    pod.mode.is_strict()
+        && (captured || snapshot.mesh.cluster_ranges.iter().any(|range| range.contains(peer)))
 }
 
 /// Why probes cannot be told from others by this cgroup, if so: sockets of the pods' own must not be among

@@ -298,8 +298,14 @@ pub struct LinkView {
     pub link_id: u32,
     /// The program's kernel id.
     pub program_id: u32,
-    /// The cgroup's id; nothing if the cgroup is gone (severed).
+    /// The cgroup's id; nothing if the cgroup is gone (severed), or if it is attached to something else.
     pub cgroup_id: Option<u64>,
+    /// Inode of the network namespace that it is attached to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub netns: Option<u64>,
+    /// Index of the host's interface that it is attached to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<u32>,
 }
 
 /// A map.

@@ -112,7 +112,6 @@ async fn agent(args: AgentArgs) -> anyhow::Result<()> {
     tokio::spawn(svids.clone().renew(Arc::new(issuer)));
 
     let observer = Observer::new()?;
-    tokio::spawn(refusals::run(refused, node.name.clone(), discovery.snapshot.clone(), observer.clone()));
     let pods = Arc::<Pods>::default();
     let identities = Identities::default();
     let count = args.workers.unwrap_or_else(process::cores).clamp(1, lark_abi::entry::WORKERS_MAX);
@@ -156,6 +155,13 @@ async fn agent(args: AgentArgs) -> anyhow::Result<()> {
         kernel.clone(),
         pods.clone(),
     );
+    tokio::spawn(refusals::run(
+        refused,
+        node.name.clone(),
+        discovery.snapshot.clone(),
+        observer.clone(),
+        capturer.wires(),
+    ));
     let (ready, mut is_ready) = watch::channel(false);
     let (paused, is_paused) = watch::channel(false);
     let drains = Drains::new(observer.clone());

@@ -1,6 +1,6 @@
-//! What look-up hooks refuse, on its way to the observer.
+//! What is refused of strict pods in the kernel, on its way to the observer.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use lark_abi::Counter;
@@ -8,8 +8,10 @@ use lark_bpf::Refusals;
 use lark_bpf::socket_maps::socket_address;
 use lark_core::rate::Allowance;
 use lark_core::snapshot::Snapshot;
+use lark_core::strict::past_hook;
 use tokio::sync::watch;
 
+use crate::capture::Wires;
 use crate::observe::Observer;
 
 /// Refusals that are named at once ...
@@ -22,6 +24,7 @@ pub(super) async fn run(
     node: Arc<str>,
     snapshot: watch::Receiver<Arc<Snapshot>>,
     observer: Observer,
+    wires: Wires,
 ) {
     let started = Instant::now();
     let mut allowance = Allowance::full(BURST, started.elapsed());
@@ -43,12 +46,17 @@ pub(super) async fn run(
             unnamed = 0;
         }
         let snapshot = snapshot.borrow().clone();
-        observer.refused_by_strict(
-            &snapshot,
-            &node,
-            socket_address(refused.source, refused.source_port),
-            socket_address(refused.destination, refused.destination_port),
-            refused.counter == Counter::ListenerRefused.index(),
-        );
+        let source = socket_address(refused.source, refused.source_port);
+        let destination = socket_address(refused.destination, refused.destination_port);
+        let counter = Counter::ALL.iter().copied().find(|counter| counter.index() == refused.counter);
+        if let Some((reason, detail)) = counter.and_then(past_hook) {
+            let uid = wires.lock().unwrap_or_else(PoisonError::into_inner).get(&refused.interface).cloned();
+            observer.past_hook(&snapshot, uid.as_deref(), source, destination, (reason, detail));
+            continue;
+        }
+        let to_listener = counter == Some(Counter::ListenerRefused);
+        // Asked each time, which is seldom: the host's addresses are not discovery's to know.
+        let hosts = lark_sys::links::addresses().unwrap_or_default();
+        observer.refused_by_strict(&snapshot, &node, &hosts, source, destination, to_listener);
     }
 }

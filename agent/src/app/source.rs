@@ -275,6 +275,7 @@ impl Source for AgentSource {
                             by: w.mode.by,
                             host_network: w.host_network,
                             failed: found.failed,
+                            second_line: found.second_line,
                             foreign: found.foreign,
                             older: found.older,
                         })
@@ -293,12 +294,14 @@ impl Source for AgentSource {
                 .into_iter()
                 .flat_map(|pod| {
                     let name = pod.name;
-                    pod.links.into_iter().map(move |l| LinkView {
+                    pod.links.into_iter().chain(pod.guards).map(move |l| LinkView {
                         pod: name.clone(),
                         hook: l.hook,
                         link_id: l.link_id,
                         program_id: l.program_id,
                         cgroup_id: l.cgroup_id,
+                        netns: l.netns,
+                        interface: l.interface,
                     })
                 })
                 .collect(),

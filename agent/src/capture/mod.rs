@@ -6,9 +6,11 @@ mod listeners;
 pub mod plaintext;
 mod pod;
 mod reconcile;
+mod second_line;
 mod strict;
 
 pub use listeners::{Family, PodListener};
 pub use pod::{ConnectionOf, Pod, Pods};
 pub use reconcile::{Capturer, Certificate, Inputs, PodReport, ToWorker};
+pub use second_line::Wires;
 pub use strict::{GuardReport, StrictReport};

@@ -20,6 +20,7 @@ use lark_sys::netns::NetNs;
 use super::destinations;
 use super::listeners::{self, PodListener};
 use super::pod::{Pod, Pods};
+use super::second_line::Wires;
 use super::strict::{Strict, StrictReport};
 
 /// Hands a pod's listeners to the workers, and takes them back.
@@ -120,6 +121,11 @@ impl Capturer {
     /// What the last pass found of strict pods, for people.
     pub fn strict(&self) -> Arc<Mutex<StrictReport>> {
         self.strict.report()
+    }
+
+    /// Whose wires the host's interfaces are, of strict pods.
+    pub fn wires(&self) -> Wires {
+        self.strict.wires()
     }
 
     /// Identities that this node needs certificates for.

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use lark_abi::{Address, DestinationKey, Guard};
 use lark_bpf::Kernel;
 use lark_core::mode::{Mode, Mtls};
+use lark_core::policy::Cidr;
 use lark_core::snapshot::{Snapshot, Workload};
 use lark_core::strict::{is_older, probes_of};
 use lark_sys::cgroup::Cgroup;
@@ -21,6 +22,7 @@ use lark_sys::connections::{self, Established};
 use lark_sys::netns::NetNs;
 
 use super::reconcile::locked;
+use super::second_line::{SecondLine, Wires};
 
 /// How long after its beginning a pod's open connections are looked at: handshakes that were under way.
 const SWEPT: Duration = Duration::from_secs(10);
@@ -43,11 +45,16 @@ pub struct StrictReport {
 pub struct GuardReport {
     /// Why plaintext is not kept from it, if it is not.
     pub failed: Option<String>,
+    /// What of its second line is missing, if something is.
+    pub second_line: Option<String>,
     /// Programs of others that steer look-ups in its namespace.
     pub foreign: usize,
     /// Open connections that are older than strict.
     pub older: usize,
 }
+
+/// The host's own interfaces, asked at most once in a pass.
+pub(super) type Here = Option<Result<Vec<lark_sys::links::Interface>, String>>;
 
 struct Guarded {
     /// By which the map knows that addresses are one pod's.
@@ -66,9 +73,10 @@ pub(super) struct Strict {
     kubelet: PathBuf,
     kernel: Arc<Mutex<Kernel>>,
     guarded: BTreeMap<Arc<str>, Guarded>,
+    second_line: SecondLine,
     report: Arc<Mutex<StrictReport>>,
     probes: Option<u64>,
-    ranges_of: Option<u64>,
+    ranges: Option<Vec<Cidr>>,
     is_first: bool,
     next: u32,
 }
@@ -79,11 +87,12 @@ impl Strict {
         Self {
             node,
             kubelet,
+            second_line: SecondLine::new(kernel.clone()),
             kernel,
             guarded: BTreeMap::new(),
             report: Arc::new(Mutex::new(report)),
             probes: None,
-            ranges_of: None,
+            ranges: None,
             is_first: true,
             // Numbers differ from those of an agent before: while this one writes its own over them, nobody
             // is taken for another.
@@ -93,6 +102,11 @@ impl Strict {
 
     pub(super) fn report(&self) -> Arc<Mutex<StrictReport>> {
         self.report.clone()
+    }
+
+    /// Whose wires the host's interfaces are.
+    pub(super) fn wires(&self) -> Wires {
+        self.second_line.wires.clone()
     }
 
     /// One pass; `listeners` are the agent's own on a pod's addresses.
@@ -110,8 +124,9 @@ impl Strict {
         self.write(snapshot, &wanted, listeners);
         let probes = self.vouch(snapshot, wanted.is_empty());
         let mut pods = BTreeMap::new();
+        let mut here = None;
         for workload in wanted.values() {
-            pods.insert(workload.uid.clone(), self.guard(snapshot, workload));
+            pods.insert(workload.uid.clone(), self.guard(snapshot, workload, &mut here));
         }
         let mut report = locked(&self.report);
         if let (Ok(()), Err(why)) = (&report.probes, &probes) {
@@ -123,8 +138,9 @@ impl Strict {
     /// Another agent has had its programs in place of ours.
     pub(super) fn retake(&mut self) {
         self.guarded.values_mut().for_each(|guarded| guarded.is_ours = false);
+        self.second_line.retake();
         self.probes = None;
-        self.ranges_of = None;
+        self.ranges = None;
     }
 
     /// Begins to guard a pod, or to guard it otherwise than before.
@@ -153,6 +169,7 @@ impl Strict {
             gone.extend(snapshot.workloads_on(&self.node).map(|w| w.uid.clone()));
         }
         for uid in gone.into_iter().filter(|uid| !wanted.contains_key(uid)) {
+            self.second_line.release(&uid);
             match locked(&self.kernel).unguard(&uid) {
                 Ok(()) => drop(self.guarded.remove(&uid)),
                 Err(error) => tracing::error!(uid = &*uid, %error, "a pod that is not strict stays guarded"),
@@ -180,10 +197,15 @@ impl Strict {
             Ok(_) => {}
             Err(error) => tracing::error!(%error, "what strict pods take cannot be written"),
         }
-        if self.ranges_of != Some(snapshot.generation) {
+        if self.ranges.as_ref() != Some(&snapshot.mesh.cluster_ranges) {
             let ranges = snapshot.mesh.cluster_ranges.iter().map(|range| range.parts());
             match kernel.guards().sync_ranges(ranges) {
-                Ok(()) => self.ranges_of = Some(snapshot.generation),
+                Ok(()) => {
+                    self.ranges = Some(snapshot.mesh.cluster_ranges.clone());
+                    // What was open to addresses that are the cluster's by now is older too.
+                    let until = Instant::now() + SWEPT;
+                    self.guarded.values_mut().for_each(|guarded| guarded.swept_until = until);
+                }
                 Err(error) => tracing::error!(%error, "the cluster's ranges cannot be written"),
             }
         }
@@ -222,7 +244,7 @@ impl Strict {
     }
 
     /// Makes sure of one pod's hook, and ends what is older.
-    fn guard(&mut self, snapshot: &Snapshot, workload: &Workload) -> GuardReport {
+    fn guard(&mut self, snapshot: &Snapshot, workload: &Workload, here: &mut Here) -> GuardReport {
         let failed = |why: String| GuardReport { failed: Some(why), ..GuardReport::default() };
         let Some(place) = &workload.place else {
             return failed("discovery gives no network namespace for it".to_owned());
@@ -251,15 +273,19 @@ impl Strict {
             kernel.foreign_lookups(netns.as_fd()).map_or(0, |programs| programs.len())
         };
         // What could not be ended is tried for as long as it is there.
-        let older = if Instant::now() < guarded.swept_until || guarded.stay > 0 {
-            self.sweep(snapshot, workload, &netns)
+        let is_swept = Instant::now() < guarded.swept_until || guarded.stay > 0;
+        // Before the sweep: what it does not end has a line that it must not cross.
+        let second_line = if workload.mode.is_strict() {
+            self.second_line.hold(&workload.uid, &netns, here)
         } else {
-            0
+            self.second_line.release(&workload.uid);
+            None
         };
+        let older = if is_swept { self.sweep(snapshot, workload, &netns) } else { 0 };
         if let Some(guarded) = self.guarded.get_mut(&workload.uid) {
             guarded.stay = older;
         }
-        GuardReport { failed: None, foreign, older }
+        GuardReport { failed: None, second_line, foreign, older }
     }
 
     /// Ends the open connections that strict would not have let happen; returns how many stay.
@@ -268,7 +294,12 @@ impl Strict {
         let looked = netns.within(|| {
             for found in older(snapshot, workload)? {
                 let ends = |end: SocketAddr| (end.ip(), end.port());
-                if locked(&self.kernel).guards().is_passing(ends(found.remote), ends(found.local)) {
+                let (own, peer) = (ends(found.local), ends(found.remote));
+                let is_passing = {
+                    let mut kernel = locked(&self.kernel);
+                    kernel.guards().is_passing(peer, own) || kernel.guards().is_passing(own, peer)
+                };
+                if is_passing {
                     continue;
                 }
                 match connections::destroy(found.local, found.remote) {

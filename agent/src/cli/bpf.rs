@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use lark_core::view::BpfView;
+use lark_core::view::{BpfView, LinkView};
 
 use super::{Query, client, output};
 
@@ -13,14 +13,14 @@ pub(super) async fn run(query: &Query) -> anyhow::Result<ExitCode> {
         for p in &b.programs {
             programs.row(vec![p.name.clone(), p.id.to_string()]);
         }
-        let mut links = output::Table::new(&["POD", "HOOK", "LINK", "PROGRAM", "CGROUP"]);
+        let mut links = output::Table::new(&["POD", "HOOK", "LINK", "PROGRAM", "ATTACHED TO"]);
         for l in &b.links {
             links.row(vec![
                 l.pod.clone(),
                 l.hook.clone(),
                 l.link_id.to_string(),
                 l.program_id.to_string(),
-                l.cgroup_id.map_or_else(|| "severed".to_owned(), |id| id.to_string()),
+                attached_to(l),
             ]);
         }
         let mut maps = output::Table::new(&["MAP", "ENTRIES", "MAX"]);
@@ -34,4 +34,14 @@ pub(super) async fn run(query: &Query) -> anyhow::Result<ExitCode> {
         [programs, links, maps, counters].map(|t| t.render()).join("\n")
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// A cgroup's id, a namespace as `ls -l /proc/PID/ns/net` has it, or an interface as `ip link` has it joined.
+fn attached_to(link: &LinkView) -> String {
+    match (link.cgroup_id, link.netns, link.interface) {
+        (Some(id), _, _) => id.to_string(),
+        (_, Some(inode), _) => format!("net:[{inode}]"),
+        (_, _, Some(index)) => format!("if{index}"),
+        _ => "severed".to_owned(),
+    }
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 
-use rustix::net::{AddressFamily, SocketFlags, SocketType, netlink};
+use crate::netlink::{self, REQUEST, REQUEST_ACK, REQUEST_DUMP};
 
 /// One established connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,11 +21,6 @@ pub struct Established {
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 /// include/uapi/linux/sock_diag.h.
 const SOCK_DESTROY: u16 = 21;
-const NLM_F_REQUEST: u16 = 0x1;
-const NLM_F_REQUEST_DUMP: u16 = 0x1 | 0x300;
-const NLM_F_REQUEST_ACK: u16 = 0x1 | 0x4;
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
 const TCP_ESTABLISHED: u32 = 1;
 const TCP_LISTEN: u32 = 10;
 /// All states in which bytes move, or will: established, both of the half-closed ones, and handshakes
@@ -36,7 +31,6 @@ const TCP_TIME_WAIT: u32 = 6;
 const NO_COOKIE: [u8; 8] = [0xff; 8];
 /// `INET_DIAG_CGROUP_ID` (include/uapi/linux/inet_diag.h).
 const ATTRIBUTE_CGROUP: u16 = 21;
-const HEADER: usize = 16;
 const MESSAGE: usize = 72;
 
 /// Established TCP connections of the calling thread's namespace, at most `limit`.
@@ -73,30 +67,11 @@ fn in_states(states: u32, limit: usize) -> io::Result<Vec<Established>> {
 }
 
 fn dump(family: u8, states: u32, limit: usize, found: &mut Vec<Established>) -> io::Result<()> {
-    let socket = rustix::net::socket_with(
-        AddressFamily::NETLINK,
-        SocketType::DGRAM,
-        SocketFlags::CLOEXEC,
-        Some(netlink::SOCK_DIAG),
-    )?;
-    rustix::net::send(&socket, &request(family, states), rustix::net::SendFlags::empty())?;
-    let mut buffer = vec![0_u8; 64 * 1024];
-    loop {
-        let (length, _) = rustix::net::recv(&socket, &mut buffer, rustix::net::RecvFlags::empty())?;
-        let mut rest = buffer.get(..length).unwrap_or_default();
-        while let Some((kind, message, next)) = split(rest) {
-            match kind {
-                NLMSG_DONE => return Ok(()),
-                NLMSG_ERROR => return Err(io::Error::other("the kernel refused a sock_diag request")),
-                SOCK_DIAG_BY_FAMILY if found.len() < limit => found.extend(parse(message)),
-                _ => {}
-            }
-            rest = next;
+    netlink::dump(netlink::SOCK_DIAG, &request(family, states), |kind, message| {
+        if kind == SOCK_DIAG_BY_FAMILY && found.len() < limit {
+            found.extend(parse(message));
         }
-        if length == 0 {
-            return Ok(());
-        }
-    }
+    })
 }
 
 /// Resets a TCP connection of the calling thread's namespace, named by its two ends as the socket to be
@@ -110,18 +85,13 @@ fn dump(family: u8, states: u32, limit: usize, found: &mut Vec<Established>) -> 
 /// # Errors
 /// When the kernel refuses or cannot do it.
 pub fn destroy(local: SocketAddr, remote: SocketAddr) -> io::Result<bool> {
-    let socket = rustix::net::socket_with(
-        AddressFamily::NETLINK,
-        SocketType::DGRAM,
-        SocketFlags::CLOEXEC,
-        Some(netlink::SOCK_DIAG),
-    )?;
-    let look = exact(SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST, local, remote, NO_COOKIE);
+    let socket = netlink::open(netlink::SOCK_DIAG)?;
+    let look = exact(SOCK_DIAG_BY_FAMILY, REQUEST, local, remote, NO_COOKIE);
     let Some(cookie) = ask(&socket, &look, |message| connection_cookie(message, local, remote))?.flatten()
     else {
         return Ok(false);
     };
-    let reset = exact(SOCK_DESTROY, NLM_F_REQUEST_ACK, local, remote, cookie);
+    let reset = exact(SOCK_DESTROY, REQUEST_ACK, local, remote, cookie);
     Ok(ask(&socket, &reset, |_| ())?.is_some())
 }
 
@@ -131,15 +101,14 @@ fn ask<T>(socket: &OwnedFd, request: &[u8], read: impl Fn(&[u8]) -> T) -> io::Re
     let mut answer = [0_u8; 1024];
     let (length, _) = rustix::net::recv(socket, &mut answer, rustix::net::RecvFlags::empty())?;
     let silent = || io::Error::other("the kernel did not answer a sock_diag request");
-    let (kind, message, _) = answer.get(..length).and_then(split).ok_or_else(silent)?;
-    if kind != NLMSG_ERROR {
+    let (kind, message, _) = answer.get(..length).and_then(netlink::split).ok_or_else(silent)?;
+    if kind != netlink::ERROR {
         return Ok(Some(read(message)));
     }
-    let status = message.get(..4).and_then(|bytes| bytes.try_into().ok()).ok_or_else(silent)?;
-    match -i32::from_ne_bytes(status) {
-        0 => Ok(Some(read(message))),
-        libc::ENOENT | libc::ESTALE => Ok(None),
-        error => Err(io::Error::from_raw_os_error(error)),
+    match netlink::refusal(message) {
+        None => Ok(Some(read(message))),
+        Some(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESTALE)) => Ok(None),
+        Some(error) => Err(error),
     }
 }
 
@@ -163,11 +132,7 @@ fn exact(kind: u16, flags: u16, local: SocketAddr, remote: SocketAddr, cookie: [
         bytes
     };
     let family = if local.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
-    let mut bytes = Vec::with_capacity(HEADER + 56);
-    bytes.extend(72_u32.to_ne_bytes());
-    bytes.extend(kind.to_ne_bytes());
-    bytes.extend(flags.to_ne_bytes());
-    bytes.extend([0; 8]);
+    let mut bytes = Vec::with_capacity(56);
     bytes.extend([u8::try_from(family).unwrap_or_default(), 6, 0, 0]);
     bytes.extend(u32::MAX.to_ne_bytes());
     bytes.extend(local.port().to_be_bytes());
@@ -177,29 +142,16 @@ fn exact(kind: u16, flags: u16, local: SocketAddr, remote: SocketAddr, cookie: [
     // Any interface.
     bytes.extend([0; 4]);
     bytes.extend(cookie);
-    bytes
+    netlink::message(kind, flags, &bytes)
 }
 
 /// `inet_diag_req_v2`: family, TCP, a set of states, wildcard id.
 fn request(family: u8, states: u32) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(HEADER + 56);
-    bytes.extend(72_u32.to_ne_bytes());
-    bytes.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
-    bytes.extend(NLM_F_REQUEST_DUMP.to_ne_bytes());
-    bytes.extend([0; 8]);
+    let mut bytes = Vec::with_capacity(56);
     bytes.extend([family, 6, 0, 0]);
     bytes.extend(states.to_ne_bytes());
     bytes.extend([0; 48]);
-    bytes
-}
-
-/// Splits one netlink message off: its kind, its body, what follows.
-fn split(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
-    let length = usize::try_from(u32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?)).ok()?;
-    let kind = u16::from_ne_bytes(bytes.get(4..6)?.try_into().ok()?);
-    let body = bytes.get(HEADER..length)?;
-    let aligned = length.next_multiple_of(4).min(bytes.len());
-    Some((kind, body, bytes.get(aligned..)?))
+    netlink::message(SOCK_DIAG_BY_FAMILY, REQUEST_DUMP, &bytes)
 }
 
 fn parse(message: &[u8]) -> Option<Established> {
@@ -216,18 +168,9 @@ fn parse(message: &[u8]) -> Option<Established> {
     };
     let local = SocketAddr::new(address(8)?, port(4)?);
     let remote = SocketAddr::new(address(24)?, port(6)?);
-    Some(Established { local, remote, cgroup: attribute(message.get(MESSAGE..)?, ATTRIBUTE_CGROUP) })
-}
-
-fn attribute(mut bytes: &[u8], wanted: u16) -> Option<u64> {
-    while let (Some(length), Some(kind)) = (bytes.get(..2), bytes.get(2..4)) {
-        let length = usize::from(u16::from_ne_bytes(length.try_into().ok()?));
-        if u16::from_ne_bytes(kind.try_into().ok()?) == wanted {
-            return Some(u64::from_ne_bytes(bytes.get(4..12)?.try_into().ok()?));
-        }
-        bytes = bytes.get(length.next_multiple_of(4).max(4)..)?;
-    }
-    None
+    let cgroup = netlink::attribute(message.get(MESSAGE..)?, ATTRIBUTE_CGROUP)
+        .and_then(|bytes| Some(u64::from_ne_bytes(bytes.try_into().ok()?)));
+    Some(Established { local, remote, cgroup })
 }
 
 #[cfg(test)]

@@ -11,8 +11,11 @@ pub mod connections;
 pub mod handover;
 /// What the kernel offers.
 pub mod kernel;
+/// Interfaces of a namespace, and which of them are the two ends of one wire.
+pub mod links;
 /// What others can get of this process's memory.
 pub mod memory;
+mod netlink;
 /// Network namespaces.
 pub mod netns;
 /// What a service manager wants to be told.

@@ -70,7 +70,7 @@ counters! {
     PortExempt = 22, "port_exempt";
     /// A probe of the node's kubelet reached a strict pod.
     ProbePassed = 23, "probe_passed";
-    /// The map of connections that may reach strict pods is full, so a probe was refused.
+    /// The map of connections that somebody vouches for is full, so one of them was refused.
     PassesFull = 24, "passes_full";
     /// A refusal was counted but not told, because nobody read the buffer fast enough.
     EventsLost = 25, "events_lost";
@@ -78,6 +78,16 @@ counters! {
     PendingRefused = 26, "pending_refused";
     /// A strict pod dialled an address of the cluster that discovery lacks; the agent waits for it.
     UnknownTaken = 27, "unknown_taken";
+    /// A socket that was made outside of a strict pod and passed in dialled the cluster from there; dropped.
+    PastHookSocket = 28, "past_hook_socket";
+    /// The same, of one that is bound to a device.
+    PastHookDevice = 29, "past_hook_device";
+    /// A raw socket of a strict pod sent TCP to the cluster; dropped.
+    PastHookRaw = 30, "past_hook_raw";
+    /// A packet socket of a strict pod sent TCP to the cluster, or a frame of no known kind; dropped.
+    PastHookPacket = 31, "past_hook_packet";
+    /// A strict pod forwarded TCP to the cluster that no socket of its namespace made; dropped.
+    PastHookForwarded = 32, "past_hook_forwarded";
 }
 
 /// How many slots the array has; more than there are counters, so that a newer agent fits the map.

@@ -159,14 +159,14 @@ impl Guard {
     pub const LISTENER: u32 = 3;
 }
 
-/// A connection that may reach a strict pod, recorded when its four-tuple was complete and until its socket
-/// closes. The tuple's namespace is zero: the two ends are in different ones.
+/// A connection that may reach a strict pod, or leave it, recorded when its four-tuple was complete and until
+/// its socket closes. The tuple's namespace is zero: the two ends are in different ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C)]
 pub struct Pass {
     /// Cookie of the socket that dials; whoever deletes compares it.
     pub cookie: u64,
-    /// [`Pass::PROBE`].
+    /// [`Pass::PROBE`] or [`Pass::AGENT`].
     pub kind: u32,
     /// Always zero.
     pub padding: u32,
@@ -175,6 +175,8 @@ pub struct Pass {
 impl Pass {
     /// Dialled by a socket of the kubelet's cgroup.
     pub const PROBE: u32 = 1;
+    /// Dialled by the agent from inside the pod's namespace.
+    pub const AGENT: u32 = 2;
 }
 
 /// One refusal, as it is told to user space; and without its source's port and the time, what is told once a
@@ -192,6 +194,8 @@ pub struct Refused {
     pub destination_port: u16,
     /// The counter's index.
     pub counter: u32,
+    /// Index of the host's interface where the packet came out of the pod; 0 if it never got that far.
+    pub interface: u32,
 }
 
 /// Prefix of the cluster's own addresses: key of a longest-prefix match over sixteen bytes, an IPv4 address in
@@ -223,4 +227,4 @@ const _: () = assert!(size_of::<Flow>() == 48);
 const _: () = assert!(size_of::<Config>() == 16);
 const _: () = assert!(size_of::<Guard>() == 8);
 const _: () = assert!(size_of::<Pass>() == 16);
-const _: () = assert!(size_of::<Refused>() == 40);
+const _: () = assert!(size_of::<Refused>() == 44);

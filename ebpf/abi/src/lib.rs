@@ -14,6 +14,8 @@ pub mod entry;
 pub mod guard;
 /// What a connect hook decides.
 pub mod verdict;
+/// What leaves a strict pod.
+pub mod wire;
 
 #[cfg(feature = "user")]
 mod pod;

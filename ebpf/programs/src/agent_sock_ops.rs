@@ -1,12 +1,12 @@
-//! sock_ops on the agent's cgroup: takes flows over into accepted sockets, and publishes the source
-//! addresses of deliveries.
+//! sock_ops on the agent's cgroup: takes flows over into accepted sockets, publishes the source addresses of
+//! deliveries, and vouches for what the agent dials on behalf of strict pods.
 
 use aya_ebpf::{macros::sock_ops, programs::SockOpsContext};
-use lark_abi::{Counter, Flow};
+use lark_abi::{Counter, Flow, Pass};
 
 use crate::{
     maps::{DELIVERIES, FLOWS, SK_ACCEPTED, SK_CLAIM, count},
-    tuple,
+    passes, tuple,
 };
 
 #[sock_ops]
@@ -39,6 +39,11 @@ fn established(ctx: &SockOpsContext) {
 
 #[inline(always)]
 fn connecting(ctx: &SockOpsContext) {
+    let key = passes::key(ctx);
+    // What the agent dials from inside a strict pod's namespace leaves by the pod's own wire.
+    if passes::is_guarded(&key.source) {
+        passes::vouch(ctx, &key, Pass::AGENT);
+    }
     let sk = tuple::socket(ctx);
     if sk.is_null() {
         return;
@@ -57,6 +62,7 @@ fn state(ctx: &SockOpsContext) {
     if !tuple::closes(ctx) {
         return;
     }
+    passes::forget(ctx);
     let sk = tuple::socket(ctx);
     if sk.is_null() || tuple::storage::<Flow>(&SK_CLAIM, sk).is_none() {
         return;

@@ -56,7 +56,7 @@ pub fn hook(
         Gate::Refuse(counter) => return refuse(counter),
         Gate::LookUp => {}
     }
-    let found = match look_up(&facts) {
+    let found = match look_up(&facts.destination, facts.port) {
         Some(found) => found,
         None if is_waited_for(pod, is_in_cluster(pod, &destination)) => {
             count(Counter::UnknownTaken);
@@ -107,9 +107,10 @@ pub fn hook(
     }
 }
 
+/// What a mesh destination is, if it is one.
 #[inline(always)]
-fn look_up(facts: &ConnectFacts) -> Option<&'static DestinationValue> {
-    let mut key = DestinationKey { address_be: facts.destination.words_be, port: facts.port, padding: 0 };
+pub fn look_up(destination: &Address, port: u16) -> Option<&'static DestinationValue> {
+    let mut key = DestinationKey { address_be: destination.words_be, port, padding: 0 };
     // SAFETY: user space only ever replaces whole values; an entry freed meanwhile stays readable
     // until the program ends (RCU).
     if let Some(found) = unsafe { DESTINATIONS.get(&key) } {
@@ -126,7 +127,13 @@ static UNKNOWN: DestinationValue = DestinationValue { action: DestinationValue::
 /// Whether an address is one of the cluster's own; asked for strict pods alone.
 #[inline(always)]
 fn is_in_cluster(pod: &PodEntry, destination: &Address) -> bool {
-    pod.flags & PodEntry::STRICT != 0 && RANGES.get(&Key::new(128, destination.words_be)).is_some()
+    pod.flags & PodEntry::STRICT != 0 && is_in_ranges(destination)
+}
+
+/// Whether an address is in the cluster's own ranges.
+#[inline(always)]
+pub fn is_in_ranges(address: &Address) -> bool {
+    RANGES.get(&Key::new(128, address.words_be)).is_some()
 }
 
 #[inline(always)]

@@ -5,21 +5,21 @@
 
 use aya_ebpf::{
     bindings::{bpf_sk_lookup, sk_action::SK_DROP, sk_action::SK_PASS},
-    helpers::bpf_ktime_get_ns,
     macros::sk_lookup,
     programs::SkLookupContext,
 };
 use lark_abi::{
-    Address, Admission, Counter, DestinationKey, Guard, LookupFacts, Refused, Tuple,
+    Address, Admission, DestinationKey, Guard, LookupFacts, Refused, Tuple,
     guard::{admit, is_from_inside},
 };
 
-use crate::maps::{EVENTS, GUARDED, PASSES, TOLD, count};
+use crate::{
+    maps::{GUARDED, PASSES, count},
+    told::tell,
+};
 
 const IPPROTO_TCP: u32 = 6;
 const AF_INET6: u32 = 10;
-/// The same refusal is told once in this time.
-const EVERY_NS: u64 = 1_000_000_000;
 
 macro_rules! read {
     ($place:expr) => {
@@ -83,39 +83,22 @@ fn look(ctx: *mut bpf_sk_lookup) -> Admission {
     };
     let admission = admit(&facts);
     if let Admission::Drop(counter) = admission {
-        tell(&key, counter);
+        tell(&Refused {
+            source,
+            destination,
+            source_port: key.source_port,
+            destination_port: port,
+            counter: counter.index(),
+            interface: 0,
+        });
     }
     admission
 }
 
+/// What reaches an address and port of a guarded pod of this node.
 #[inline(always)]
-fn guard(address: &Address, port: u16) -> Option<Guard> {
+pub fn guard(address: &Address, port: u16) -> Option<Guard> {
     let key = DestinationKey { address_be: address.words_be, port, padding: 0 };
     // SAFETY: user space only ever replaces whole values; read under RCU and copied.
     unsafe { GUARDED.get(&key) }.copied()
-}
-
-/// Tells user space, unless the same was told a moment ago.
-#[inline(always)]
-fn tell(key: &Tuple, counter: Counter) {
-    let mut refused = Refused {
-        source: key.source,
-        destination: key.destination,
-        source_port: 0,
-        destination_port: key.destination_port,
-        counter: counter.index(),
-    };
-    // SAFETY: a plain helper call.
-    let now = unsafe { bpf_ktime_get_ns() };
-    // SAFETY: read under RCU and copied; a race tells one event twice.
-    let last = unsafe { TOLD.get(&refused) }.copied();
-    if last.is_some_and(|last| now.saturating_sub(last) < EVERY_NS) {
-        return;
-    }
-    // Without room in it the event is told again, which the ring buffer bounds.
-    let _ = TOLD.insert(&refused, &now, 0);
-    refused.source_port = key.source_port;
-    if EVENTS.output(refused, 0).is_err() {
-        count(Counter::EventsLost);
-    }
 }

@@ -27,11 +27,16 @@ mod name;
 
 mod agent_sock_ops;
 mod pod_sock_ops;
+/// Connections that somebody vouches for.
+mod passes;
 mod probe_sock_ops;
 /// What the sock_ops programs have in common.
 mod tuple;
 
+mod leave;
 mod lookup;
+/// Telling user space what was refused.
+mod told;
 
 #[panic_handler]
 fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {

@@ -63,10 +63,11 @@ pub static RANGES: LpmTrie<RangeData, u32, 1024> = LpmTrie::new();
 #[btf_map]
 pub static GUARDED: HashMap<DestinationKey, Guard, 65_536, NO_PREALLOC> = HashMap::new();
 
-/// Connections that may reach strict pods, by tuple without a namespace. They live as long as the socket
-/// that dials; 16,384 are probes of 500 pods once a second that all hang. When full, a probe is refused.
+/// Connections that may reach strict pods, or leave them, by tuple without a namespace. They live as long as
+/// the socket that dials; 65,536 are more than a node's strict pods have open to whoever is not captured. When
+/// full, what is not recorded is refused.
 #[btf_map]
-pub static PASSES: HashMap<Tuple, Pass, 16_384, NO_PREALLOC> = HashMap::new();
+pub static PASSES: HashMap<Tuple, Pass, 65_536, NO_PREALLOC> = HashMap::new();
 
 /// When a refusal was last told, in nanoseconds, by everything but the source's port. The least recently
 /// used go, so that a flood of addresses costs events and never memory.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::bed::{Node, Testbed};
+use crate::bed::{Node, Pod, Testbed};
 use crate::place::{Place, Running, eventually};
 use crate::servers::need;
 
@@ -33,12 +33,22 @@ impl Wire {
         Self::at(bed, &node.place, "any")
     }
 
+    /// Begins to capture in a pod, on its one interface.
+    ///
+    /// # Errors
+    /// As [`Self::listen`].
+    pub fn of_pod(bed: &Testbed, pod: &Pod) -> Result<Self> {
+        Self::at(bed, &pod.place, "eth0")
+    }
+
     fn at(bed: &Testbed, place: &Place, interface: &str) -> Result<Self> {
         need("tcpdump", "tcpdump")?;
-        let file = bed.directory().join("wire.pcap");
+        // By its place, for there may be several at once.
+        let netns = place.netns.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let file = bed.directory().join(format!("{netns}.pcap"));
         let mut command = place.command("tcpdump");
         command.args(["-i", interface, "-U", "--immediate-mode", "-s", "0", "-Z", "root", "-w"]).arg(&file);
-        let tcpdump = place.start(command, &bed.directory().join("tcpdump.log"))?;
+        let tcpdump = place.start(command, &bed.directory().join(format!("tcpdump-{netns}.log")))?;
         eventually(Duration::from_secs(10), "tcpdump listens", || {
             Ok(tcpdump.log().contains("listening on"))
         })?;

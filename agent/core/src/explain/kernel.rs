@@ -2,7 +2,7 @@
 
 use lark_abi::Counter;
 
-use super::Side::{AcceptHook, AgentHook, ConnectHook, LookupHook, ProbeHook};
+use super::Side::{AcceptHook, AgentHook, ConnectHook, LeaveHook, LookupHook, ProbeHook};
 use super::{Set, Side, set as make};
 
 pub(super) fn set() -> Set {
@@ -87,9 +87,10 @@ const fn rest(counter: Counter) -> (Side, &'static str) {
         }
         Counter::PortExempt => (LookupHook, "Nothing, if the port is meant to be exempt from strict."),
         Counter::ProbePassed => (LookupHook, "Nothing: this is how it should be."),
-        Counter::PassesFull => {
-            (ProbeHook, "Probes hang by the thousands: see which pods answer them late, and the node's load.")
-        }
+        Counter::PassesFull => (
+            ProbeHook,
+            "Probes hang by the thousands, or strict pods have tens of thousands of connections open to whoever is not captured: see `lark connections`.",
+        ),
         Counter::EventsLost => (
             LookupHook,
             "A scan, or a flood of addresses: what was refused is counted, but not each is named in the log.",
@@ -97,6 +98,16 @@ const fn rest(counter: Counter) -> (Side, &'static str) {
         Counter::PendingRefused => {
             (ConnectHook, "`lark workloads` and `lark certs` say what the pod's certificate waits for.")
         }
+        Counter::PastHookSocket | Counter::PastHookDevice => {
+            (LeaveHook, "The log names both ends. Find who makes sockets for the pod and passes them in.")
+        }
+        Counter::PastHookRaw | Counter::PastHookPacket => {
+            (LeaveHook, "The log names both ends. Take CAP_NET_RAW from the pod.")
+        }
+        Counter::PastHookForwarded => (
+            LeaveHook,
+            "The log names both ends. Containers inside the pod that have a network of their own are not captured.",
+        ),
         Counter::UnknownTaken => (
             ConnectHook,
             "Nothing if discovery lags. If it stays, the access log names the destination that discovery lacks.",

@@ -71,6 +71,8 @@ pub enum Side {
     AgentHook,
     /// The hook in the network namespace of a strict pod.
     LookupHook,
+    /// The program on the host's end of a strict pod's interface.
+    LeaveHook,
     /// The hook on the kubelet's cgroup.
     ProbeHook,
     /// The controller, and the agent that asked it.
@@ -92,6 +94,7 @@ impl Side {
             Self::AcceptHook => "the hook of the pod that accepts",
             Self::AgentHook => "the hook of the agent",
             Self::LookupHook => "the hook in the strict pod's namespace",
+            Self::LeaveHook => "the program on the host's end of the strict pod's interface",
             Self::ProbeHook => "the hook of the kubelet",
             Self::Controller => "the controller, told to the agent that asked",
             Self::Printer => "whoever prints it",

@@ -23,6 +23,11 @@ const fn side(reason: Reason) -> Side {
         | Reason::SourceSvidMissing
         | Reason::NodeUnknown
         | Reason::TunnelUnreachable => Side::Source,
+        Reason::PastHookSocket
+        | Reason::PastHookDevice
+        | Reason::PastHookRaw
+        | Reason::PastHookPacket
+        | Reason::PastHookForwarded => Side::Source,
         Reason::TunnelHandshake | Reason::PeerIdentityMismatch => Side::Either,
         Reason::PlaintextUncaptured
         | Reason::PlaintextPastHooks

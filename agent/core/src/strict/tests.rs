@@ -25,11 +25,13 @@ fn whoever_is_refused_is_told_apart() {
         ("::ffff:10.0.2.1", false, Reason::PlaintextPastHooks, "shop/db is to be captured"),
         ("192.168.0.1", false, Reason::PlaintextHost, "192.168.0.1 is this node's own address (one)"),
         ("192.168.0.2", false, Reason::PlaintextHost, "192.168.0.2 is another node's own address (two)"),
+        ("10.0.1.254", false, Reason::PlaintextHost, "10.0.1.254 is an address of this node's host"),
         ("9.9.9.9", false, Reason::PlaintextOutside, "9.9.9.9 is nobody"),
         ("10.0.2.2", true, Reason::ListenerFromOutside, "shop/db2 is not captured"),
     ] {
         let own = "10.0.1.1".parse().unwrap();
-        let found = refusal(&snapshot, "one", source.parse().unwrap(), own, to_listener);
+        let hosts = ["10.0.1.254".parse().unwrap()];
+        let found = refusal(&snapshot, "one", &hosts, source.parse().unwrap(), own, to_listener);
         assert_eq!(found.reason, reason, "{source}");
         assert!(found.detail.starts_with(told), "{}", found.detail);
         assert_eq!(found.destination.unwrap().full_name(), "shop/web");
@@ -49,11 +51,11 @@ fn older_is_what_strict_would_not_have_let_happen() {
         ("[fd01::1]:80", "[fd02::1]:4000", true, true),
         // What it has dialled itself.
         ("10.0.1.1:4000", "10.0.2.1:80", false, true),
-        ("10.0.1.1:4000", "10.0.2.2:80", false, false),
+        ("10.0.1.1:4000", "10.0.2.2:80", false, true),
         ("10.0.1.1:4000", "10.9.9.9:80", false, true),
         ("10.0.1.1:4000", "9.9.9.9:80", false, false),
         ("10.0.1.1:4000", "192.168.0.1:80", false, false),
-        ("10.0.1.1:4000", "10.96.0.1:80", false, false),
+        ("10.0.1.1:4000", "10.96.0.1:80", false, true),
     ] {
         let found = is_older(&snapshot, pod, own.parse().unwrap(), peer.parse().unwrap(), accepted);
         assert_eq!(found, older, "{own} {peer} {accepted}");
