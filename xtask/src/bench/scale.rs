@@ -1,4 +1,5 @@
-//! `--scale`: a large cluster's snapshot, many pods on one node, many tunnels of one worker.
+//! `--scale`: a large cluster's snapshot, connects through the hooks, many pods on one node, many tunnels of one
+//! worker.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -17,7 +18,7 @@ const PODS: usize = 500;
 const ACCOUNTS: usize = 20;
 
 /// A figure, its unit and the most that it may be; nothing where it is only stated.
-const FIGURES: [(&str, &str, Option<f64>); 19] = [
+const FIGURES: [(&str, &str, Option<f64>); 28] = [
     ("load_s", "s to build a snapshot of 100,000 workloads, 10,000 Services and 5,000 nodes", Some(2.0)),
     ("bytes_a_workload", "bytes of it for each workload", Some(1024.0)),
     ("update_p50_ms", "ms from a replaced pod to the next snapshot and the kernel's changes", Some(1.0)),
@@ -25,6 +26,15 @@ const FIGURES: [(&str, &str, Option<f64>); 19] = [
     ("route_p50_us", "µs for a route decision", None),
     ("route_p99_us", "µs, 99th percentile", Some(2.0)),
     ("destinations", "mesh destinations, of 262,144 that fit", Some(262_144.0)),
+    ("uncaptured_p50_ns", "ns for a connect of a pod without hooks", None),
+    ("permissive_miss_p50_ns", "ns outside of the mesh, of a permissive pod", None),
+    ("strict_miss_p50_ns", "ns outside of the cluster, of a strict pod", None),
+    ("strict_refused_p50_ns", "ns of a connect that the hook of a strict pod refuses", None),
+    ("permissive_miss_hook_ns", "ns of it in the hook", None),
+    ("strict_miss_hook_ns", "ns of it in the hook", None),
+    ("permissive_taken_hook_ns", "ns in the hook for a connect that is taken, of a permissive pod", None),
+    ("strict_taken_hook_ns", "ns in the hook for a connect that is taken, of a strict pod", None),
+    ("guard_refused_hook_ns", "ns in the look-up hook for plaintext that a strict pod refuses", None),
     ("capture_ms", "ms to capture a pod, of 500 on one node", Some(5.0)),
     ("agent_start_s", "s until an agent with 500 pods to capture is ready", Some(3.0)),
     ("agent_restart_s", "s until an agent that finds them captured is ready", Some(3.0)),
@@ -45,6 +55,7 @@ const FIGURES: [(&str, &str, Option<f64>); 19] = [
 /// When something does not run.
 pub(crate) fn run(lark: &Path, program: &Path) -> Result<Value> {
     let mut figures = object(&Command::new(program).arg("cluster").output()?.stdout)?;
+    figures.extend(hooks(program)?);
     figures.extend(pods(lark)?);
     figures.extend(tunnels(program)?);
     Ok(Value::Object(figures))
@@ -66,6 +77,13 @@ pub(crate) fn table(figures: &Value) -> String {
 fn object(text: &[u8]) -> Result<Map<String, Value>> {
     serde_json::from_slice(text)
         .with_context(|| format!("lark-scale printed {:?}", String::from_utf8_lossy(text)))
+}
+
+/// Connects through the kernel's hooks, with and without what strict pods have more.
+fn hooks(program: &Path) -> Result<Map<String, Value>> {
+    let measured = Command::new("unshare").arg("--net").arg(program).arg("hooks").output()?;
+    ensure!(measured.status.success(), "lark-scale hooks: {}", String::from_utf8_lossy(&measured.stderr));
+    object(&measured.stdout)
 }
 
 /// Many pods on a node: namespaces with nothing but a loopback, and cgroups.

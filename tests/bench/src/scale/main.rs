@@ -1,4 +1,5 @@
-//! The bench's scale: a snapshot of a large cluster, and a worker's end of many tunnels. Each run prints
+//! The bench's scale: a snapshot of a large cluster, connects through the kernel's hooks, and a worker's end
+//! of many tunnels. Each run prints
 //! one line of JSON.
 
 #![forbid(unsafe_code)]
@@ -7,6 +8,8 @@
 mod cost;
 /// A large cluster's snapshot.
 mod cluster;
+/// Connects through the kernel's hooks.
+mod hooks;
 /// Many tunnels between two workers.
 mod tunnels;
 
@@ -40,6 +43,15 @@ enum Verb {
         #[arg(long, default_value_t = 5_000)]
         nodes: usize,
     },
+    /// Connect through the hooks of a permissive and of a strict pod, in a network namespace of its own.
+    Hooks {
+        /// Connects of each kind.
+        #[arg(long, default_value_t = 20_000)]
+        connects: usize,
+        /// Mesh destinations that the map has beside the one.
+        #[arg(long, default_value_t = 100_000)]
+        destinations: u32,
+    },
     /// Take tunnels until ended; prints the address first.
     Accept {
         /// Directory of the CA, made if it is not there.
@@ -70,6 +82,7 @@ fn main() -> Result<()> {
     lark_sys::socket::raise_descriptor_limit();
     match Cli::parse().verb {
         Verb::Cluster { workloads, services, nodes } => say(&cluster::measure(workloads, services, nodes)?),
+        Verb::Hooks { connects, destinations } => say(&hooks::measure(connects, destinations)?),
         Verb::Accept { keys } => tunnels::accept(&keys, |address| say(&Value::String(address.to_string()))),
         Verb::Dial { keys, via, peer, nodes, idle } => say(&tunnels::dial(&keys, via, peer, nodes, idle)?),
     }
