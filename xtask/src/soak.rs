@@ -72,6 +72,8 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     test::able()?;
     install::debian(install::DEMO.iter().chain(&install::TESTS))?;
+    // By the end of an hour something else may be checked out.
+    let commit = report::commit();
     let binary = test::lark(!args.debug)?;
     say("two nodes with agents, nginx, PostgreSQL, redis and echo servers, and clients for each");
     let mut stage = Stage::set_up(&binary)?;
@@ -80,7 +82,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     drop(stage);
 
     let verdicts = judge::judge(&run);
-    let facts = report::facts(args.minutes, !args.debug, &run);
+    let facts = report::facts(args.minutes, !args.debug, &commit, &run);
     let failed: Vec<&str> = verdicts.iter().filter(|v| !v.met).map(|v| v.sentence.as_str()).collect();
     verdicts.iter().for_each(|v| tell(&format!("{} {}", if v.met { "√" } else { "✗" }, v.sentence)));
     if let Some(file) = &args.json {

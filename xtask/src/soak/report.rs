@@ -6,19 +6,25 @@ use serde_json::{Value, json};
 
 use super::judge::{Kind, Run, Verdict};
 
-/// What the run was.
-pub(crate) fn facts(minutes: u64, release: bool, run: &Run) -> Value {
-    let said = |program: &str, arguments: &[&str]| {
-        let output = Command::new(program).args(arguments).output();
-        output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default()
-    };
+fn said(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output();
+    output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default()
+}
+
+/// The commit that is checked out now.
+pub(crate) fn commit() -> String {
+    said("git", &["describe", "--always", "--dirty"])
+}
+
+/// What the run was; `commit` is what was built for it.
+pub(crate) fn facts(minutes: u64, release: bool, commit: &str, run: &Run) -> Value {
     json!({
         "minutes": minutes,
         "seconds": run.samples.last().map(|sample| sample.at.round()),
         "build": if release { "release" } else { "debug" },
         "kernel": fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim(),
         "cores": std::thread::available_parallelism().map_or(1, usize::from),
-        "commit": said("git", &["describe", "--always", "--dirty"]),
+        "commit": commit,
         "day": said("date", &["--utc", "+%Y-%m-%d"]),
         "upgrades": run.count(Kind::Upgrade),
         "kills": run.count(Kind::Kill),
