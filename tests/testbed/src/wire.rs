@@ -60,11 +60,39 @@ impl Wire {
     /// # Errors
     /// When tcpdump does not end or its file cannot be read.
     pub fn finish(mut self) -> Result<Vec<u8>> {
-        // What is in flight, and in tcpdump's own buffer.
-        std::thread::sleep(Duration::from_millis(150));
+        self.settle()?;
         self.tcpdump.signal("INT");
         eventually(Duration::from_secs(10), "tcpdump ends", || Ok(!self.tcpdump.is_running()))?;
         Ok(std::fs::read(&self.file)?)
+    }
+
+    /// Waits until tcpdump has written what came: at its end it forgets what is still in the kernel's buffer,
+    /// and a busy machine can keep it from running for longer than any pause. It answers a signal only when it
+    /// runs, so the same answer several times says that nothing waits. Where frames never cease it runs anyhow.
+    fn settle(&self) -> Result<()> {
+        let mut last = (String::new(), 0);
+        for _ in 0..12 {
+            std::thread::sleep(Duration::from_millis(50));
+            let before = self.answers().len();
+            self.tcpdump.signal("USR1");
+            eventually(Duration::from_secs(10), "tcpdump says how many frames it has", || {
+                Ok(self.answers().len() > before)
+            })?;
+            let now = self.answers().pop().unwrap_or_default();
+            last = if now == last.0 { (now, last.1 + 1) } else { (now, 0) };
+            if last.1 == 3 {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// How many frames it had, each time that it was asked.
+    fn answers(&self) -> Vec<String> {
+        let log = self.tcpdump.log();
+        let whole =
+            log.lines().filter(|line| line.contains("captured") && line.contains("dropped by kernel"));
+        whole.map(|line| line.split(',').next().unwrap_or_default().to_owned()).collect()
     }
 
     /// Ends the capture and says how often the text was on the wire.
