@@ -47,7 +47,11 @@ impl Wire {
         let netns = place.netns.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let file = bed.directory().join(format!("{netns}.pcap"));
         let mut command = place.command("tcpdump");
-        command.args(["-i", interface, "-U", "--immediate-mode", "-s", "0", "-Z", "root", "-w"]).arg(&file);
+        // Each frame has a place for the longest possible one, so that the usual 2 MiB are full after eight of
+        // them, and a burst of a single request loses some (libpcap, pcap-linux.c, prepare_tpacket_socket).
+        let buffer = ["-B", "65536"];
+        command.args(["-i", interface, "-U", "--immediate-mode", "-s", "0", "-Z", "root"]).args(buffer);
+        command.arg("-w").arg(&file);
         let tcpdump = place.start(command, &bed.directory().join(format!("tcpdump-{netns}.log")))?;
         eventually(Duration::from_secs(10), "tcpdump listens", || {
             Ok(tcpdump.log().contains("listening on"))
