@@ -281,7 +281,7 @@ fn an_address_that_changed_hands_during_a_connection_leads_nobody_to_its_next_ow
         peer.send(&get(1)).await.unwrap();
         assert!(!peer.next_of(kind::DATA).await.unwrap().payload.is_empty());
     });
-    assert!(nginx.access_log().contains("canary"));
+    nginx.logged("canary").unwrap();
 
     // The pod ends, and its address is given to one of another account.
     drop(nginx);

@@ -117,7 +117,7 @@ fn with_exactly_its_capabilities_an_agent_does_everything() {
     let log = house.one.process.log();
     let wrong = |line: &&str| line.contains("ERROR") || line.contains("WARN") && !line.contains("pending");
     assert_eq!(log.lines().filter(wrong).collect::<Vec<_>>(), Vec::<&str>::new());
-    assert!(nginx.access_log().contains(&house.client.ip.to_string()));
+    nginx.logged(&house.client.ip.to_string()).unwrap();
 }
 
 #[test]

@@ -27,7 +27,7 @@ fn nginx_and_curl_talk_over_mtls_and_nginx_sees_the_client() {
         format!("{} {}\n", house.client.ip6, house.server.ip6)
     );
     assert_eq!(wire.count("canary-of-lark").unwrap(), 0, "the canary was on the wire");
-    assert!(nginx.access_log().contains(&house.client.ip.to_string()), "{}", nginx.access_log());
+    nginx.logged(&house.client.ip.to_string()).unwrap();
 
     for (agent, direction) in [(&house.one, "outbound"), (&house.two, "inbound")] {
         let edges = agent.json("edges").unwrap();

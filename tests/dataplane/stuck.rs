@@ -50,7 +50,7 @@ fn a_stopped_agent_counts_as_dead_and_what_it_carries_goes_on_when_it_does() {
         Ok(house.client.place.output("curl", &["-sf", "--max-time", "2", &url])?.status.success())
     })
     .unwrap();
-    assert!(nginx.access_log().contains("/who"));
+    nginx.logged("/who").unwrap();
     house.one.process.signal("CONT");
     traffic.flows(20).unwrap();
     let left_alone = untouched(&house);

@@ -70,6 +70,17 @@ impl Nginx {
         Ok(Self { files, access: home.join("access.log"), _process: process })
     }
 
+    /// Waits until its access log has the text: it writes a line after the answer.
+    ///
+    /// # Errors
+    /// When it does not within ten seconds; with the log.
+    pub fn logged(&self, text: &str) -> Result<()> {
+        eventually(Duration::from_secs(10), "the request is in the log", || {
+            Ok(self.access_log().contains(text))
+        })
+        .with_context(|| self.access_log())
+    }
+
     /// Its access log.
     pub fn access_log(&self) -> String {
         std::fs::read_to_string(&self.access).unwrap_or_default()
