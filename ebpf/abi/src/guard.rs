@@ -28,10 +28,11 @@ pub enum Admission {
 }
 
 /// Whether it comes from inside the namespace, which needs no look-up: an agent's delivery has a loopback
-/// source, and a pod that dials its own address has that very one. Neither can come from a wire: the kernel
-/// drops loopback sources on other interfaces (`ip_route_input_slow`, `ipv6_rcv`), and IPv4 sources that are
-/// its own address (`__fib_validate_source`); an answer to a forged IPv6 one never leaves the namespace, so
-/// that no handshake completes.
+/// source, and a pod that dials its own address has that very one. From a wire, the kernel drops ::1
+/// (`ipv6_rcv`), IPv4 sources that are its own address (`__fib_validate_source`), and 127.0.0.0/8
+/// (`ip_route_input_slow`) unless `route_localnet` is set there. Whatever it lets in, the answer never leaves
+/// the namespace, so that no handshake completes. The interface is no help: a local connection arrives by the
+/// device that has the address.
 #[inline(always)]
 pub fn is_from_inside(source: &Address, destination: &Address) -> bool {
     source.is_loopback() || source.same(destination)
