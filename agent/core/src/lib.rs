@@ -22,6 +22,8 @@ pub mod framing;
 pub mod identity;
 /// Counters that move while a connection lives, and the edges they add up to.
 pub mod observe;
+/// Where a pod is on its node: cgroup and network namespace.
+pub mod place;
 /// Which tunnel a stream takes, and when tunnels are opened and given up.
 pub mod pool;
 /// Whether a workload takes plaintext: permissive or strict, and its ports that are something else.

@@ -1,21 +1,28 @@
 //! From a captured connection to the way it takes.
 
+/// Which endpoint a client of a Service had last.
+pub mod affinity;
 /// What the kernel takes to the agent.
 mod destinations;
+/// From a Service to one of its endpoints.
+mod endpoint;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::explain::Passthrough;
 use crate::reason::Reason;
-use crate::snapshot::{Endpoint, SameNode, Service, Snapshot, Workload};
+use crate::snapshot::{SameNode, Service, Snapshot, Workload};
 
 pub use destinations::{
     Action, DestinationChanges, DestinationKey, MeshDestination, changed_destinations, is_in_mesh,
     is_mesh_destination, mesh_destinations,
 };
+
+use endpoint::Client;
 
 /// The way of one connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,19 +80,24 @@ pub struct Decision {
 
 /// Decides the way of a connection of `source`, which runs on `node`.
 ///
-/// `load` tells the open connections to an endpoint; `dice` are random bits. Of two ready endpoints
-/// drawn at random, the one with the lower load is taken.
+/// `before` tells the endpoint that the client had last of a Service that keeps its clients; `load` the
+/// open connections to an endpoint; `dice` are random bits. Of two usable endpoints drawn at random, the
+/// one with the lower load is taken.
 pub fn decide(
     snapshot: &Snapshot,
     node: &str,
     destination: SocketAddr,
+    before: impl FnOnce(&Service, Duration) -> Option<IpAddr>,
     load: impl Fn(IpAddr) -> u32,
     dice: u64,
 ) -> Decision {
     let destination = SocketAddr::new(destination.ip().to_canonical(), destination.port());
     if let Some(service) = snapshot.service_by_address(destination.ip()) {
         let service = service.clone();
-        let chosen = endpoint(&service, destination, load, dice);
+        let before = service.traffic.affinity.and_then(|away| before(&service, away));
+        let zone = snapshot.node(node).and_then(|n| n.zone.as_deref());
+        let client = Client { node, zone, before };
+        let chosen = endpoint::choose(&service, destination, &client, load, dice);
         return match chosen {
             Ok(address) => Decision {
                 route: toward(snapshot, node, address, true),
@@ -96,47 +108,6 @@ pub fn decide(
         };
     }
     Decision { route: toward(snapshot, node, destination, false), service: None, endpoint: Some(destination) }
-}
-
-fn endpoint(
-    service: &Service,
-    asked: SocketAddr,
-    load: impl Fn(IpAddr) -> u32,
-    dice: u64,
-) -> Result<SocketAddr, Reason> {
-    let port = service.ports.iter().find(|p| p.port == asked.port()).ok_or(Reason::NoSuchPort)?;
-    let draw = |bits: u64| draw(service, asked.is_ipv4(), bits);
-    let first = draw(dice & 0xffff_ffff).ok_or(Reason::NoReadyEndpoint)?;
-    let second = draw(dice >> 32).unwrap_or(first);
-    let address = if load(second) < load(first) { second } else { first };
-    Ok(SocketAddr::new(address, port.target_port))
-}
-
-/// Tries before the ready ones are counted.
-const DRAWS: u32 = 8;
-
-/// A ready endpoint of that family, each as likely as the others. Most are ready, so that drawing again
-/// after a bad draw is cheaper than looking at all of them.
-fn draw(service: &Service, v4: bool, bits: u64) -> Option<IpAddr> {
-    let pick = |bits: u64, count: usize| -> Option<usize> {
-        let count = u64::try_from(count).ok().filter(|c| *c > 0)?;
-        usize::try_from(bits % count).ok()
-    };
-    let fits = |e: &&Endpoint| e.ready && e.address.to_canonical().is_ipv4() == v4;
-    let endpoints = &service.endpoints;
-    for turn in 0..DRAWS {
-        let bits = match turn {
-            0 => bits,
-            // Bits of the same draw that have not been used yet.
-            turn => bits.wrapping_add(u64::from(turn)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32,
-        };
-        let drawn = endpoints.get(pick(bits, endpoints.len())?);
-        if let Some(endpoint) = drawn.filter(|e| fits(e)) {
-            return Some(endpoint.address.to_canonical());
-        }
-    }
-    let ready = endpoints.iter().filter(fits).count();
-    endpoints.iter().filter(fits).nth(pick(bits, ready)?).map(|e| e.address.to_canonical())
 }
 
 fn toward(snapshot: &Snapshot, node: &str, address: SocketAddr, by_service: bool) -> Route {

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +32,8 @@ pub struct Node {
     pub addresses: Vec<IpAddr>,
     /// Port of the agent's tunnel listener.
     pub tunnel_port: u16,
+    /// The zone it is in, if discovery says so.
+    pub zone: Option<Arc<str>>,
 }
 
 impl Node {
@@ -58,6 +61,17 @@ pub struct Place {
     pub netns: PathBuf,
 }
 
+/// An address of a workload that identifies nobody at the moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Contested {
+    /// The address.
+    pub address: IpAddr,
+    /// How many claim it, this workload included.
+    pub claims: usize,
+    /// Another one that does, for people.
+    pub other: String,
+}
+
 /// A pod or a captured cgroup.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Workload {
@@ -75,6 +89,9 @@ pub struct Workload {
     pub labels: BTreeMap<String, String>,
     /// Its addresses. Those of a host-network workload are the node's and identify nobody.
     pub addresses: Vec<IpAddr>,
+    /// Those of its addresses that something else is said to have too, so that they identify nobody until
+    /// that is settled. Connections to one are refused if the workload is captured, and never guessed.
+    pub contested: Vec<Contested>,
     /// The node it runs on.
     pub node: NodeName,
     /// What it belongs to.
@@ -115,6 +132,31 @@ pub struct Service {
     pub ports: Vec<ServicePort>,
     /// Its endpoints, ready or not.
     pub endpoints: Vec<Endpoint>,
+    /// Which of them serve whom.
+    pub traffic: Traffic,
+}
+
+/// Which endpoints of a Service serve which clients.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// A client stays with its endpoint until it has been away for this long.
+    pub affinity: Option<Duration>,
+    /// At these of the Service's addresses only endpoints of the caller's own node serve.
+    pub local_at: Vec<IpAddr>,
+    /// Preferred endpoints, where none has a hint.
+    pub near: Near,
+}
+
+/// Which endpoints are preferred.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Near {
+    /// All alike.
+    #[default]
+    Any,
+    /// Those of the caller's zone.
+    Zone,
+    /// Those of the caller's node, then those of its zone.
+    Node,
 }
 
 /// One port of a Service.
@@ -135,6 +177,29 @@ pub struct Endpoint {
     pub address: IpAddr,
     /// Whether it takes connections.
     pub ready: bool,
+    /// Whether it is ending, and takes connections as long as nothing is ready.
+    pub draining: bool,
+    /// Whether it stands for a workload that is to be captured and that discovery does not know (yet, any
+    /// more, or for sure) by this address. Nobody is connected to it: who is there would be a guess.
+    pub unknown: bool,
+    /// Where it serves the Service's ports, as (the Service's, its own); `None`: all of them, at their
+    /// [`ServicePort::target_port`].
+    pub ports: Option<Arc<[(u16, u16)]>>,
+    /// Where it is and for whom it is meant, if discovery says so.
+    pub topology: Option<Arc<Topology>>,
+}
+
+/// Where an endpoint is, and which clients it is meant for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Topology {
+    /// The node it is on.
+    pub node: Option<NodeName>,
+    /// The zone it is in.
+    pub zone: Option<Arc<str>>,
+    /// Zones whose clients it is for; empty without a hint.
+    pub for_zones: Vec<Arc<str>>,
+    /// Nodes whose clients it is for; empty without a hint.
+    pub for_nodes: Vec<NodeName>,
 }
 
 /// How captured connections between two pods of one node travel.
@@ -410,7 +475,27 @@ impl Workload {
 
     /// The addresses that mean this workload and nobody else, in canonical form.
     pub fn identifying_addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.own_addresses().filter(|address| !self.contested.iter().any(|c| c.address == *address))
+    }
+
+    /// Its addresses in canonical form, unless they are its node's.
+    pub fn own_addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
         self.addresses.iter().filter(|_| !self.host_network).map(IpAddr::to_canonical)
+    }
+}
+
+impl Endpoint {
+    /// One that serves everybody at the ports that the Service says.
+    pub const fn new(address: IpAddr, ready: bool) -> Self {
+        Self { address, ready, draining: false, unknown: false, ports: None, topology: None }
+    }
+
+    /// Its port for one of the Service's; `None` if it does not serve that.
+    pub fn port(&self, port: &ServicePort) -> Option<u16> {
+        match &self.ports {
+            None => Some(port.target_port),
+            Some(ports) => ports.iter().find(|(service, _)| *service == port.port).map(|(_, own)| *own),
+        }
     }
 }
 

@@ -21,7 +21,7 @@ use super::heartbeat::{self, Pulse, Watched};
 use crate::capture::{Pod, PodListener, Pods, ToWorker};
 use crate::deliver::Dial;
 use crate::observe::Observer;
-use crate::proxy::{Identities, Inbound, Known, Outbound, Standing, Tunnels};
+use crate::proxy::{Clients, Identities, Inbound, Known, Outbound, Standing, Tunnels};
 
 /// What workers are made from.
 #[derive(Clone)]
@@ -33,6 +33,7 @@ pub(super) struct Shared {
     pub(super) svids: SvidStore,
     pub(super) observer: Observer,
     pub(super) identities: Identities,
+    pub(super) clients: Arc<Clients>,
     pub(super) settings: TunnelSettings,
     /// How long a worker looks for more before it sleeps.
     pub(super) spin: Duration,
@@ -158,6 +159,7 @@ async fn run(parts: Parts) -> anyhow::Result<()> {
         standing: standing.clone(),
         observer: shared.observer.clone(),
         load: Rc::default(),
+        clients: shared.clients.clone(),
     });
     let dialer = outbound.dialer.clone();
     tokio::task::spawn_local(async move { dialer.keep_warm().await });

@@ -15,12 +15,13 @@ use lark_core::observe::Secured;
 use lark_core::policy::{Denial, Passage};
 use lark_core::reason::Reason;
 use lark_core::route::{Decision, Route, decide};
-use lark_core::snapshot::{Snapshot, Workload};
+use lark_core::snapshot::{Service, Snapshot, Workload};
 use lark_core::view::Party;
 use lark_tunnel::{Dialer, End, Ended, PodSocket, PoolKey, Refusal, join};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::clients::Clients;
 use super::standing::{Held, Standing};
 use crate::capture::{Pod, Pods};
 use crate::deliver::Dial;
@@ -46,6 +47,8 @@ pub struct Outbound {
     pub observer: Observer,
     /// Connections of this worker to each endpoint.
     pub load: Rc<RefCell<HashMap<IpAddr, u32>>>,
+    /// Who has to stay with an endpoint.
+    pub clients: Arc<Clients>,
 }
 
 /// Counts a connection to an endpoint while it lives.
@@ -100,6 +103,11 @@ impl Outbound {
             self.observer.refused_early(Direction::Outbound, Reason::SourceUnknown);
             return;
         };
+        if let (Some(service), Some(endpoint)) = (&decision.service, decision.endpoint)
+            && service.traffic.affinity.is_some()
+        {
+            self.clients.note(&pod.uid, service, endpoint.ip());
+        }
         let _loaded = decision.endpoint.map(|e| Load::add(&self.load, e.ip()));
         // The port is the pod's own choice or the kernel's; the address is the pod's, not loopback.
         let source_address = SocketAddr::new(own_address(&source, destination.ip()), from.port());
@@ -133,7 +141,8 @@ impl Outbound {
         let load = |address: IpAddr| self.load.borrow().get(&address).copied().unwrap_or(0);
         let decide = |snapshot: Arc<Snapshot>| {
             let source = snapshot.workload(&pod.uid).cloned()?;
-            let decision = decide(&snapshot, &self.node, destination, load, dice);
+            let before = |service: &Service, away| self.clients.before(&pod.uid, service, away);
+            let decision = decide(&snapshot, &self.node, destination, before, load, dice);
             Some((snapshot, source, decision))
         };
         let mut decided = decide(self.snapshot.borrow().clone())?;

@@ -41,6 +41,7 @@ mod refusal;
 mod system;
 mod tunnel;
 mod violation;
+mod watch;
 
 pub use ca::{CaRefusal, CaRequest};
 pub use certificate::Certificate;
@@ -49,6 +50,7 @@ pub use passthrough::Passthrough;
 pub use system::{System, told};
 pub use tunnel::{Cause, Tunnel};
 pub use violation::Violation;
+pub use watch::Watch;
 
 /// Who saw it, and therefore whose log and metrics have it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -167,6 +169,7 @@ pub fn sets() -> Vec<Set> {
         ca::refusal(),
         ca::state(),
         ca::phase(),
+        watch::set(),
         system::set(),
     ]
 }

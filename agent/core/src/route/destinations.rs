@@ -100,11 +100,12 @@ pub fn is_in_mesh(snapshot: &Snapshot, service: &Service) -> bool {
     service
         .endpoints
         .iter()
-        .any(|e| snapshot.workload_by_address(e.address).is_some_and(|w| w.capture.is_wanted()))
+        .any(|e| e.unknown || snapshot.workload_by_address(e.address).is_some_and(|w| w.capture.is_wanted()))
 }
 
 fn of_workload(workload: &Workload) -> impl Iterator<Item = MeshDestination> + '_ {
-    let addresses = workload.identifying_addresses().filter(|_| workload.capture.is_wanted());
+    // A contested one too: it leads to the agent, which refuses it, and never to plaintext.
+    let addresses = workload.own_addresses().filter(|_| workload.capture.is_wanted());
     addresses.map(|address| MeshDestination { address, port: None, action: Action::Redirect })
 }
 
@@ -118,7 +119,7 @@ fn of_service<'a>(
         let ready = service
             .endpoints
             .iter()
-            .any(|e| e.ready && e.address.to_canonical().is_ipv4() == address.is_ipv4());
+            .any(|e| (e.ready || e.draining) && e.address.to_canonical().is_ipv4() == address.is_ipv4());
         let action = if ready { Action::Redirect } else { Action::RefuseNoEndpoint };
         service.ports.iter().map(move |p| MeshDestination { address, port: Some(p.port), action })
     })

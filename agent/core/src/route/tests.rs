@@ -3,7 +3,7 @@ use crate::snapshot::fixture::snapshot;
 use proptest::prelude::*;
 
 fn go(to: &str) -> Decision {
-    decide(&snapshot(), "one", to.parse().unwrap(), |_| 0, 0)
+    decide(&snapshot(), "one", to.parse().unwrap(), |_, _| None, |_| 0, 0)
 }
 
 fn told(decision: &Decision) -> String {
@@ -50,10 +50,13 @@ fn the_less_loaded_of_two_is_taken() {
     let load = |a: IpAddr| u32::from(a == "10.0.2.1".parse::<IpAddr>().unwrap());
     // Draws the first and the second ready endpoint.
     let dice = 1_u64 << 32;
-    assert_eq!(told(&decide(&snapshot(), "one", asked, load, dice)), "passthrough 10.0.2.2:15432");
+    assert_eq!(
+        told(&decide(&snapshot(), "one", asked, |_, _| None, load, dice)),
+        "passthrough 10.0.2.2:15432"
+    );
     let none = |_| 0;
     assert_eq!(
-        told(&decide(&snapshot(), "one", asked, none, dice)),
+        told(&decide(&snapshot(), "one", asked, |_, _| None, none, dice)),
         "tunnel db 10.0.2.1:15432 192.168.0.2:15008"
     );
 }
@@ -85,7 +88,7 @@ proptest! {
     fn an_unready_endpoint_is_never_chosen(dice: u64, loads: [u8; 4]) {
         let asked = "10.96.0.1:5432".parse().unwrap();
         let load = |a: IpAddr| match a { IpAddr::V4(v4) => u32::from(loads[usize::from(v4.octets()[3] % 4)]), IpAddr::V6(_) => 0 };
-        let endpoint = decide(&snapshot(), "one", asked, load, dice).endpoint.unwrap();
+        let endpoint = decide(&snapshot(), "one", asked, |_, _| None, load, dice).endpoint.unwrap();
         prop_assert_ne!(endpoint.ip(), "10.0.2.3".parse::<IpAddr>().unwrap());
         prop_assert!(endpoint.is_ipv4());
     }
@@ -96,7 +99,7 @@ proptest! {
         let mut seen = std::collections::BTreeSet::new();
         for i in 0..64_u64 {
             let dice = (seed ^ i).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            seen.insert(decide(&snapshot(), "one", asked, |_| 0, dice).endpoint);
+            seen.insert(decide(&snapshot(), "one", asked, |_, _| None, |_| 0, dice).endpoint);
         }
         prop_assert_eq!(seen.len(), 2);
     }
@@ -105,7 +108,8 @@ proptest! {
     #[test]
     fn what_is_captured_never_passes_through(bits: u32, dice: u64, service: bool) {
         let host = if service { "10.96.0.1".to_owned() } else { format!("10.0.{}.{}", 1 + (bits & 1), 1 + (bits >> 1) % 4) };
-        let decision = decide(&snapshot(), "one", format!("{host}:5432").parse().unwrap(), |_| 0, dice);
+        let asked = format!("{host}:5432").parse().unwrap();
+        let decision = decide(&snapshot(), "one", asked, |_, _| None, |_| 0, dice);
         if let Route::Passthrough { address, .. } = decision.route {
             let snapshot = snapshot();
             prop_assert!(!snapshot.workload_by_address(address.ip()).is_some_and(|w| w.capture.is_wanted()));

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use crate::capture::Wanted;
 use crate::identity::{SpiffeId, TrustDomain};
 use crate::snapshot::{
-    AgentDown, Endpoint, MeshSettings, Node, PolicyChange, SameNode, Service, ServicePort, Snapshot, Workload,
+    AgentDown, Endpoint, MeshSettings, Node, PolicyChange, SameNode, Service, ServicePort, Snapshot, Traffic,
+    Workload,
 };
 
 pub(crate) fn settings() -> MeshSettings {
@@ -28,6 +29,7 @@ pub(crate) fn workload(name: &str, address: &str, node: &str, capture: Wanted) -
         identity: SpiffeId::new(&TrustDomain::new("cluster.local").unwrap(), "shop", name).unwrap(),
         labels: BTreeMap::new(),
         addresses: address.split(',').map(|a| a.parse().unwrap()).collect(),
+        contested: Vec::new(),
         node: node.into(),
         owner: None,
         host_network: false,
@@ -40,7 +42,7 @@ pub(crate) fn workload(name: &str, address: &str, node: &str, capture: Wanted) -
 }
 
 pub(crate) fn node(name: &str, address: &str) -> Node {
-    Node { name: name.into(), addresses: vec![address.parse().unwrap()], tunnel_port: 15008 }
+    Node { name: name.into(), addresses: vec![address.parse().unwrap()], tunnel_port: 15008, zone: None }
 }
 
 /// Nodes one and two; web on one, db and plain on two, cache on one; ingress on one's host network.
@@ -53,8 +55,9 @@ pub(crate) fn mesh() -> (Vec<Node>, Vec<Workload>, Vec<Service>) {
         addresses: vec!["10.96.0.1".parse().unwrap(), "fd96::1".parse().unwrap()],
         ports: vec![ServicePort { name: None, port: 5432, target_port: 15432 }],
         endpoints: ["10.0.2.1", "10.0.2.2", "10.0.2.3", "fd02::1"]
-            .map(|a| Endpoint { address: a.parse().unwrap(), ready: a != "10.0.2.3" })
+            .map(|a| Endpoint::new(a.parse().unwrap(), a != "10.0.2.3"))
             .into(),
+        traffic: Traffic::default(),
     };
     (
         vec![node("one", "192.168.0.1"), node("two", "192.168.0.2")],

@@ -128,6 +128,7 @@ fn build(path: &Path, file: model::MeshFile, generation: u64) -> Result<Snapshot
                 name: node.name.as_str().into(),
                 addresses: node.addresses.clone(),
                 tunnel_port: node.tunnel_port,
+                zone: None,
             })
         })
         .collect::<Result<Vec<_>, _>>()?;
@@ -202,6 +203,7 @@ fn workload(
         identity,
         labels: workload.labels,
         addresses: workload.addresses,
+        contested: Vec::new(),
         node: workload.node.into(),
         owner: workload.owner.map(|o| snapshot::Owner { kind: o.kind, name: o.name }),
         host_network: workload.host_network,
@@ -231,7 +233,8 @@ fn service(service: model::Service) -> snapshot::Service {
         endpoints: service
             .endpoints
             .into_iter()
-            .map(|e| snapshot::Endpoint { address: e.address, ready: e.ready })
+            .map(|e| snapshot::Endpoint::new(e.address, e.ready))
             .collect(),
+        traffic: snapshot::Traffic::default(),
     }
 }

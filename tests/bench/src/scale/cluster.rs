@@ -8,7 +8,7 @@ use lark_core::identity::{SpiffeId, TrustDomain};
 use lark_core::route::{Route, changed_destinations, decide, mesh_destinations};
 use lark_core::snapshot::{
     AgentDown, Change, Endpoint, MeshSettings, Node, Owner, PolicyChange, SameNode, Service, ServicePort,
-    Snapshot, Workload,
+    Snapshot, Traffic, Workload,
 };
 use serde_json::{Value, json};
 
@@ -34,7 +34,12 @@ fn address(block: u8, number: usize) -> IpAddr {
 
 impl Cluster {
     fn node(&self, number: usize) -> Node {
-        Node { name: node_name(number), addresses: vec![address(172, number)], tunnel_port: 15008 }
+        Node {
+            name: node_name(number),
+            addresses: vec![address(172, number)],
+            tunnel_port: 15008,
+            zone: None,
+        }
     }
 
     /// A pod as Kubernetes has it, `life` being how often it was replaced.
@@ -55,6 +60,7 @@ impl Cluster {
             identity: SpiffeId::new(&self.domain, &namespace, &account)?,
             labels: labels.into_iter().map(|(k, v)| (k.to_owned(), v)).collect::<BTreeMap<_, _>>(),
             addresses: vec![address(if life == 0 { 10 } else { 11 }, number)],
+            contested: Vec::new(),
             node: node_name((number + life) % self.nodes),
             owner: Some(Owner { kind: "Deployment".to_owned(), name: account }),
             host_network: false,
@@ -72,7 +78,8 @@ impl Cluster {
             name: format!("app-{number}").into(),
             addresses: vec![address(192, number)],
             ports: [80, 443].map(|port| ServicePort { name: None, port, target_port: port + 8000 }).into(),
-            endpoints: endpoints.map(|address| Endpoint { address, ready: true }).collect(),
+            endpoints: endpoints.map(|address| Endpoint::new(address, true)).collect(),
+            traffic: Traffic::default(),
         }
     }
 
@@ -141,7 +148,7 @@ pub(crate) fn measure(workloads: usize, services: usize, nodes: usize) -> Result
         let dice = (turn as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let to = SocketAddr::new(address(192, turn.wrapping_mul(104_729) % services), 443);
         let began = Instant::now();
-        let decision = decide(&snapshot, "node-0.example.internal", to, |_| 0, dice);
+        let decision = decide(&snapshot, "node-0.example.internal", to, |_, _| None, |_| 0, dice);
         decisions.push(began.elapsed().as_secs_f64() * 1e6);
         tunnels += usize::from(matches!(decision.route, Route::Tunnel { .. }));
     }
@@ -149,7 +156,7 @@ pub(crate) fn measure(workloads: usize, services: usize, nodes: usize) -> Result
     decisions.sort_by(f64::total_cmp);
     let unknown = SocketAddr::new(Ipv4Addr::new(9, 9, 9, 9).into(), 443);
     ensure!(
-        matches!(decide(&snapshot, "node-0", unknown, |_| 0, 0).route, Route::Deny { .. }),
+        matches!(decide(&snapshot, "node-0", unknown, |_, _| None, |_| 0, 0).route, Route::Deny { .. }),
         "an unknown destination is known"
     );
     Ok(json!({

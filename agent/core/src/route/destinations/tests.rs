@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::capture::Wanted;
 use crate::snapshot::fixture::{settings, snapshot, workload};
-use crate::snapshot::{Change, Endpoint, ServicePort};
+use crate::snapshot::{Change, Endpoint, ServicePort, Traffic};
 
 fn set(all: impl IntoIterator<Item = MeshDestination>) -> HashSet<String> {
     all.into_iter().map(|d| format!("{d:?}")).collect()
@@ -35,7 +35,8 @@ fn change((kind, name, address, bits): (u8, u8, u8, u8)) -> Change {
             namespace: "shop".into(),
             name: name.into(),
             ports: vec![ServicePort { name: None, port: 80 + u16::from(bits & 4), target_port: 80 }],
-            endpoints: vec![Endpoint { address: address.parse().unwrap(), ready }],
+            endpoints: vec![Endpoint::new(address.parse().unwrap(), ready)],
+            traffic: Traffic::default(),
         }),
     }
 }

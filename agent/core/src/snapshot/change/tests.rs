@@ -7,7 +7,7 @@ use crate::capture::Wanted;
 use crate::policy::tests::policies;
 use crate::policy::{At, NetworkPolicy, Passage, Policies, Selector, list};
 use crate::snapshot::fixture::{mesh, node, settings, snapshot, workload};
-use crate::snapshot::{Endpoint, ServicePort};
+use crate::snapshot::{Endpoint, ServicePort, Traffic};
 
 /// Everything that can be asked, in an order of its own.
 fn told(snapshot: &Snapshot) -> Vec<String> {
@@ -40,7 +40,8 @@ fn service(name: &str, address: &str, endpoints: &[&str]) -> Service {
         name: name.into(),
         addresses: vec![address.parse().unwrap()],
         ports: vec![ServicePort { name: None, port: 80, target_port: 8080 }],
-        endpoints: endpoints.iter().map(|a| Endpoint { address: a.parse().unwrap(), ready: true }).collect(),
+        endpoints: endpoints.iter().map(|a| Endpoint::new(a.parse().unwrap(), true)).collect(),
+        traffic: Traffic::default(),
     }
 }
 
