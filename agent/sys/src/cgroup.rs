@@ -6,6 +6,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
+
 /// Why a cgroup cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum CgroupError {
@@ -23,6 +25,14 @@ pub enum CgroupError {
     /// The directory is none of a cgroup2.
     #[error("{path} is not a directory of cgroup v2")]
     NotCgroup2 {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// What is mounted is not what this process's own cgroup is told by.
+    #[error(
+        "this process is not in cgroup {path} as it seems: in a container it needs the node's /sys/fs/cgroup and process ids (hostPID)"
+    )]
+    NotOwn {
         /// The directory.
         path: PathBuf,
     },
@@ -66,13 +76,42 @@ pub fn mount() -> Result<PathBuf, CgroupError> {
 
 /// The cgroup (v2) of this process.
 ///
+/// In a container /proc tells it relative to a cgroup namespace of its own, while the node's whole tree is
+/// mounted; it is then asked from the namespace of process 1, which is the node's with its process ids.
+///
 /// # Errors
 /// When there is no cgroup2 or the process's own is outside of what is mounted.
 pub fn own() -> Result<Cgroup, CgroupError> {
-    let path = PathBuf::from("/proc/self/cgroup");
-    let text = std::fs::read_to_string(&path).map_err(|source| CgroupError::Proc { path, source })?;
+    let path = PathBuf::from("/proc/thread-self/cgroup");
+    // A thread of its own, since it stays in the namespace that it enters.
+    let text = std::thread::spawn(|| {
+        enter_first();
+        std::fs::read_to_string("/proc/thread-self/cgroup")
+    });
+    let text = text.join().unwrap_or_else(|_| Err(io::ErrorKind::Other.into()));
+    let text = text.map_err(|source| CgroupError::Proc { path, source })?;
     let relative = text.lines().find_map(|line| line.strip_prefix("0::/")).ok_or(CgroupError::NotMounted)?;
-    Cgroup::open(Path::new(relative))
+    let found = Cgroup::open(Path::new(relative))?;
+    // What is hooked as the agent's own must be nobody else's. A threaded cgroup does not tell.
+    let own = std::process::id().to_string();
+    match std::fs::read_to_string(found.path().join("cgroup.procs")) {
+        Ok(all) if !all.lines().any(|pid| pid == own) => {
+            Err(CgroupError::NotOwn { path: found.path().to_owned() })
+        }
+        _ => Ok(found),
+    }
+}
+
+/// Brings the calling thread into the cgroup namespace of process 1, if that is another and may be entered.
+fn enter_first() {
+    let inode = |path| std::fs::metadata(path).map(|meta| meta.ino()).ok();
+    let first = "/proc/1/ns/cgroup";
+    if inode(first) != inode("/proc/thread-self/ns/cgroup")
+        && let Ok(namespace) = File::open(first)
+    {
+        // Where it may not, the check of the caller says so.
+        let _entered = move_into_thread_name_spaces(namespace.as_fd(), ThreadNameSpaceType::CONTROL_GROUP);
+    }
 }
 
 impl Cgroup {
@@ -146,6 +185,19 @@ mod tests {
         assert!(own.is_alive());
         assert!(own.path().starts_with(mount().unwrap()));
         assert!(own.ids_below().contains(&own.id()));
+    }
+
+    #[test]
+    fn in_a_cgroup_namespace_of_its_own_a_process_still_finds_itself() {
+        let outside = own().unwrap();
+        let inside = std::thread::spawn(|| {
+            // SAFETY: a new cgroup namespace for this thread alone changes no memory.
+            unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWCGROUP) }.unwrap();
+            let told = std::fs::read_to_string("/proc/thread-self/cgroup").unwrap();
+            assert!(told.lines().any(|line| line == "0::/"), "{told}");
+            own().unwrap()
+        });
+        assert_eq!(inside.join().unwrap().path(), outside.path());
     }
 
     #[test]
