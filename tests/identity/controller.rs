@@ -117,8 +117,8 @@ async fn what_keeps_it_from_starting_is_one_sentence() {
     cases.push((args.clone(), "broken, line 1: the hash is not 64 hexadecimal digits".to_owned()));
     args.join_tokens = world.path("gone");
     cases.push((args.clone(), "gone: No such file".to_owned()));
-    args.discovery = "kubernetes".to_owned();
-    cases.push((args.clone(), "must be of the form file:PATH".to_owned()));
+    args.discovery = "mesh.yaml".to_owned();
+    cases.push((args.clone(), "must be kubernetes, kubernetes:KUBECONFIG or file:PATH".to_owned()));
     args.discovery = format!("file:{}", world.path("gone.yaml").display());
     cases.push((args.clone(), "gone.yaml: No such file".to_owned()));
     for (args, sentence) in cases {

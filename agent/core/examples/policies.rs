@@ -39,6 +39,7 @@ fn workload(number: usize, namespaces: usize) -> Arc<Workload> {
         .into(),
         account: account.into(),
         addresses: vec![IpAddr::from([10, a, b, c])],
+        contested: Vec::new(),
         node: "one".into(),
         owner: None,
         host_network: false,
@@ -100,8 +101,12 @@ fn resident() -> u64 {
 
 fn measure(namespaces: usize) {
     let workloads: Vec<Arc<Workload>> = (0..COUNT).map(|i| workload(i, namespaces)).collect();
-    let node =
-        Node { name: "one".into(), addresses: vec![IpAddr::from([192, 168, 0, 1])], tunnel_port: 15008 };
+    let node = Node {
+        name: "one".into(),
+        addresses: vec![IpAddr::from([192, 168, 0, 1])],
+        tunnel_port: 15008,
+        zone: None,
+    };
     let before = resident();
     let start = Instant::now();
     let index = PolicyIndex::build(policies(namespaces), workloads.iter(), [node].iter());

@@ -1,9 +1,12 @@
-//! Fills the snapshot of workloads, Services and nodes: from a file, and later from Kubernetes.
+//! Fills the snapshot of workloads, Services and nodes: from a file or from a cluster's API.
 
 #![forbid(unsafe_code)]
 
 /// One YAML document, watched.
 pub mod file;
+/// The API of a cluster, watched.
+#[cfg(feature = "kubernetes")]
+pub mod kubernetes;
 /// Policies as manifests write them, read one by one.
 pub mod policy;
 

@@ -4,6 +4,7 @@
 //! heartbeat. Configuration goes to workers by message; they share nothing on the way of a byte.
 
 mod drain;
+mod discover;
 mod gauges;
 mod handover;
 mod heartbeat;
@@ -16,10 +17,11 @@ mod refusals;
 mod source;
 mod worker;
 
+pub use discover::Source;
 pub use gauges::catalogue;
 pub use policy::policy_test;
 pub use process::{
-    block_on, complain, discovery_path, init_logs, keep_private, service_ready, service_stopping, stop_signal,
+    block_on, complain, init_logs, keep_private, service_ready, service_stopping, stop_signal,
 };
 
 use std::net::SocketAddr;
@@ -39,7 +41,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Notify, watch};
 
 use crate::admin;
-use crate::capture::{Capturer, Inputs, Pods};
+use crate::capture::{Capturer, Inputs, Locator, NodePods, Pods};
 use crate::cli::AgentArgs;
 use crate::observe::Observer;
 use crate::proxy::Identities;
@@ -62,7 +64,9 @@ pub fn run(args: AgentArgs) -> anyhow::Result<()> {
 }
 
 async fn agent(args: AgentArgs) -> anyhow::Result<()> {
-    let discovery = lark_discovery::file::watch(discovery_path(&args.discovery)?).await?;
+    let from = Source::parse(&args.discovery)?;
+    let in_cluster = from.is_cluster();
+    let discovery = from.discover(&args.mesh).await?;
     let snapshot = discovery.snapshot.borrow().clone();
     let node = snapshot
         .node(&args.node)
@@ -126,6 +130,7 @@ async fn agent(args: AgentArgs) -> anyhow::Result<()> {
             svids: svids.clone(),
             observer: observer.clone(),
             identities: identities.clone(),
+            clients: Arc::default(),
             settings: TunnelSettings {
                 congestion: args.congestion.clone(),
                 keepalive: Duration::from_secs(args.keepalive),
@@ -151,6 +156,11 @@ async fn agent(args: AgentArgs) -> anyhow::Result<()> {
                 None => Err(no_certificate(&certificates, id)),
             }),
             to_worker: Box::new(workers.sender()),
+            locator: if in_cluster { Locator::Pods(NodePods::open()?) } else { Locator::Told },
+            late: {
+                let observer = observer.clone();
+                Box::new(move |delay| observer.captured(delay))
+            },
         },
         kernel.clone(),
         pods.clone(),
@@ -175,6 +185,7 @@ async fn agent(args: AgentArgs) -> anyhow::Result<()> {
         kernel.clone(),
         counters,
         age,
+        pods.clone(),
         capturer.reports(),
         capturer.strict(),
         is_ready.clone(),

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use lark_core::policy::explain;
 
-use super::discovery_path;
+use super::discover::Source;
 use crate::cli::policy::{TestArgs, cases, report};
 
 /// Holds the cases against the discovery that the flags name.
@@ -14,9 +14,12 @@ use crate::cli::policy::{TestArgs, cases, report};
 /// When either file cannot be used; with a sentence.
 pub fn policy_test(args: &TestArgs) -> anyhow::Result<ExitCode> {
     let Some(discovery) = &args.discovery else { bail!("--discovery is not given") };
-    let path = discovery_path(discovery)?;
-    let text = std::fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?;
-    let snapshot = lark_discovery::file::parse(path, &text, 1)?;
+    let Source::File(path) = Source::parse(discovery)? else {
+        bail!("--discovery {discovery} must be file:PATH here; leave it away to ask an agent of the cluster");
+    };
+    let text =
+        std::fs::read_to_string(&path).with_context(|| format!("{} cannot be read", path.display()))?;
+    let snapshot = lark_discovery::file::parse(&path, &text, 1)?;
     let results: Vec<_> = cases(&args.file)?
         .into_iter()
         .map(|case| match explain(&snapshot, &case.from, &case.to) {

@@ -1,24 +1,11 @@
 //! What every role of the binary needs of its process: runtime, logs, signals, the last word.
 
-use std::path::Path;
-
 use anyhow::Context;
 
 use crate::cli::agent::LogFormat;
 
 pub(super) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
-}
-
-/// The path of `file:PATH`.
-///
-/// # Errors
-/// When it is of another kind.
-pub fn discovery_path(discovery: &str) -> anyhow::Result<&Path> {
-    discovery
-        .strip_prefix("file:")
-        .map(Path::new)
-        .with_context(|| format!("--discovery {discovery} must be of the form file:PATH"))
 }
 
 /// Before anything secret is read or made: nobody gets this process's memory, in a core file or otherwise.

@@ -22,7 +22,7 @@ use tokio::sync::watch;
 
 use super::drain::Drains;
 use crate::admin::Source;
-use crate::capture::{PodReport, StrictReport, plaintext};
+use crate::capture::{PodReport, Pods, StrictReport, plaintext};
 use crate::cli::AgentArgs;
 use crate::observe::Observer;
 
@@ -38,6 +38,7 @@ pub(super) struct AgentSource {
     kernel: Arc<Mutex<Kernel>>,
     counters: Counters,
     heartbeat: Heartbeat,
+    pods: Arc<Pods>,
     reports: Arc<Mutex<Vec<PodReport>>>,
     strict: Arc<Mutex<StrictReport>>,
     ready: watch::Receiver<bool>,
@@ -60,6 +61,7 @@ impl AgentSource {
         kernel: Arc<Mutex<Kernel>>,
         counters: Counters,
         heartbeat: Heartbeat,
+        pods: Arc<Pods>,
         reports: Arc<Mutex<Vec<PodReport>>>,
         strict: Arc<Mutex<StrictReport>>,
         ready: watch::Receiver<bool>,
@@ -77,6 +79,7 @@ impl AgentSource {
             kernel,
             counters,
             heartbeat,
+            pods,
             reports,
             strict,
             ready,
@@ -101,7 +104,7 @@ impl AgentSource {
     }
 
     fn plaintext(&self) -> Vec<ConnectionView> {
-        plaintext::connections(&self.reports(), &self.snapshot())
+        plaintext::connections(&self.pods, &self.snapshot())
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod destinations;
 mod listeners;
+mod locate;
 pub mod plaintext;
 mod pod;
 mod reconcile;
@@ -10,6 +11,7 @@ mod second_line;
 mod strict;
 
 pub use listeners::{Family, PodListener};
+pub use locate::{Locator, NodePods};
 pub use pod::{ConnectionOf, Pod, Pods};
 pub use reconcile::{Capturer, Certificate, Inputs, PodReport, ToWorker};
 pub use second_line::Wires;

@@ -1,48 +1,40 @@
 //! Connections of captured pods that Lark does not carry: from before the capture, or with peers outside
 //! the mesh. Read from the kernel in the pods' namespaces, so nothing is believed.
 
-use lark_core::capture::PodState;
 use lark_core::observe::Secured;
 use lark_core::snapshot::{Snapshot, Workload};
 use lark_core::view::{ConnectionView, Party};
-use lark_sys::cgroup::Cgroup;
 use lark_sys::connections::{Established, established};
-use lark_sys::netns::NetNs;
 
-use super::PodReport;
+use super::pod::{Pod, Pods};
 use super::strict::older;
 
 /// Established connections listed of one pod.
 const CONNECTIONS_A_POD: usize = 10_000;
 
 /// All of them on this node.
-pub fn connections(reports: &[PodReport], snapshot: &Snapshot) -> Vec<ConnectionView> {
-    reports
+pub fn connections(pods: &Pods, snapshot: &Snapshot) -> Vec<ConnectionView> {
+    pods.all()
         .iter()
-        .filter(|report| matches!(report.state, PodState::Captured | PodState::Releasing))
-        .filter_map(|report| snapshot.workload(&report.uid))
-        .flat_map(|workload| {
+        .filter_map(|pod| Some((pod, snapshot.workload(&pod.uid)?)))
+        .flat_map(|(pod, workload)| {
             let me = Party::of(workload).unproved();
-            let (found, older) = of_pod(workload, snapshot);
+            let (found, older) = of_pod(pod, workload, snapshot);
             found.into_iter().map(move |found| view(me.clone(), &found, older.contains(&found), snapshot))
         })
         .collect()
 }
 
 /// Those of one pod, and which are older than strict; none if it has just ended.
-fn of_pod(workload: &Workload, snapshot: &Snapshot) -> (Vec<Established>, Vec<Established>) {
-    let Some(place) = &workload.place else { return Default::default() };
-    let (Ok(netns), Ok(cgroup)) = (NetNs::open(&place.netns), Cgroup::open(&place.cgroup)) else {
-        return Default::default();
-    };
+fn of_pod(pod: &Pod, workload: &Workload, snapshot: &Snapshot) -> (Vec<Established>, Vec<Established>) {
     let is_guarded = workload.mode.is_guarded() && !workload.host_network;
-    let Ok((Ok(mut found), older)) = netns.within(|| {
+    let Ok((Ok(mut found), older)) = pod.netns.within(|| {
         let older = if is_guarded { older(snapshot, workload).unwrap_or_default() } else { Vec::new() };
         (established(CONNECTIONS_A_POD), older)
     }) else {
         return Default::default();
     };
-    let below = cgroup.ids_below();
+    let below = pod.cgroup.ids_below();
     found.retain(|c| {
         // Redirected and delivered ones have a loopback end.
         let loopback = c.local.ip().is_loopback() || c.remote.ip().is_loopback();

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use lark_abi::PodEntry;
 use lark_bpf::{Kernel, PinnedPod};
@@ -15,10 +16,10 @@ use lark_core::capture::PodState;
 use lark_core::identity::SpiffeId;
 use lark_core::snapshot::{Snapshot, Workload};
 use lark_sys::cgroup::Cgroup;
-use lark_sys::netns::NetNs;
 
 use super::destinations;
 use super::listeners::{self, PodListener};
+use super::locate::Locator;
 use super::pod::{Pod, Pods};
 use super::second_line::Wires;
 use super::strict::{Strict, StrictReport};
@@ -46,6 +47,10 @@ pub struct Inputs {
     pub certificate: Certificate,
     /// The workers.
     pub to_worker: Box<dyn ToWorker>,
+    /// Where workloads are.
+    pub locator: Locator,
+    /// Told of each pod that began after the agent, how long it ran before it was captured.
+    pub late: Box<dyn Fn(Duration) + Send>,
 }
 
 /// One workload of this node, for people.
@@ -81,6 +86,7 @@ pub struct Capturer {
     /// What the kernel's map of destinations was made from, if all of it fitted.
     synced: Option<Arc<Snapshot>>,
     next_id: u32,
+    started: Instant,
 }
 
 impl std::fmt::Debug for Capturer {
@@ -110,6 +116,7 @@ impl Capturer {
             generation: 0,
             synced: None,
             next_id,
+            started: Instant::now(),
         }
     }
 
@@ -208,9 +215,10 @@ impl Capturer {
             .map(|w| (w.uid.clone(), w.clone()))
             .collect();
         self.release_unwanted(&wanted);
+        self.inputs.locator.keep(|uid| wanted.contains_key(uid));
         // Before anything is captured: what is strict takes nothing while it is not.
         let captured = &self.captured;
-        self.strict.pass(snapshot, |uid| {
+        self.strict.pass(snapshot, &mut self.inputs.locator, |uid| {
             let entry = captured.get(uid).map(|c| c.entry).unwrap_or_default();
             [entry.device_v4, entry.device_v6].into_iter().filter(|port| *port != 0).collect()
         });
@@ -225,7 +233,8 @@ impl Capturer {
             } else {
                 PodState::NotCaptured { why: workload.why_capture() }
             };
-            settled &= !matches!(state, PodState::Pending { .. });
+            // What waits for its kubelet may do so for as long as an image or a volume is missing.
+            settled &= !matches!(state, PodState::Pending { .. }) || self.is_certified(workload);
             let cgroup_id = self.captured.get(&workload.uid).map(|c| c.pod.cgroup.id());
             reports.push(PodReport {
                 uid: workload.uid.clone(),
@@ -236,6 +245,10 @@ impl Capturer {
         }
         *locked(&self.reports) = reports;
         settled
+    }
+
+    fn is_certified(&self, workload: &Workload) -> bool {
+        (self.inputs.certificate)(&workload.identity).is_ok()
     }
 
     fn sync_destinations(&mut self, snapshot: &Arc<Snapshot>) {
@@ -263,7 +276,8 @@ impl Capturer {
 
     fn ensure(&mut self, workload: &Workload) -> PodState {
         if let Some(captured) = self.captured.get_mut(&workload.uid) {
-            if captured.pod.cgroup.is_alive() && captured.pod.addresses == workload.addresses {
+            let is_there = captured.pod.cgroup.is_alive() && self.inputs.locator.is_there(&captured.pod);
+            if is_there && captured.pod.addresses == workload.addresses {
                 let entry = PodEntry { flags: flags(workload), ..captured.entry };
                 if captured.releasing || entry != captured.entry {
                     captured.releasing = false;
@@ -300,14 +314,11 @@ impl Capturer {
 
     fn capture(&mut self, workload: &Workload) -> Result<(), PodState> {
         let failed = |why: String| PodState::Failed { why };
-        let place = workload
-            .place
-            .as_ref()
-            .ok_or_else(|| failed("discovery gives no cgroup and network namespace for it".to_owned()))?;
-        let cgroup = Cgroup::open(&place.cgroup).map_err(|e| failed(e.to_string()))?;
+        let cgroup = self.inputs.locator.cgroup(workload)?;
         self.hold(workload, &cgroup).map_err(failed)?;
         (self.inputs.certificate)(&workload.identity).map_err(|why| PodState::Pending { why })?;
-        let netns = NetNs::open(&place.netns).map_err(|e| failed(e.to_string()))?;
+        let netns = self.inputs.locator.netns(workload)?;
+        let age = self.inputs.locator.age(&cgroup);
         let id = self.next_id;
         self.next_id = self.next_id.wrapping_add(1).max(1);
         let pod = Arc::new(Pod::new(
@@ -334,6 +345,15 @@ impl Capturer {
         pod.set_hooks_live(true);
         self.pods.insert(pod.clone());
         tracing::info!(pod = pod.name, identity = %workload.identity, cgroup = pod.cgroup.id(), "captured");
+        // One that was there before the agent, or before its label, is not late by its age.
+        let was_unwanted = || {
+            let reports = locked(&self.reports);
+            let before = reports.iter().find(|r| r.uid == workload.uid);
+            before.is_some_and(|r| matches!(r.state, PodState::NotCaptured { .. }))
+        };
+        if let Some(age) = age.filter(|age| *age <= self.started.elapsed() && !was_unwanted()) {
+            (self.inputs.late)(age);
+        }
         self.captured.insert(pod.uid.clone(), Captured { pod, entry, releasing: false });
         Ok(())
     }

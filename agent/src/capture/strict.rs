@@ -21,6 +21,7 @@ use lark_sys::cgroup::Cgroup;
 use lark_sys::connections::{self, Established};
 use lark_sys::netns::NetNs;
 
+use super::locate::Locator;
 use super::reconcile::locked;
 use super::second_line::{SecondLine, Wires};
 
@@ -110,7 +111,12 @@ impl Strict {
     }
 
     /// One pass; `listeners` are the agent's own on a pod's addresses.
-    pub(super) fn pass(&mut self, snapshot: &Snapshot, listeners: impl Fn(&str) -> Vec<u16>) {
+    pub(super) fn pass(
+        &mut self,
+        snapshot: &Snapshot,
+        locator: &mut Locator,
+        listeners: impl Fn(&str) -> Vec<u16>,
+    ) {
         let node = self.node.clone();
         let wanted: BTreeMap<Arc<str>, Arc<Workload>> = snapshot
             .workloads_on(&node)
@@ -122,11 +128,11 @@ impl Strict {
             self.note(workload);
         }
         self.write(snapshot, &wanted, listeners);
-        let probes = self.vouch(snapshot, wanted.is_empty());
+        let probes = self.vouch(snapshot, locator, wanted.is_empty());
         let mut pods = BTreeMap::new();
         let mut here = None;
         for workload in wanted.values() {
-            pods.insert(workload.uid.clone(), self.guard(snapshot, workload, &mut here));
+            pods.insert(workload.uid.clone(), self.guard(snapshot, locator, workload, &mut here));
         }
         let mut report = locked(&self.report);
         if let (Ok(()), Err(why)) = (&report.probes, &probes) {
@@ -212,9 +218,9 @@ impl Strict {
     }
 
     /// Has the kubelet's sockets recorded, or says why not.
-    fn vouch(&mut self, snapshot: &Snapshot, is_idle: bool) -> Result<(), String> {
+    fn vouch(&mut self, snapshot: &Snapshot, locator: &mut Locator, is_idle: bool) -> Result<(), String> {
         let mut kernel = locked(&self.kernel);
-        let found = if is_idle { Err(String::new()) } else { self.prober(snapshot) };
+        let found = if is_idle { Err(String::new()) } else { self.prober(snapshot, locator) };
         match found {
             Ok(cgroup) => {
                 if self.probes != Some(cgroup.id()) {
@@ -232,24 +238,24 @@ impl Strict {
         }
     }
 
-    fn prober(&self, snapshot: &Snapshot) -> Result<Cgroup, String> {
+    fn prober(&self, snapshot: &Snapshot, locator: &mut Locator) -> Result<Cgroup, String> {
         let cgroup = Cgroup::open(&self.kubelet).map_err(|e| format!("{e} (--kubelet-cgroup)"))?;
         let mount = lark_sys::cgroup::mount().map_err(|e| e.to_string())?;
-        let pods = snapshot.workloads_on(&self.node).filter_map(|workload| {
-            let place = workload.place.as_ref()?;
-            Some((workload.full_name(), Cgroup::open(&place.cgroup).ok()?.path().to_owned()))
-        });
-        probes_of(cgroup.path(), &mount, pods)?;
+        let pods = locator.cgroups(snapshot, &self.node);
+        probes_of(cgroup.path(), &mount, pods.into_iter())?;
         Ok(cgroup)
     }
 
     /// Makes sure of one pod's hook, and ends what is older.
-    fn guard(&mut self, snapshot: &Snapshot, workload: &Workload, here: &mut Here) -> GuardReport {
+    fn guard(
+        &mut self,
+        snapshot: &Snapshot,
+        locator: &mut Locator,
+        workload: &Workload,
+        here: &mut Here,
+    ) -> GuardReport {
         let failed = |why: String| GuardReport { failed: Some(why), ..GuardReport::default() };
-        let Some(place) = &workload.place else {
-            return failed("discovery gives no network namespace for it".to_owned());
-        };
-        let opened = NetNs::open(&place.netns).map_err(|e| e.to_string());
+        let opened = locator.netns(workload).map_err(|state| state.why().to_owned());
         let (netns, inode) = match opened.and_then(|n| n.inode().map(|i| (n, i)).map_err(|e| e.to_string())) {
             Ok(opened) => opened,
             Err(why) => return failed(why),

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use lark_core::constants::{ADMIN_SOCKET, KUBELET_CGROUP, PIN_ROOT, SVID_LIFE};
+use lark_core::policy::Cidr;
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -15,6 +16,91 @@ pub enum LogFormat {
     Json,
 }
 
+/// What captured permissive pods do while their agent is dead or stuck.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum AgentDown {
+    /// Connect in plaintext, counted.
+    Untouched,
+    /// Get ECONNREFUSED.
+    Refuse,
+}
+
+/// How two captured pods of one node are connected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SameNode {
+    /// Joined inside the agent.
+    Agent,
+    /// By mTLS, through a tunnel of the agent to itself.
+    Mtls,
+}
+
+/// What a change of policies means for open connections that it does not allow any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PolicyChange {
+    /// They are ended.
+    End,
+    /// They go on.
+    Keep,
+}
+
+/// Whether workloads take plaintext.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Mtls {
+    /// From whoever is not in the mesh.
+    Permissive,
+    /// From nobody.
+    Strict,
+}
+
+/// Settings of the whole mesh, for --discovery kubernetes; a file has its own.
+#[derive(Debug, Clone, Default, Args)]
+pub struct MeshArgs {
+    /// Trust domain of all identities, with --discovery kubernetes.
+    ///
+    /// Default cluster.local. Agents and controllers of one mesh must agree on it.
+    #[arg(long, env = "LARK_TRUST_DOMAIN", value_name = "NAME")]
+    pub trust_domain: Option<String>,
+    /// What captured pods do while their agent is dead or stuck, with --discovery kubernetes.
+    ///
+    /// Default untouched: they connect in plaintext, and that is counted. refuse: they get ECONNREFUSED.
+    #[arg(long, env = "LARK_AGENT_DOWN", value_enum, value_name = "WHAT")]
+    pub agent_down: Option<AgentDown>,
+    /// How two captured pods of one node are connected, with --discovery kubernetes.
+    ///
+    /// Default agent: joined inside the agent, on no shared interface. mtls: through a tunnel of the agent to
+    /// itself, for whoever wants it literally.
+    #[arg(long, env = "LARK_SAME_NODE", value_enum, value_name = "WAY")]
+    pub same_node: Option<SameNode>,
+    /// What becomes of open connections that policies do not allow any more, with --discovery kubernetes.
+    ///
+    /// Default end: they are reset at both ends. keep: they go on.
+    #[arg(long, env = "LARK_POLICY_CHANGE", value_enum, value_name = "WHAT")]
+    pub policy_change: Option<PolicyChange>,
+    /// Whether workloads without label lark.mesh/mtls take plaintext, with --discovery kubernetes.
+    ///
+    /// Default permissive: from whoever is not in the mesh. strict: from nobody but their node's kubelet.
+    #[arg(long, env = "LARK_MTLS", value_enum, value_name = "MODE")]
+    pub mtls: Option<Mtls>,
+    /// A range of the cluster's own, of pods or Services; may be repeated. With --discovery kubernetes.
+    ///
+    /// Default none. What a strict workload dials there must be known to discovery: it waits for a second, and
+    /// is then refused.
+    #[arg(long, env = "LARK_CLUSTER_RANGES", value_name = "CIDR", value_delimiter = ',')]
+    pub cluster_range: Vec<Cidr>,
+}
+
+impl MeshArgs {
+    /// Whether none of them is given.
+    pub fn is_empty(&self) -> bool {
+        self.trust_domain.is_none()
+            && self.agent_down.is_none()
+            && self.same_node.is_none()
+            && self.policy_change.is_none()
+            && self.mtls.is_none()
+            && self.cluster_range.is_empty()
+    }
+}
+
 /// Runs until it is told to stop.
 #[derive(Debug, Clone, Args)]
 pub struct AgentArgs {
@@ -23,11 +109,15 @@ pub struct AgentArgs {
     /// No default. Workloads of this node are captured; the CA gives certificates for these only.
     #[arg(long, env = "LARK_NODE", value_name = "NAME")]
     pub node: String,
-    /// Where workloads, Services and nodes are known from: file:PATH.
+    /// Where workloads, Services and nodes are known from: kubernetes, kubernetes:KUBECONFIG or file:PATH.
     ///
-    /// No default. The file is watched; an invalid one keeps the last good state.
-    #[arg(long, env = "LARK_DISCOVERY", value_name = "file:PATH")]
+    /// No default. kubernetes is the API of the cluster that this runs in, asked as the pod's service account.
+    /// A file is watched; an invalid one keeps the last good state.
+    #[arg(long, env = "LARK_DISCOVERY", value_name = "SOURCE")]
     pub discovery: String,
+    /// Settings of the mesh, where discovery has none.
+    #[command(flatten)]
+    pub mesh: MeshArgs,
     /// URL of the controller's CA API, https://HOST:PORT.
     ///
     /// No default. While it cannot be reached, valid certificates stay in use.

@@ -9,11 +9,14 @@ use lark_core::constants::CONTROLLER_SOCKET;
 /// Runs until it is told to stop.
 #[derive(Debug, Clone, Args)]
 pub struct ControllerArgs {
-    /// Where workloads are known from: file:PATH.
+    /// Where workloads are known from: kubernetes, kubernetes:KUBECONFIG or file:PATH.
     ///
     /// No default. A node gets certificates for the workloads that this places on it, and no others.
-    #[arg(long, env = "LARK_DISCOVERY", value_name = "file:PATH")]
+    #[arg(long, env = "LARK_DISCOVERY", value_name = "SOURCE")]
     pub discovery: String,
+    /// Settings of the mesh, where discovery has none.
+    #[command(flatten)]
+    pub mesh: crate::cli::agent::MeshArgs,
     /// Directory for the CA's roots and keys, the state of their rotation, the nodes' credentials (as
     /// hashes) and root.pem.
     ///

@@ -89,7 +89,7 @@ impl Controller {
     /// # Errors
     /// With one sentence that says what to do.
     pub async fn start(args: &ControllerArgs) -> anyhow::Result<Self> {
-        let discovery = lark_discovery::file::watch(crate::app::discovery_path(&args.discovery)?).await?;
+        let discovery = crate::app::Source::parse(&args.discovery)?.discover(&args.mesh).await?;
         let domain = discovery.snapshot.borrow().mesh.trust_domain.clone();
         let tokens = Arc::new(TokenFile::open(&args.join_tokens)?);
         let names = names(args)?;

@@ -8,8 +8,8 @@ use lark_core::view::EdgeView;
 use prometheus::core::Collector;
 use prometheus::proto::MetricFamily;
 use prometheus::{
-    Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
 };
 
 /// A value that somebody else keeps, read when metrics are asked for.
@@ -74,6 +74,7 @@ pub(super) struct Metrics {
     handshake_seconds: HistogramVec,
     tunnels: IntGaugeVec,
     lost: IntCounterVec,
+    capture_delay: Histogram,
 }
 
 impl Metrics {
@@ -119,6 +120,13 @@ impl Metrics {
                 "Tunnels that ended otherwise than in order, by side and cause",
                 &["side", "cause"],
             )?,
+            capture_delay: Histogram::with_opts(
+                HistogramOpts::new(
+                    "lark_capture_delay_seconds",
+                    "How long pods that began after the agent ran before they were captured",
+                )
+                .buckets(vec![0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0]),
+            )?,
         };
         for collector in metrics.own() {
             metrics.registry.register(collector)?;
@@ -144,7 +152,7 @@ impl Metrics {
     }
 
     /// What is kept here.
-    fn own(&self) -> [Box<dyn Collector>; 8] {
+    fn own(&self) -> [Box<dyn Collector>; 9] {
         [
             Box::new(self.refused.clone()),
             Box::new(self.closed.clone()),
@@ -154,7 +162,12 @@ impl Metrics {
             Box::new(self.handshake_seconds.clone()),
             Box::new(self.tunnels.clone()),
             Box::new(self.lost.clone()),
+            Box::new(self.capture_delay.clone()),
         ]
+    }
+
+    pub(super) fn captured(&self, delay: Duration) {
+        self.capture_delay.observe(delay.as_secs_f64());
     }
 
     /// All that a scrape can show, by name.

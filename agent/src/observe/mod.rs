@@ -118,6 +118,11 @@ impl Observer {
         self.0.metrics.tunnel_closed(side, cause);
     }
 
+    /// A pod that began after the agent was captured when it had run for so long.
+    pub fn captured(&self, delay: Duration) {
+        self.0.metrics.captured(delay);
+    }
+
     /// Connections open now.
     pub fn open_connections(&self) -> usize {
         locked(&self.0.live).len()

@@ -212,6 +212,7 @@ mod tests {
             identity: SpiffeId::new(&domain, "shop", name).unwrap(),
             labels: BTreeMap::new(),
             addresses: vec![address.into()],
+            contested: Vec::new(),
             node: "one".into(),
             owner: None,
             host_network: false,
@@ -232,7 +233,12 @@ mod tests {
             policy_change: PolicyChange::End,
             cluster_ranges: vec![],
         };
-        let node = Node { name: "one".into(), addresses: vec![[192, 168, 0, 1].into()], tunnel_port: 15_008 };
+        let node = Node {
+            name: "one".into(),
+            addresses: vec![[192, 168, 0, 1].into()],
+            tunnel_port: 15_008,
+            zone: None,
+        };
         let workloads = vec![workload("web", [10, 0, 0, 1]), workload("db", [10, 0, 0, 2])];
         let closed = NetworkPolicy {
             namespace: "shop".into(),

@@ -9,6 +9,8 @@ pub mod cgroup;
 pub mod connections;
 /// Descriptors from one process to another.
 pub mod handover;
+/// Addresses of network interfaces.
+pub mod interfaces;
 /// What the kernel offers.
 pub mod kernel;
 /// Interfaces of a namespace, and which of them are the two ends of one wire.
@@ -18,6 +20,8 @@ pub mod memory;
 mod netlink;
 /// Network namespaces.
 pub mod netns;
+/// Pods of this node as the kernel has them.
+pub mod pods;
 /// What a service manager wants to be told.
 pub mod service;
 /// Listeners and dialling sockets as the data path needs them.

@@ -81,7 +81,7 @@ impl Controller {
         let mut command = node.place.command(bed.lark()?);
         command
             .arg("controller")
-            .arg(format!("--discovery=file:{}", mesh.path().display()))
+            .arg(format!("--discovery={}", mesh.source()))
             .arg("--data-dir")
             .arg(&home)
             .args(["--listen", &listen, "--join-tokens"])
@@ -152,7 +152,7 @@ impl Agent {
         let mut command = node.place.command(bed.lark()?);
         command
             .args(["agent", "--node", &node.name])
-            .arg(format!("--discovery=file:{}", mesh.path().display()))
+            .arg(format!("--discovery={}", mesh.source()))
             .args(["--ca-url", &controller.url])
             .arg("--ca-root")
             .arg(&controller.root)

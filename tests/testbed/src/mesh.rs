@@ -14,6 +14,7 @@ use crate::bed::{Node, Pod, Testbed};
 pub struct Mesh {
     document: Value,
     path: PathBuf,
+    source: String,
 }
 
 /// The namespace of all pods of a bed.
@@ -32,9 +33,20 @@ impl Mesh {
             "workloads": pods.iter().map(|p| workload(p, &p.name)).collect::<Vec<_>>(),
             "services": [],
         });
-        let mesh = Self { document, path: bed.directory().join("mesh.yaml") };
+        let path = bed.directory().join("mesh.yaml");
+        let mesh = Self { document, source: format!("file:{}", path.display()), path };
         mesh.write()?;
         Ok(mesh)
+    }
+
+    /// A mesh that is told elsewhere, as `--discovery` takes it. It cannot be changed here.
+    pub fn elsewhere(source: &str) -> Self {
+        Self { document: Value::Null, path: PathBuf::new(), source: source.to_owned() }
+    }
+
+    /// The value of `--discovery`.
+    pub fn source(&self) -> &str {
+        &self.source
     }
 
     /// The file.

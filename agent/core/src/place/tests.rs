@@ -64,7 +64,7 @@ fn the_namespace_is_the_one_that_has_the_pods_addresses() {
     let ip = |text: &str| -> IpAddr { text.parse().unwrap() };
     assert_eq!(namespace(&all, 1, false, &[ip("10.0.1.1"), ip("fd01::1")]), Ok(2));
     assert_eq!(namespace(&all, 1, true, &[ip("192.168.0.1")]), Ok(1));
-    assert_eq!(namespace(&[inner.clone()], 1, true, &[]), Err(NamespaceError::NotOnHost));
+    assert_eq!(namespace(std::slice::from_ref(&inner), 1, true, &[]), Err(NamespaceError::NotOnHost));
     // The node's own namespace is no other pod's, whatever its addresses.
     let foreign = NamespaceError::Foreign { count: 2, address: ip("10.0.0.1") };
     assert_eq!(namespace(&[host, inner], 1, false, &[ip("10.0.0.1")]), Err(foreign));

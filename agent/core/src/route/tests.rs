@@ -39,7 +39,7 @@ fn each_destination_takes_its_way() {
 fn on_one_node_by_mtls_leads_to_the_own_agent() {
     let mut snapshot = snapshot();
     snapshot.mesh.same_node = SameNode::Mtls;
-    let way = |to: &str| told(&decide(&snapshot, "one", to.parse().unwrap(), |_| 0, 0));
+    let way = |to: &str| told(&decide(&snapshot, "one", to.parse().unwrap(), |_, _| None, |_| 0, 0));
     assert_eq!(way("10.0.1.2:80"), "tunnel cache 10.0.1.2:80 192.168.0.1:15008");
     assert_eq!(way("10.0.2.1:80"), "tunnel db 10.0.2.1:80 192.168.0.2:15008");
 }

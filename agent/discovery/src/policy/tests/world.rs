@@ -39,6 +39,7 @@ fn pod(
         identity: SpiffeId::new(&super::domain(), namespace, name).unwrap(),
         labels: labels(tags),
         addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
+        contested: Vec::new(),
         node: node.into(),
         owner: None,
         host_network: namespace == "host",
@@ -86,6 +87,7 @@ impl World {
             name: name.into(),
             addresses: vec![address.parse().unwrap()],
             tunnel_port: 15008,
+            zone: None,
         });
         let index = PolicyIndex::build(policies, pods.iter(), nodes.iter());
         Self { pods, index }

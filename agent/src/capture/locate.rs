@@ -1,0 +1,194 @@
+//! Where a workload of this node is: said by discovery, or found by its pod's UID in the cgroup tree and
+//! verified by the processes in it.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use lark_core::capture::PodState;
+use lark_core::place::{self, Candidate, Directory, NamespaceError};
+use lark_core::snapshot::{Place, Snapshot, Workload};
+use lark_sys::cgroup::{Cgroup, CgroupError};
+use lark_sys::netns::NetNs;
+use lark_sys::pods::{self, Meaning, PodTree};
+
+use super::pod::Pod;
+
+/// How workloads are found.
+#[derive(Debug)]
+pub enum Locator {
+    /// Discovery says so.
+    Told,
+    /// As pods of this node.
+    Pods(NodePods),
+}
+
+impl Locator {
+    /// A workload's cgroup.
+    ///
+    /// # Errors
+    /// As the state of its capture, with the reason.
+    pub(super) fn cgroup(&mut self, workload: &Workload) -> Result<Cgroup, PodState> {
+        match self {
+            Self::Told => Cgroup::open(&told(workload)?.cgroup).map_err(|e| failed(&e)),
+            Self::Pods(pods) => pods.cgroup(workload),
+        }
+    }
+
+    /// A workload's network namespace.
+    ///
+    /// # Errors
+    /// As the state of its capture, with the reason.
+    pub(super) fn netns(&mut self, workload: &Workload) -> Result<NetNs, PodState> {
+        match self {
+            Self::Told => NetNs::open(&told(workload)?.netns).map_err(|e| failed(&e)),
+            Self::Pods(pods) => pods.netns(workload),
+        }
+    }
+
+    /// How long the oldest process of a pod has been running.
+    pub(super) fn age(&self, cgroup: &Cgroup) -> Option<Duration> {
+        match self {
+            Self::Told => None,
+            Self::Pods(_) => {
+                let all = pods::processes(cgroup.path(), place::is_runtimes_own);
+                all.into_iter().filter_map(|pid| pods::age(pid).ok()).max()
+            }
+        }
+    }
+
+    /// Whether a captured pod is still where it was: a sandbox that was made anew has another namespace in
+    /// the same cgroup.
+    pub(super) fn is_there(&mut self, pod: &Pod) -> bool {
+        match self {
+            Self::Told => true,
+            Self::Pods(pods) => pods.is_there(pod),
+        }
+    }
+
+    /// Where the workloads of a node are, or what is above all of them.
+    pub(super) fn cgroups(&mut self, snapshot: &Snapshot, node: &str) -> Vec<(String, PathBuf)> {
+        match self {
+            Self::Told => {
+                let path =
+                    |w: &Workload| Some(Cgroup::open(&w.place.as_ref()?.cgroup).ok()?.path().to_owned());
+                snapshot.workloads_on(node).filter_map(|w| Some((w.full_name(), path(w)?))).collect()
+            }
+            Self::Pods(pods) => {
+                let parents = pods.tree.parents();
+                parents.iter().map(|path| ("of this node".to_owned(), path.clone())).collect()
+            }
+        }
+    }
+
+    /// Other pods are of no interest any more.
+    pub(super) fn keep(&mut self, of: impl Fn(&str) -> bool) {
+        if let Self::Pods(pods) = self {
+            pods.found.retain(|uid, _| of(uid));
+        }
+    }
+}
+
+fn failed(error: &dyn std::error::Error) -> PodState {
+    PodState::Failed { why: error.to_string() }
+}
+
+fn pending(why: impl Into<String>) -> PodState {
+    PodState::Pending { why: why.into() }
+}
+
+fn told(workload: &Workload) -> Result<&Place, PodState> {
+    workload.place.as_ref().ok_or_else(|| PodState::Failed {
+        why: "discovery gives no cgroup and network namespace for it".to_owned(),
+    })
+}
+
+/// The pods of this node.
+#[derive(Debug)]
+pub struct NodePods {
+    tree: PodTree,
+    /// The node's own network namespace.
+    host: u64,
+    /// Of each pod that was found a process in its namespace: one look at it tells that nothing has changed.
+    found: HashMap<Arc<str>, Found>,
+}
+
+/// Where a pod was found.
+#[derive(Debug)]
+struct Found {
+    pid: u32,
+    inode: u64,
+    /// What was found to be the namespace's.
+    addresses: Vec<IpAddr>,
+}
+
+fn names(path: &str) -> Option<Meaning> {
+    match place::directory(path)? {
+        Directory::Pods => Some(Meaning::Pods),
+        Directory::Pod { uid, .. } => Some(Meaning::Pod(uid)),
+    }
+}
+
+impl NodePods {
+    /// The pods of the node whose network this process is on.
+    ///
+    /// # Errors
+    /// When there is no cgroup2 or no /proc.
+    pub fn open() -> Result<Self, CgroupError> {
+        let tree = PodTree::open(names)?;
+        let path = Path::new("/proc/self/ns/net").to_owned();
+        let own = NetNs::current().map_err(std::io::Error::other).and_then(|n| n.inode());
+        let host = own.map_err(|source| CgroupError::Proc { path, source })?;
+        Ok(Self { tree, host, found: HashMap::new() })
+    }
+
+    fn cgroup(&mut self, workload: &Workload) -> Result<Cgroup, PodState> {
+        let path = self.tree.find(&workload.uid);
+        let path =
+            path.ok_or_else(|| pending("the kubelet has made no cgroup (v2) for it on this node yet"))?;
+        Cgroup::open(&path).map_err(|e| failed(&e))
+    }
+
+    fn netns(&mut self, workload: &Workload) -> Result<NetNs, PodState> {
+        if let Some(found) = self.found.get(&workload.uid)
+            && found.addresses == workload.addresses
+            && let Ok(netns) = NetNs::open(Path::new(&format!("/proc/{}/ns/net", found.pid)))
+            // The process may have ended and its number be another's.
+            && netns.inode().is_ok_and(|inode| inode == found.inode)
+        {
+            return Ok(netns);
+        }
+        let cgroup = self.cgroup(workload)?;
+        let mut found = pods::namespaces(cgroup.path(), place::is_runtimes_own);
+        let candidates: Vec<Candidate> =
+            found.iter().map(|n| Candidate { inode: n.inode, addresses: n.addresses.clone() }).collect();
+        let inode = place::namespace(&candidates, self.host, workload.host_network, &workload.addresses)
+            .map_err(|error| match error {
+                NamespaceError::NoProcess | NamespaceError::NoAddress => pending(error.to_string()),
+                NamespaceError::Foreign { .. } | NamespaceError::NotOnHost => failed(&error),
+            })?;
+        let chosen = found.iter().position(|n| n.inode == inode).map(|at| found.swap_remove(at));
+        let chosen = chosen.ok_or_else(|| failed(&NamespaceError::NoProcess))?;
+        let addresses = workload.addresses.clone();
+        self.found.insert(workload.uid.clone(), Found { pid: chosen.pid, inode, addresses });
+        Ok(chosen.netns)
+    }
+
+    fn is_there(&mut self, pod: &Pod) -> bool {
+        let Ok(inode) = pod.netns.inode() else { return false };
+        let known = self.found.get(&pod.uid).map(|found| found.pid);
+        if known.and_then(pods::netns_of) == Some(inode) {
+            return true;
+        }
+        let found = pods::namespaces(pod.cgroup.path(), place::is_runtimes_own);
+        if let Some(same) = found.iter().find(|n| n.inode == inode) {
+            let addresses = pod.addresses.clone();
+            self.found.insert(pod.uid.clone(), Found { pid: same.pid, inode, addresses });
+            return true;
+        }
+        // Between two sandboxes there is no process; what was is kept until it is known to be another.
+        found.is_empty()
+    }
+}

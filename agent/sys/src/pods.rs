@@ -1,0 +1,255 @@
+//! Pods of this node as the kernel has them: their cgroups, the processes in these, and the processes'
+//! network namespaces. What a directory's name means is the caller's knowledge.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::cgroup::{self, CgroupError};
+use crate::interfaces;
+use crate::netns::{NetNs, NetNsError};
+
+/// What a directory's name says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Meaning {
+    /// Pods' directories are, or come to be, below it.
+    Pods,
+    /// The pod of that UID.
+    Pod(String),
+}
+
+/// Reads a path below the tree's root.
+pub type Names = fn(&str) -> Option<Meaning>;
+
+/// Directories looked at in one search, and how deep: what is beside pods may be large.
+const SEARCH: usize = 16_384;
+const DEPTH: usize = 8;
+/// Directories looked at below one pod.
+const BELOW: usize = 1024;
+/// Processes of one pod whose namespaces are looked at.
+const PROCESSES: usize = 256;
+/// The tree is searched for parents of pods at most this often.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// Where pods' directories are found.
+#[derive(Debug)]
+pub struct PodTree {
+    root: PathBuf,
+    names: Names,
+    /// Those below which pods are.
+    parents: BTreeSet<PathBuf>,
+    searched: Option<Instant>,
+}
+
+impl PodTree {
+    /// The tree of cgroup v2, pure or beside v1.
+    ///
+    /// # Errors
+    /// When no cgroup2 is mounted.
+    pub fn open(names: Names) -> Result<Self, CgroupError> {
+        Ok(Self::at(cgroup::mount()?, names))
+    }
+
+    /// A tree at another place.
+    pub fn at(root: PathBuf, names: Names) -> Self {
+        Self { root, names, parents: BTreeSet::new(), searched: None }
+    }
+
+    /// The directory of a pod: one look into each parent of pods that is known; if it is in none, the tree is
+    /// searched for further parents, at most once a second.
+    pub fn find(&mut self, uid: &str) -> Option<PathBuf> {
+        if let Some(found) = self.look(uid) {
+            return Some(found);
+        }
+        if self.searched.is_some_and(|at| at.elapsed() < AGAIN) {
+            return None;
+        }
+        self.searched = Some(Instant::now());
+        self.search();
+        self.look(uid)
+    }
+
+    /// The directories below which pods are.
+    pub fn parents(&mut self) -> &BTreeSet<PathBuf> {
+        if self.searched.is_none() {
+            self.searched = Some(Instant::now());
+            self.search();
+        }
+        &self.parents
+    }
+
+    fn meaning(&self, path: &Path) -> Option<Meaning> {
+        (self.names)(path.strip_prefix(&self.root).ok()?.to_str()?)
+    }
+
+    fn look(&self, uid: &str) -> Option<PathBuf> {
+        let is_it = |path: &PathBuf| self.meaning(path).is_some_and(|m| m == Meaning::Pod(uid.to_owned()));
+        self.parents.iter().flat_map(|parent| directories(parent)).find(is_it)
+    }
+
+    fn search(&mut self) {
+        self.parents.clear();
+        let mut open = vec![(self.root.clone(), 0)];
+        let mut seen = 0;
+        while let Some((path, depth)) = open.pop() {
+            match self.meaning(&path) {
+                // What is inside of a pod is its own business, and may be named like anything.
+                Some(Meaning::Pod(_)) => continue,
+                Some(Meaning::Pods) => {
+                    self.parents.insert(path.clone());
+                }
+                None => {}
+            }
+            if depth == DEPTH {
+                continue;
+            }
+            for inner in directories(&path) {
+                seen += 1;
+                if seen > SEARCH {
+                    return;
+                }
+                open.push((inner, depth + 1));
+            }
+        }
+    }
+}
+
+fn directories(path: &Path) -> impl Iterator<Item = PathBuf> {
+    let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+    entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path())
+}
+
+/// A network namespace that processes of a pod are in.
+#[derive(Debug)]
+pub struct PodNetNs {
+    /// The namespace.
+    pub netns: NetNs,
+    /// A process in it.
+    pub pid: u32,
+    /// What tells it from others.
+    pub inode: u64,
+    /// The addresses of its interfaces.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// The network namespaces of the processes in a cgroup and below it, each once. `skip` names directories
+/// whose processes are not the pod's.
+pub fn namespaces(cgroup: &Path, skip: fn(&str) -> bool) -> Vec<PodNetNs> {
+    let mut found: Vec<PodNetNs> = Vec::new();
+    for pid in processes(cgroup, skip) {
+        if let Ok(Some(next)) = namespace(cgroup, pid, skip, &found) {
+            found.push(next);
+        }
+    }
+    found
+}
+
+fn namespace(
+    cgroup: &Path,
+    pid: u32,
+    skip: fn(&str) -> bool,
+    known: &[PodNetNs],
+) -> Result<Option<PodNetNs>, NetNsError> {
+    let path = PathBuf::from(format!("/proc/{pid}/ns/net"));
+    let netns = NetNs::open(&path)?;
+    let inode = netns.inode().map_err(|source| NetNsError::Open { path, source })?;
+    if known.iter().any(|k| k.inode == inode) {
+        return Ok(None);
+    }
+    // The process may have ended and its number may be another's by now: then it is not in here any more.
+    if !processes(cgroup, skip).contains(&pid) {
+        return Ok(None);
+    }
+    let addresses = netns.within(interfaces::addresses)?.unwrap_or_default();
+    Ok(Some(PodNetNs { netns, pid, inode, addresses }))
+}
+
+/// What tells a process's network namespace from others; `None` once the process has ended.
+pub fn netns_of(pid: u32) -> Option<u64> {
+    std::fs::metadata(format!("/proc/{pid}/ns/net")).ok().map(|m| m.ino())
+}
+
+/// The processes in a cgroup and below it, the lowest numbers first (bounded).
+pub fn processes(cgroup: &Path, skip: fn(&str) -> bool) -> BTreeSet<u32> {
+    let mut found = BTreeSet::new();
+    let mut open = vec![cgroup.to_owned()];
+    let mut seen = 0;
+    while let Some(path) = open.pop() {
+        // Nothing can be read of a threaded cgroup or of one that is just going; its parent tells the former.
+        let text = std::fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
+        found.extend(text.lines().filter_map(|line| line.trim().parse::<u32>().ok()).filter(|pid| *pid > 0));
+        for inner in directories(&path) {
+            seen += 1;
+            let is_skipped = inner.file_name().and_then(|n| n.to_str()).is_some_and(skip);
+            if seen <= BELOW && !is_skipped {
+                open.push(inner);
+            }
+        }
+    }
+    while found.len() > PROCESSES {
+        found.pop_last();
+    }
+    found
+}
+
+/// How long ago a process began.
+///
+/// # Errors
+/// When there is no such process, or /proc says something else than it should.
+pub fn age(pid: u32) -> io::Result<Duration> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let odd = || io::Error::new(io::ErrorKind::InvalidData, "/proc/PID/stat has no start time");
+    // proc(5): the name, in parentheses, may have spaces; `starttime` is the 22nd field, in clock ticks.
+    let ticks: u64 = stat
+        .rsplit_once(')')
+        .and_then(|(_, rest)| rest.split_ascii_whitespace().nth(19))
+        .and_then(|field| field.parse().ok())
+        .ok_or_else(odd)?;
+    let per_second = rustix::param::clock_ticks_per_second().max(1);
+    let began = Duration::from_millis(ticks.saturating_mul(1000) / per_second);
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let seconds = u64::try_from(now.tv_sec).map_err(|_| odd())?;
+    let nanos = u32::try_from(now.tv_nsec).map_err(|_| odd())?;
+    Ok(Duration::new(seconds, nanos).saturating_sub(began))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(path: &str) -> Option<Meaning> {
+        let name = path.rsplit('/').next()?;
+        match name.strip_prefix("pod-") {
+            Some(uid) => Some(Meaning::Pod(uid.to_owned())),
+            None => name.starts_with("pods").then_some(Meaning::Pods),
+        }
+    }
+
+    #[test]
+    fn a_pods_directory_is_found_below_its_parents_and_never_inside_of_another_pod() {
+        let home = tempfile::tempdir().unwrap();
+        let make = |path: &str| std::fs::create_dir_all(home.path().join(path)).unwrap();
+        make("a/pods/pod-one/x/pods/pod-two");
+        make("b/other/pod-three");
+        let mut tree = PodTree::at(home.path().to_owned(), names);
+        assert_eq!(tree.find("one"), Some(home.path().join("a/pods/pod-one")));
+        assert_eq!(tree.find("two"), None);
+        assert_eq!(tree.find("three"), None);
+        // A later one in a parent that is known is seen at once.
+        make("a/pods/pod-four");
+        assert_eq!(tree.find("four"), Some(home.path().join("a/pods/pod-four")));
+        std::fs::remove_dir(home.path().join("a/pods/pod-four")).unwrap();
+        assert_eq!(tree.find("four"), None);
+    }
+
+    #[test]
+    fn this_process_is_young_and_in_its_own_cgroup() {
+        let own = cgroup::own().unwrap();
+        assert!(processes(own.path(), |_| false).len() <= PROCESSES);
+        assert!(age(std::process::id()).unwrap() < Duration::from_secs(3600));
+        assert!(age(u32::MAX).is_err());
+    }
+}

@@ -1,0 +1,8 @@
+//! Discovery from a cluster's API, against an API server over real TLS.
+
+#![expect(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
+
+mod discover;
+mod node;
+mod rbac;
+mod world;

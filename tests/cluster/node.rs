@@ -1,0 +1,274 @@
+//! Agents in a cluster: pods of real processes in cgroups as kubelets name them, captured because the API
+//! says so.
+
+use std::path::PathBuf;
+
+use lark_apiserver::{ApiServer, objects};
+use lark_sys::netns::NetNs;
+use lark_testbed::{Agent, Controller, Mesh, Nginx, Node, Place, Pod, Running, Testbed, Wire, eventually};
+use serde_json::{Value, json};
+use tokio::runtime::Runtime;
+
+use crate::world::LIMIT;
+
+const ID: &str = "8f3c5b0e8f3c5b0e8f3c5b0e8f3c5b0e8f3c5b0e8f3c5b0e8f3c5b0e8f3c5b0e";
+
+/// Where a kubelet puts a pod of this UID, and a runtime one of its containers.
+#[derive(Clone, Copy)]
+enum Layout {
+    SystemdContainerd,
+    SystemdCrio,
+    CgroupfsContainerd,
+    CgroupfsCrio,
+}
+
+impl Layout {
+    fn pod(self, uid: &str, class: &str) -> String {
+        let flat = uid.replace('-', "_");
+        match (self, class) {
+            (Self::SystemdContainerd | Self::SystemdCrio, "") => {
+                format!("kubepods.slice/kubepods-pod{flat}.slice")
+            }
+            (Self::SystemdContainerd | Self::SystemdCrio, class) => {
+                format!("kubepods.slice/kubepods-{class}.slice/kubepods-{class}-pod{flat}.slice")
+            }
+            (Self::CgroupfsContainerd | Self::CgroupfsCrio, "") => format!("kubepods/pod{uid}"),
+            (Self::CgroupfsContainerd | Self::CgroupfsCrio, class) => format!("kubepods/{class}/pod{uid}"),
+        }
+    }
+
+    fn container(self) -> String {
+        match self {
+            Self::SystemdContainerd => format!("cri-containerd-{ID}.scope"),
+            Self::SystemdCrio => format!("crio-{ID}.scope"),
+            Self::CgroupfsContainerd => ID.to_owned(),
+            Self::CgroupfsCrio => format!("crio-{ID}"),
+        }
+    }
+}
+
+/// A cluster of two nodes with agents. Fields are dropped in this order: agents before the bed.
+struct Cluster {
+    agents: Vec<Agent>,
+    controller: Controller,
+    server: ApiServer,
+    _runtime: Runtime,
+    nodes: [Node; 2],
+    pauses: Vec<Running>,
+    bed: Testbed,
+}
+
+/// The UID of a pod. Tests that run beside this one have theirs in the same tree of cgroups.
+fn uid(number: u32) -> String {
+    format!("0c2f9a9e-52cf-4ad0-9d0b-{:08x}{number:04x}", std::process::id())
+}
+
+impl Cluster {
+    fn new(capture: Option<&str>) -> Self {
+        let mut bed = Testbed::new().unwrap();
+        let nodes = [bed.node("one").unwrap(), bed.node("two").unwrap()];
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        // In the network of node one, where the other reaches it too.
+        let netns = NetNs::open(&nodes[0].place.netns).unwrap();
+        let at = (nodes[0].ip, 6443);
+        let listener = netns.within(|| std::net::TcpListener::bind(at)).unwrap().unwrap();
+        let server = runtime.block_on(ApiServer::start_on(listener)).unwrap();
+        server.put(objects::namespace("shop", capture));
+        for node in &nodes {
+            server.put(objects::node(&node.name, &node.ip.to_string()));
+        }
+        let config = server.kubeconfig(bed.directory()).unwrap();
+        let mesh = Mesh::elsewhere(&format!("kubernetes:{}", config.display()));
+        let controller = Controller::start(&bed, &nodes[0], &[&nodes[0], &nodes[1]], &mesh).unwrap();
+        let agents = nodes.iter().map(|n| Agent::start(&bed, n, &controller, &mesh).unwrap()).collect();
+        Self { agents, controller, server, _runtime: runtime, nodes, pauses: Vec::new(), bed }
+    }
+
+    /// A pod with a process in it, and the object that the API server keeps of it. Its place is that of its
+    /// container.
+    fn pod(&mut self, node: usize, name: &str, number: u32, layout: Layout, class: &str) -> (Pod, Value) {
+        let node = self.nodes[node].clone();
+        let mut pod = self.bed.pod(&node, name).unwrap();
+        let cgroup = self.root(&pod).join(layout.pod(&uid(number), class)).join(layout.container());
+        std::fs::create_dir_all(&cgroup).unwrap();
+        pod.place = Place { cgroup, netns: pod.place.netns.clone() };
+        self.pause(&pod);
+        let object = self.tell(&pod, number);
+        (pod, object)
+    }
+
+    /// The root of this bed's cgroups, in the place of `--cgroup-root`.
+    fn root(&self, pod: &Pod) -> PathBuf {
+        pod.place.cgroup.parent().unwrap().to_owned()
+    }
+
+    /// Starts the process that holds a sandbox.
+    fn pause(&mut self, pod: &Pod) {
+        let mut sleep = pod.place.command("sleep");
+        sleep.arg("3600");
+        let log = self.bed.directory().join(format!("pause-{}", pod.name));
+        self.pauses.push(pod.place.start(sleep, &log).unwrap());
+    }
+
+    fn tell(&self, pod: &Pod, number: u32) -> Value {
+        let addresses = [pod.ip.to_string(), pod.ip6.to_string()];
+        let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
+        let mut object = objects::pod("shop", &pod.name, &pod.name, &pod.node, &addresses);
+        object["metadata"]["uid"] = json!(uid(number));
+        self.server.put(object)
+    }
+
+    fn captured(&self, counts: [u64; 2]) {
+        for (agent, count) in self.agents.iter().zip(counts) {
+            agent.wait_captured(count).unwrap();
+        }
+    }
+
+    fn logs(&self) -> String {
+        self.agents.iter().map(|a| format!("{}:\n{}\n", a.node.name, a.process.log())).collect()
+    }
+
+    /// Waits until the server answers, and the edge to it is secured.
+    fn answers_by_mtls(&self, from: &Pod, to: &Pod) {
+        let url = format!("http://{}:8080/", to.ip);
+        let secured = || {
+            let answer = from.place.run("curl", &["-sS", "--max-time", "5", &url])?;
+            let edges = self.agents[1].table(&["edges"])?;
+            Ok(answer == "canary-of-lark\n" && edges.contains("√ mTLS"))
+        };
+        eventually(LIMIT, "the server answers by mTLS", secured)
+            .unwrap_or_else(|e| panic!("{e:#}\n{}", self.logs()));
+    }
+
+    fn curl(&self, from: &Pod, to: &Pod) -> String {
+        let url = format!("http://{}:8080/", to.ip);
+        from.place
+            .run("curl", &["-sS", "--max-time", "20", &url])
+            .unwrap_or_else(|e| panic!("{e:#}\n{}", self.logs()))
+    }
+}
+
+#[test]
+fn a_label_on_the_namespace_captures_the_pods_of_a_cluster_and_its_going_releases_them() {
+    let mut cluster = Cluster::new(None);
+    let (client, _) = cluster.pod(0, "client", 1, Layout::SystemdContainerd, "burstable");
+    let (server, _) = cluster.pod(1, "server", 2, Layout::SystemdCrio, "besteffort");
+    let _nginx = Nginx::start(&cluster.bed, &server).unwrap();
+    cluster.captured([0, 0]);
+    let wire = Wire::listen(&cluster.bed).unwrap();
+    cluster.curl(&client, &server);
+    assert!(wire.count("canary-of-lark").unwrap() > 0);
+    // A connection that is older than the capture is left as it is, and said.
+    let mut older = client.place.command("bash");
+    older.args(["-c", &format!("exec 3<>/dev/tcp/{}/8080; echo open; sleep 3600", server.ip)]);
+    let older = client.place.start(older, &cluster.bed.directory().join("older")).unwrap();
+    eventually(LIMIT, "the older connection is open", || Ok(older.log().contains("open"))).unwrap();
+    for _ in 0..2 {
+        cluster.server.put(objects::namespace("shop", Some("enabled")));
+        cluster.captured([1, 1]);
+        let wire = Wire::listen(&cluster.bed).unwrap();
+        assert_eq!(cluster.curl(&client, &server), "canary-of-lark\n");
+        assert_eq!(wire.count("canary-of-lark").unwrap(), 0);
+        let connections = cluster.agents[0].table(&["connections"]).unwrap();
+        assert!(connections.contains("✗ plaintext"), "{connections}");
+        let edges = cluster.agents[0].table(&["edges"]).unwrap();
+        assert!(edges.contains("Deployment/server") && edges.contains("√ mTLS"), "{edges}");
+        cluster.server.put(objects::namespace("shop", None));
+        cluster.captured([0, 0]);
+    }
+}
+
+#[test]
+fn a_strict_label_on_the_namespace_keeps_plaintext_from_its_pods() {
+    let mut cluster = Cluster::new(Some("enabled"));
+    let (client, _) = cluster.pod(0, "client", 1, Layout::SystemdContainerd, "burstable");
+    let (server, _) = cluster.pod(1, "server", 2, Layout::CgroupfsCrio, "");
+    let (stranger, mut object) = cluster.pod(0, "stranger", 3, Layout::SystemdCrio, "besteffort");
+    object["metadata"]["labels"]["lark.mesh/capture"] = json!("disabled");
+    cluster.server.put(object);
+    cluster.captured([1, 1]);
+    let _nginx = Nginx::start(&cluster.bed, &server).unwrap();
+    assert_eq!(cluster.curl(&stranger, &server), "canary-of-lark\n");
+    let mut namespace = objects::namespace("shop", Some("enabled"));
+    namespace["metadata"]["labels"]["lark.mesh/mtls"] = json!("strict");
+    cluster.server.put(namespace);
+    let url = format!("http://{}:8080/", server.ip);
+    let refused = || Ok(stranger.place.run("curl", &["-sS", "--max-time", "5", &url]).is_err());
+    eventually(LIMIT, "plaintext is refused", refused)
+        .unwrap_or_else(|e| panic!("{e:#}\n{}", cluster.logs()));
+    cluster.answers_by_mtls(&client, &server);
+}
+
+#[test]
+fn pods_are_found_by_the_names_of_every_driver_runtime_and_class() {
+    let mut cluster = Cluster::new(Some("enabled"));
+    let layouts =
+        [Layout::SystemdContainerd, Layout::SystemdCrio, Layout::CgroupfsContainerd, Layout::CgroupfsCrio];
+    let mut number = 0;
+    for layout in layouts {
+        for class in ["", "burstable", "besteffort"] {
+            number += 1;
+            cluster.pod(0, &format!("p{number}"), number, layout, class);
+        }
+    }
+    cluster.captured([u64::from(number), 0]);
+    // What is in the kernel is on the pod's own cgroup, above its containers.
+    let links = cluster.agents[0].json("bpf").unwrap()["links"].to_string();
+    assert!(!links.contains("severed"), "{links}");
+}
+
+#[test]
+fn a_sandbox_made_anew_is_captured_anew_and_an_agent_that_starts_finds_running_pods() {
+    let mut cluster = Cluster::new(Some("enabled"));
+    let (client, _) = cluster.pod(0, "client", 1, Layout::SystemdContainerd, "");
+    let (mut server, _) = cluster.pod(1, "server", 2, Layout::CgroupfsContainerd, "burstable");
+    cluster.captured([1, 1]);
+    // Its process ends, and with it its namespace; the kubelet makes another sandbox in the same cgroup.
+    cluster.pauses.pop();
+    let fresh = cluster.bed.pod(&cluster.nodes[1].clone(), "fresh").unwrap();
+    server.place.netns = fresh.place.netns;
+    (server.ip, server.ip6) = (fresh.ip, fresh.ip6);
+    cluster.pause(&server);
+    cluster.tell(&server, 2);
+    let _nginx = Nginx::start(&cluster.bed, &server).unwrap();
+    cluster.answers_by_mtls(&client, &server);
+    // Killed, and started again while the pods run.
+    let config = cluster.bed.directory().join("kubeconfig");
+    let mesh = Mesh::elsewhere(&format!("kubernetes:{}", config.display()));
+    cluster.agents[1].process.kill();
+    cluster.agents[1] = Agent::start(&cluster.bed, &cluster.nodes[1], &cluster.controller, &mesh).unwrap();
+    cluster.captured([1, 1]);
+    cluster.answers_by_mtls(&client, &server);
+}
+
+#[test]
+fn a_pod_whose_processes_are_elsewhere_is_not_captured_and_said_so() {
+    let mut cluster = Cluster::new(Some("enabled"));
+    let (pod, _) = cluster.pod(0, "web", 1, Layout::SystemdContainerd, "");
+    cluster.captured([1, 0]);
+    // The API says another address than the namespace of the pod's processes has.
+    let mut object = objects::pod("shop", "liar", "liar", "one", &["10.77.1.201"]);
+    object["metadata"]["uid"] = json!(uid(2));
+    let cgroup = pod
+        .place
+        .cgroup
+        .ancestors()
+        .nth(3)
+        .unwrap()
+        .join(Layout::SystemdContainerd.pod(&uid(2), ""))
+        .join("c");
+    std::fs::create_dir_all(&cgroup).unwrap();
+    let mut liar = pod;
+    liar.name = "liar".to_owned();
+    liar.place.cgroup = cgroup;
+    cluster.pause(&liar);
+    cluster.server.put(object);
+    eventually(LIMIT, "the liar is told", || {
+        let workloads = cluster.agents[0].table(&["workloads"])?;
+        Ok(workloads
+            .contains("none of the 1 network namespaces of its processes has its address 10.77.1.201"))
+    })
+    .unwrap_or_else(|e| panic!("{e:#}\n{}", cluster.agents[0].table(&["workloads"]).unwrap()));
+    cluster.captured([1, 0]);
+}

@@ -1,0 +1,49 @@
+//! The rights that deploy/ grants, against what is asked for.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::world::World;
+
+type Right = (String, String, String);
+
+/// What a ClusterRole grants, as verb, group and resource.
+fn granted(role: &str) -> BTreeSet<Right> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/rbac.yaml");
+    let objects: Vec<Value> = serde_saphyr::from_multiple(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let role = objects.iter().find(|o| o["kind"] == "ClusterRole" && o["metadata"]["name"] == role).unwrap();
+    let texts = |rule: &Value, field: &str| -> Vec<String> {
+        rule[field].as_array().unwrap().iter().map(|v| v.as_str().unwrap().to_owned()).collect()
+    };
+    let mut all = BTreeSet::new();
+    for rule in role["rules"].as_array().unwrap() {
+        for group in texts(rule, "apiGroups") {
+            for resource in texts(rule, "resources") {
+                all.extend(
+                    texts(rule, "verbs").into_iter().map(|verb| (verb, group.clone(), resource.clone())),
+                );
+            }
+        }
+    }
+    all
+}
+
+#[tokio::test]
+async fn discovery_asks_for_what_its_role_grants_and_the_role_grants_no_more() {
+    let mut world = World::shop().await;
+    let discovery = world.discover().await;
+    // Also after everything had to be begun again.
+    world.server.stop().await;
+    world.server.compact();
+    world.server.start_again().await.unwrap();
+    let pod = world.pod("late", "web", "10.0.2.42");
+    crate::world::until(&discovery, "the late pod", |s| {
+        crate::world::uid_at(s, "10.0.2.42") == crate::world::uid(&pod)
+    })
+    .await;
+    let asked: BTreeSet<Right> =
+        world.server.requests().into_keys().map(|r| (r.verb.to_owned(), r.group, r.resource)).collect();
+    assert_eq!(asked, granted("lark-discovery"));
+}

@@ -1,0 +1,78 @@
+//! An API server with a small shop in it, and discovery that follows it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use lark_apiserver::{ApiServer, objects};
+use lark_core::identity::TrustDomain;
+use lark_core::mode::Mtls;
+use lark_core::snapshot::{AgentDown, MeshSettings, PolicyChange, SameNode, Snapshot};
+use lark_discovery::Discovery;
+use lark_discovery::kubernetes::{Access, Mesh, watch};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Generous: what is awaited comes in milliseconds on an idle machine.
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+
+pub(crate) struct World {
+    pub(crate) server: ApiServer,
+    pub(crate) home: TempDir,
+}
+
+impl World {
+    /// Namespace `shop` is captured; `db` runs on node two behind Service `db`.
+    pub(crate) async fn shop() -> Self {
+        let world = Self { server: ApiServer::start().await.unwrap(), home: tempfile::tempdir().unwrap() };
+        world.server.put(objects::namespace("shop", Some("enabled")));
+        world.server.put(objects::node("one", "192.168.0.1"));
+        world.server.put(objects::node("two", "192.168.0.2"));
+        let db = world.server.put(objects::pod("shop", "db-1", "db", "two", &["10.0.2.1", "fd02::1"]));
+        let service = world.server.put(objects::service("shop", "db", "10.96.0.1", 5432));
+        world.server.put(objects::slice(&service, &[&db]));
+        world
+    }
+
+    pub(crate) fn access(&self) -> Access {
+        Access::Kubeconfig(self.server.kubeconfig(self.home.path()).unwrap())
+    }
+
+    pub(crate) async fn discover(&self) -> Discovery {
+        let settings = MeshSettings {
+            trust_domain: TrustDomain::new("cluster.local").unwrap(),
+            same_node: SameNode::Agent,
+            agent_down: AgentDown::Untouched,
+            policy_change: PolicyChange::End,
+            cluster_ranges: Vec::new(),
+        };
+        let access = self.access();
+        let started = watch(&access, Mesh { settings, mtls: Mtls::Permissive, tunnel_port: 15008 });
+        tokio::time::timeout(LIMIT, started).await.unwrap().unwrap()
+    }
+
+    /// Puts a pod of that name and account on node two.
+    pub(crate) fn pod(&self, name: &str, account: &str, address: &str) -> Value {
+        self.server.put(objects::pod("shop", name, account, "two", &[address]))
+    }
+}
+
+/// Waits for a snapshot.
+pub(crate) async fn until(
+    discovery: &Discovery,
+    what: &str,
+    is_so: impl FnMut(&Arc<Snapshot>) -> bool,
+) -> Arc<Snapshot> {
+    let mut snapshot = discovery.snapshot.clone();
+    let waited = tokio::time::timeout(LIMIT, snapshot.wait_for(is_so)).await;
+    waited.unwrap_or_else(|_| panic!("not within {LIMIT:?}: {what}")).unwrap().clone()
+}
+
+/// The uid of the workload that an address identifies.
+pub(crate) fn uid_at(snapshot: &Snapshot, address: &str) -> Option<String> {
+    snapshot.workload_by_address(address.parse().unwrap()).map(|w| w.uid.to_string())
+}
+
+/// The uid of an object that was put.
+pub(crate) fn uid(object: &Value) -> Option<String> {
+    object["metadata"]["uid"].as_str().map(str::to_owned)
+}
