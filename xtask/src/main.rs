@@ -18,6 +18,8 @@ mod ebpf;
 mod failures;
 /// Inputs that strangers might send.
 mod fuzz;
+/// A container image without a container engine.
+mod image;
 /// What comes from Debian and from crates.io.
 mod install;
 /// Pictures, for reports.
@@ -62,6 +64,8 @@ enum Task {
     Soak(soak::Args),
     /// Run the fuzz targets for a while, from the corpora that are kept.
     Fuzz(fuzz::Args),
+    /// Make a container image as an OCI layout, without a container engine, and the list of what is inside.
+    Image(image::Args),
     /// Run every test, the privileged ones included (needs root).
     Test(test::Args),
     /// Check the rules that Cargo, rustc and clippy cannot.
@@ -78,6 +82,7 @@ fn main() -> ExitCode {
         Task::Failures => failures::run(),
         Task::Soak(args) => soak::run(&args),
         Task::Fuzz(args) => fuzz::run(&args),
+        Task::Image(args) => image::run(&args),
         Task::Test(args) => test::run(&args),
         Task::Tidy => tidy::run(),
     };
