@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test ends where something is not as it should be")]
 
 mod discover;
+mod manifests;
 mod node;
 mod rbac;
+mod reviews;
 mod world;

@@ -58,6 +58,13 @@ struct Cluster {
     bed: Testbed,
 }
 
+/// An agent that shows the token of its pod.
+fn agent(bed: &Testbed, node: &Node, controller: &Controller, mesh: &Mesh) -> Agent {
+    let token = bed.directory().join(format!("token-of-{}", node.name));
+    let flags = [format!("--token-file={}", token.display())];
+    Agent::start_with(bed, node, controller, mesh, &flags).unwrap()
+}
+
 /// The UID of a pod. Tests that run beside this one have theirs in the same tree of cgroups.
 fn uid(number: u32) -> String {
     format!("0c2f9a9e-52cf-4ad0-9d0b-{:08x}{number:04x}", std::process::id())
@@ -78,10 +85,22 @@ impl Cluster {
         for node in &nodes {
             server.put(objects::node(&node.name, &node.ip.to_string()));
         }
+        server.put(objects::namespace("lark-system", None));
+        for node in &nodes {
+            let name = format!("agent-{}", node.name);
+            let mut pod =
+                objects::pod("lark-system", &name, "lark-agent", &node.name, &[&node.ip.to_string()]);
+            pod["spec"]["hostNetwork"] = json!(true);
+            let pod = server.put(pod);
+            let user = "system:serviceaccount:lark-system:lark-agent";
+            server.know_token(&name, objects::review(user, &["lark-ca"], Some(&node.name), &pod));
+            std::fs::write(bed.directory().join(format!("token-of-{}", node.name)), &name).unwrap();
+        }
         let config = server.kubeconfig(bed.directory()).unwrap();
         let mesh = Mesh::elsewhere(&format!("kubernetes:{}", config.display()));
-        let controller = Controller::start(&bed, &nodes[0], &[&nodes[0], &nodes[1]], &mesh).unwrap();
-        let agents = nodes.iter().map(|n| Agent::start(&bed, n, &controller, &mesh).unwrap()).collect();
+        let account = ["--agent-account=lark-system/lark-agent".to_owned()];
+        let controller = Controller::start_with(&bed, &nodes[0], &[], &mesh, &account).unwrap();
+        let agents = nodes.iter().map(|n| agent(&bed, n, &controller, &mesh)).collect();
         Self { agents, controller, server, _runtime: runtime, nodes, pauses: Vec::new(), bed }
     }
 
@@ -237,7 +256,7 @@ fn a_sandbox_made_anew_is_captured_anew_and_an_agent_that_starts_finds_running_p
     let config = cluster.bed.directory().join("kubeconfig");
     let mesh = Mesh::elsewhere(&format!("kubernetes:{}", config.display()));
     cluster.agents[1].process.kill();
-    cluster.agents[1] = Agent::start(&cluster.bed, &cluster.nodes[1], &cluster.controller, &mesh).unwrap();
+    cluster.agents[1] = agent(&cluster.bed, &cluster.nodes[1], &cluster.controller, &mesh);
     cluster.captured([1, 1]);
     cluster.answers_by_mtls(&client, &server);
 }

@@ -3,15 +3,16 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use lark_apiserver::ApiServer;
 use serde_json::Value;
 
 use crate::world::World;
 
-type Right = (String, String, String);
+pub(crate) type Right = (String, String, String);
 
 /// What a ClusterRole grants, as verb, group and resource.
-fn granted(role: &str) -> BTreeSet<Right> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/rbac.yaml");
+pub(crate) fn granted(role: &str) -> BTreeSet<Right> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/kubernetes/rbac.yaml");
     let objects: Vec<Value> = serde_saphyr::from_multiple(&std::fs::read_to_string(path).unwrap()).unwrap();
     let role = objects.iter().find(|o| o["kind"] == "ClusterRole" && o["metadata"]["name"] == role).unwrap();
     let texts = |rule: &Value, field: &str| -> Vec<String> {
@@ -30,6 +31,11 @@ fn granted(role: &str) -> BTreeSet<Right> {
     all
 }
 
+/// What a server was asked for.
+pub(crate) fn asked(server: &ApiServer) -> BTreeSet<Right> {
+    server.requests().into_keys().map(|r| (r.verb.to_owned(), r.group, r.resource)).collect()
+}
+
 #[tokio::test]
 async fn discovery_asks_for_what_its_role_grants_and_the_role_grants_no_more() {
     let mut world = World::shop().await;
@@ -43,7 +49,5 @@ async fn discovery_asks_for_what_its_role_grants_and_the_role_grants_no_more() {
         crate::world::uid_at(s, "10.0.2.42") == crate::world::uid(&pod)
     })
     .await;
-    let asked: BTreeSet<Right> =
-        world.server.requests().into_keys().map(|r| (r.verb.to_owned(), r.group, r.resource)).collect();
-    assert_eq!(asked, granted("lark-discovery"));
+    assert_eq!(asked(&world.server), granted("lark-discovery"));
 }

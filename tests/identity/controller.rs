@@ -113,9 +113,9 @@ async fn what_keeps_it_from_starting_is_one_sentence() {
         (world.args("127.0.0.1:0", &["--ca-key", "x"]), "go together".to_owned()),
     ];
     let mut args = world.args("127.0.0.1:0", &[]);
-    args.join_tokens = broken;
+    args.join_tokens = Some(broken);
     cases.push((args.clone(), "broken, line 1: the hash is not 64 hexadecimal digits".to_owned()));
-    args.join_tokens = world.path("gone");
+    args.join_tokens = Some(world.path("gone"));
     cases.push((args.clone(), "gone: No such file".to_owned()));
     args.discovery = "mesh.yaml".to_owned();
     cases.push((args.clone(), "must be kubernetes, kubernetes:KUBECONFIG or file:PATH".to_owned()));

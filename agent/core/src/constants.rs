@@ -18,6 +18,8 @@ pub const ADMIN_SOCKET: &str = "/run/lark/admin.sock";
 pub const PIN_ROOT: &str = "/sys/fs/bpf/lark/v1";
 /// The kubelet's cgroup where systemd runs it.
 pub const KUBELET_CGROUP: &str = "system.slice/kubelet.service";
+/// Audience of the tokens that agents of a cluster show to the controller.
+pub const CA_AUDIENCE: &str = "lark-ca";
 /// Label on namespaces and workloads: `enabled` or `disabled`; the workload's wins.
 pub const LABEL_CAPTURE: &str = "lark.mesh/capture";
 /// Label on namespaces and workloads: `strict` or `permissive`.

@@ -9,6 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -25,7 +26,7 @@ const FILE: &str = "nodes.json";
 const PAUSE: Duration = Duration::from_secs(60);
 
 /// Why a token is not accepted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TokenRefused {
     /// There is none, or it is nobody's.
     #[error("the token is missing or no node's; see the controller's file of join tokens")]
@@ -38,6 +39,26 @@ pub enum TokenRefused {
         "the join token was used already, it is good for one exchange; make another with `lark token` and replace the node's line"
     )]
     Used,
+    /// The cluster's API does not take it; with what it says.
+    #[error("{0}")]
+    Reviewed(String),
+    /// It is of another account than the agents'; with both.
+    #[error("{0}")]
+    NoAgent(String),
+    /// It is bound to no pod on a node.
+    #[error(
+        "the token is bound to no pod of a node: it must be a projected one, of Kubernetes 1.32 or later"
+    )]
+    NotBound,
+    /// The pod that it is bound to is not known on its node.
+    #[error("the token's pod is not known on node {node}: it is gone, or discovery lags behind")]
+    PodUnknown {
+        /// The node that the token names.
+        node: Arc<str>,
+    },
+    /// Nobody could say; with the reason.
+    #[error("{0}; the agent asks again")]
+    NotReviewed(String),
 }
 
 /// Who shows a token.
@@ -47,9 +68,21 @@ pub struct Caller {
     pub node: Arc<str>,
     /// Whether it is time for another credential.
     pub due: bool,
-    /// The membership that the token belongs to: the hash of the node's line.
-    pub membership: [u8; 32],
+    /// What the token belongs to.
+    pub membership: Membership,
 }
+
+/// By what somebody is in the mesh.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Membership {
+    /// By its line among the join tokens, of this hash.
+    Line(Hash),
+    /// As the agent's pod of this UID.
+    Pod(Arc<str>),
+}
+
+/// The answer to a token, when it comes.
+pub type Authenticated<'a> = Pin<Box<dyn Future<Output = Result<Caller, TokenRefused>> + Send + 'a>>;
 
 /// A credential for a node.
 #[derive(Debug)]
@@ -62,11 +95,11 @@ pub struct Credential {
 
 /// Says which node a bearer token belongs to.
 pub trait Authenticator: Send + Sync + 'static {
-    /// The node.
+    /// The node. May be cancelled.
     ///
     /// # Errors
     /// When the token is not accepted.
-    fn authenticate(&self, token: &str, now: SystemTime) -> Result<Caller, TokenRefused>;
+    fn authenticate<'a>(&'a self, token: &'a str, now: SystemTime) -> Authenticated<'a>;
 
     /// Whether somebody who was let in before is a member still. The token that he showed then may have
     /// been exchanged since.
@@ -185,6 +218,11 @@ impl Members {
         kept::write(&self.path, text.as_bytes(), 0o600).map_err(failed)
     }
 
+    fn caller(&self, token: &str, now: SystemTime) -> Result<Caller, TokenRefused> {
+        let hash = token::hash(token);
+        self.by_token(&hash, now).unwrap_or_else(|| self.by_credential(&hash, now))
+    }
+
     fn by_token(&self, hash: &Hash, now: SystemTime) -> Option<Result<Caller, TokenRefused>> {
         let tokens = self.tokens.tokens();
         let (node, line) = tokens.find(hash)?;
@@ -194,7 +232,7 @@ impl Members {
         } else if line.expires.is_some_and(|expires| expires <= now) {
             Err(TokenRefused::Expired)
         } else {
-            Ok(Caller { node, due: true, membership: line.hash })
+            Ok(Caller { node, due: true, membership: Membership::Line(line.hash) })
         })
     }
 
@@ -215,7 +253,7 @@ impl Members {
             return Err(TokenRefused::Expired);
         }
         let due = seconds(now).saturating_sub(issued.issued) >= CREDENTIAL_RENEWED.as_secs();
-        let membership = kept.line;
+        let membership = Membership::Line(kept.line);
         if at > 0 || !kept.joined {
             kept.credentials.drain(..at);
             kept.joined = true;
@@ -229,12 +267,12 @@ impl Members {
 
 impl Authenticator for Members {
     fn is_member(&self, caller: &Caller) -> bool {
-        self.tokens.tokens().line(&caller.node).is_some_and(|line| line.hash == caller.membership)
+        let tokens = self.tokens.tokens();
+        tokens.line(&caller.node).is_some_and(|line| caller.membership == Membership::Line(line.hash))
     }
 
-    fn authenticate(&self, token: &str, now: SystemTime) -> Result<Caller, TokenRefused> {
-        let hash = token::hash(token);
-        self.by_token(&hash, now).unwrap_or_else(|| self.by_credential(&hash, now))
+    fn authenticate<'a>(&'a self, token: &'a str, now: SystemTime) -> Authenticated<'a> {
+        Box::pin(std::future::ready(self.caller(token, now)))
     }
 
     fn credential(&self, node: &str, now: SystemTime) -> Result<Option<Credential>, MembersError> {
@@ -298,7 +336,7 @@ mod tests {
 
     /// What is settled about the node: whether a credential is due.
     fn shows(members: &Members, token: &str, now: SystemTime) -> Result<bool, TokenRefused> {
-        members.authenticate(token, now).map(|caller| {
+        members.caller(token, now).map(|caller| {
             assert!(&*caller.node == "one" && members.is_member(&caller));
             caller.due
         })
@@ -329,7 +367,7 @@ mod tests {
         let (world, token) = World::new();
         let members = world.members();
         let mut now = world.now;
-        members.authenticate(&token, now).unwrap();
+        members.caller(&token, now).unwrap();
         let mut current = members.credential("one", now).unwrap().unwrap().token;
         for _ in 0..40 {
             assert_eq!(shows(&members, &current, now), Ok(false));
@@ -354,7 +392,7 @@ mod tests {
         let members = world.members();
         let credential = members.credential("one", world.now).unwrap().unwrap().token;
         assert_eq!(shows(&members, &credential, world.now), Ok(false));
-        let was = members.authenticate(&credential, world.now).unwrap();
+        let was = members.caller(&credential, world.now).unwrap();
         let before = std::fs::read_to_string(world.home.path().join("tokens")).unwrap();
         world.line("");
         assert!(!members.is_member(&was));

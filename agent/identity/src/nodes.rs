@@ -105,20 +105,20 @@ impl Nodes {
         self.0.registry.may_have(state, name, Instant::now())
     }
 
-    fn follow(&self, request: Request<Streaming<FromNode>>) -> Result<Response<Answers>, Status> {
+    async fn follow(&self, request: Request<Streaming<FromNode>>) -> Result<Response<Answers>, Status> {
         let peer = request.remote_addr().map(|a| a.to_string()).unwrap_or_default();
-        let token = bearer(request.metadata()).ok_or(TokenRefused::Unknown);
-        let (answers, stream) = mpsc::channel(4);
-        let session = token.and_then(|token| {
-            let caller = self.0.authenticator.authenticate(token, SystemTime::now())?;
-            Ok(Session { nodes: self.clone(), caller, answers, peer: peer.clone() })
-        });
-        match session {
-            Ok(session) => {
+        let caller = match bearer(request.metadata()) {
+            Some(token) => self.0.authenticator.authenticate(token, SystemTime::now()).await,
+            None => Err(TokenRefused::Unknown),
+        };
+        match caller {
+            Ok(caller) => {
+                let (answers, stream) = mpsc::channel(4);
+                let session = Session { nodes: self.clone(), caller, answers, peer };
                 tokio::spawn(session.run(request.into_inner()));
                 Ok(Response::new(ReceiverStream::new(stream)))
             }
-            Err(error) => Err(refused_token(&self.0.refusals, error, &peer, "stream refused")),
+            Err(error) => Err(refused_token(&self.0.refusals, &error, &peer, "stream refused")),
         }
     }
 }
@@ -180,7 +180,7 @@ impl Session {
         let inner = self.nodes.0.clone();
         if !inner.authenticator.is_member(&self.caller) {
             let error = TokenRefused::Unknown;
-            return Err(refused_token(&inner.refusals, error, &self.peer, "stream ended"));
+            return Err(refused_token(&inner.refusals, &error, &self.peer, "stream ended"));
         }
         // A kind that this controller does not know is of a newer agent.
         if let Some(Said::Held(held)) = message.said {
@@ -256,14 +256,15 @@ struct Follow(Nodes);
 impl tower::Service<Request<Streaming<FromNode>>> for Follow {
     type Response = Response<Answers>;
     type Error = Status;
-    type Future = std::future::Ready<Result<Response<Answers>, Status>>;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Answers>, Status>> + Send>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request<Streaming<FromNode>>) -> Self::Future {
-        std::future::ready(self.0.follow(request))
+        let nodes = self.0.clone();
+        Box::pin(async move { nodes.follow(request).await })
     }
 }
 

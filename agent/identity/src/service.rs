@@ -85,7 +85,7 @@ impl IssueError {
     /// The reason, from a closed set that `lark explain` knows.
     pub const fn reason(&self) -> CaRefusal {
         match self {
-            Self::Token(error) => token_reason(*error),
+            Self::Token(error) => token_reason(error),
             Self::RateLimited { .. } => CaRefusal::RateLimited,
             Self::BundleBehind { .. } => CaRefusal::BundleBehind,
             Self::NoIdentity => CaRefusal::NoImpersonatedIdentity,
@@ -108,7 +108,7 @@ impl IssueError {
 
     fn code(&self) -> Code {
         match self {
-            Self::Token(_) => Code::Unauthenticated,
+            Self::Token(error) => token_code(error),
             Self::RateLimited { .. } => Code::ResourceExhausted,
             Self::NotPlaced { .. } => Code::PermissionDenied,
             Self::Csr(SignError::Sign(_)) => Code::Internal,
@@ -120,11 +120,23 @@ impl IssueError {
     }
 }
 
-const fn token_reason(error: TokenRefused) -> CaRefusal {
+const fn token_reason(error: &TokenRefused) -> CaRefusal {
     match error {
         TokenRefused::Unknown => CaRefusal::Unauthenticated,
         TokenRefused::Expired => CaRefusal::TokenExpired,
         TokenRefused::Used => CaRefusal::TokenUsed,
+        TokenRefused::Reviewed(_) => CaRefusal::TokenReviewed,
+        TokenRefused::NoAgent(_) => CaRefusal::TokenOfOther,
+        TokenRefused::NotBound => CaRefusal::TokenNotBound,
+        TokenRefused::PodUnknown { .. } => CaRefusal::TokenPodUnknown,
+        TokenRefused::NotReviewed(_) => CaRefusal::TokenNotReviewed,
+    }
+}
+
+const fn token_code(error: &TokenRefused) -> Code {
+    match error {
+        TokenRefused::NotReviewed(_) => Code::Unavailable,
+        _ => Code::Unauthenticated,
     }
 }
 
@@ -134,12 +146,13 @@ pub(crate) fn bearer(metadata: &tonic::metadata::MetadataMap) -> Option<&str> {
 }
 
 /// Counts and says that a token was refused, and makes the answer.
-pub(crate) fn refused_token(refusals: &Refusals, error: TokenRefused, peer: &str, what: &str) -> Status {
+pub(crate) fn refused_token(refusals: &Refusals, error: &TokenRefused, peer: &str, what: &str) -> Status {
     let reason = token_reason(error);
+    let sentence = clip(&error.to_string(), SENTENCE_MAX);
     if let Some(left_out) = refusals.count(reason) {
-        tracing::warn!(reason = reason.label(), peer, %error, left_out, "{what}");
+        tracing::warn!(reason = reason.label(), peer, error = sentence, left_out, "{what}");
     }
-    Status::unauthenticated(error.to_string())
+    Status::new(token_code(error), sentence)
 }
 
 struct Inner {
@@ -209,7 +222,7 @@ impl CaService {
         allowance.take(CA_BURST, CA_PER_SECOND, now)
     }
 
-    fn issue(
+    async fn issue(
         &self,
         request: &Request<IstioCertificateRequest>,
         asked: &mut Asked,
@@ -218,9 +231,9 @@ impl CaService {
         asked.identity = message.identity().map(|identity| clip(identity, IDENTITY_SHOWN));
         let now = SystemTime::now();
         let token = bearer(request.metadata()).ok_or(TokenRefused::Unknown)?;
-        let node = self.0.authenticator.authenticate(token, now)?.node;
+        let node = self.0.authenticator.authenticate(token, now).await?.node;
         asked.node = Some(node.clone());
-        // Before anything that costs more than a hash.
+        // Before anything that costs more than knowing who asks.
         if !self.within_rate(&node) {
             return Err(IssueError::RateLimited { node });
         }
@@ -243,12 +256,12 @@ impl CaService {
         Ok(chain)
     }
 
-    fn answer(
+    async fn answer(
         &self,
         request: &Request<IstioCertificateRequest>,
     ) -> Result<Response<IstioCertificateResponse>, Status> {
         let mut asked = Asked::default();
-        match self.issue(request, &mut asked) {
+        match self.issue(request, &mut asked).await {
             Ok(cert_chain) => {
                 self.0.issued.fetch_add(1, Ordering::Relaxed);
                 Ok(Response::new(IstioCertificateResponse { cert_chain }))
@@ -288,11 +301,12 @@ struct Create(CaService, Arc<AtomicBool>);
 
 impl UnaryService<IstioCertificateRequest> for Create {
     type Response = IstioCertificateResponse;
-    type Future = std::future::Ready<Result<Response<Self::Response>, Status>>;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Self::Response>, Status>> + Send>>;
 
     fn call(&mut self, request: Request<IstioCertificateRequest>) -> Self::Future {
         self.1.store(true, Ordering::Relaxed);
-        std::future::ready(self.0.answer(&request))
+        let service = self.0.clone();
+        Box::pin(async move { service.answer(&request).await })
     }
 }
 

@@ -48,7 +48,7 @@ pub enum TokenError {
 }
 
 /// SHA-256 of a token: what the controller knows of it.
-pub(crate) type Hash = [u8; digest::SHA256_OUTPUT_LEN];
+pub type Hash = [u8; digest::SHA256_OUTPUT_LEN];
 
 /// A line of the file: the node may be in the mesh, and may join by the token until it expires.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,7 +73,8 @@ pub struct Generated {
     pub line: String,
 }
 
-pub(crate) fn hash(token: &str) -> Hash {
+/// The hash of a token.
+pub fn hash(token: &str) -> Hash {
     let mut hash = [0; digest::SHA256_OUTPUT_LEN];
     let digest = digest::digest(&digest::SHA256, token.as_bytes());
     hash.iter_mut().zip(digest.as_ref()).for_each(|(to, from)| *to = *from);

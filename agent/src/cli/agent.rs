@@ -129,9 +129,9 @@ pub struct AgentArgs {
     /// later counts instead, until this file changes.
     #[arg(long, env = "LARK_CA_ROOT", value_name = "FILE")]
     pub ca_root: PathBuf,
-    /// File with this node's join token.
+    /// File with this node's join token, or with the token of the agent's pod.
     ///
-    /// No default. `lark token` makes one. It is exchanged for a credential in --state-dir at the first
+    /// No default. In a cluster it is projected for audience lark-ca, and read at each contact. `lark token` makes one elsewhere. It is exchanged for a credential in --state-dir at the first
     /// contact, and not needed afterwards.
     #[arg(long, env = "LARK_TOKEN_FILE", value_name = "FILE")]
     pub token_file: PathBuf,

@@ -3,6 +3,7 @@
 mod admin;
 mod args;
 mod init;
+mod reviews;
 mod rotation;
 mod token;
 
@@ -16,14 +17,15 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, bail, ensure};
-use lark_core::constants::CONTROLLER_METRICS_PORT;
+use lark_core::constants::{CA_AUDIENCE, CONTROLLER_METRICS_PORT};
 use lark_core::identity::SpiffeId;
 use lark_core::snapshot::Snapshot;
 use lark_discovery::Discovery;
+use lark_discovery::kubernetes::TokenReviews;
 use lark_identity::authority::Authority;
 use lark_identity::given::GivenFiles;
 use lark_identity::listener::{ServingCertificate, accept};
-use lark_identity::members::Members;
+use lark_identity::members::{Authenticator, Members};
 use lark_identity::nodes::Nodes;
 use lark_identity::refusals::Refusals;
 use lark_identity::service::{CaService, Placement};
@@ -32,6 +34,8 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tonic::transport::Server;
 
+use crate::app::Source;
+use reviews::Reviews;
 use rotation::Rotation;
 
 /// Requests in work at once on one connection; each is short.
@@ -62,7 +66,7 @@ pub struct Controller {
     socket: UnixListener,
     rotation: Arc<Rotation>,
     given: Option<GivenFiles>,
-    tokens: Arc<TokenFile>,
+    tokens: Option<Arc<TokenFile>>,
     service: CaService,
     refusals: Refusals,
     /// Kept, so that the file is watched.
@@ -89,9 +93,9 @@ impl Controller {
     /// # Errors
     /// With one sentence that says what to do.
     pub async fn start(args: &ControllerArgs) -> anyhow::Result<Self> {
-        let discovery = crate::app::Source::parse(&args.discovery)?.discover(&args.mesh).await?;
+        let from = Source::parse(&args.discovery)?;
+        let discovery = from.discover(&args.mesh).await?;
         let domain = discovery.snapshot.borrow().mesh.trust_domain.clone();
-        let tokens = Arc::new(TokenFile::open(&args.join_tokens)?);
         let names = names(args)?;
         let now = SystemTime::now();
         let (given, ca) = match (&args.ca_cert, &args.ca_key) {
@@ -103,7 +107,7 @@ impl Controller {
             _ => bail!("--ca-cert and --ca-key go together: give both, or none for a CA made in --data-dir"),
         };
         let authority = Arc::new(Authority::open(&args.data_dir, &domain, ca, now)?);
-        let members = Arc::new(Members::open(tokens.clone(), &args.data_dir)?);
+        let (members, tokens) = members(args, &from, &discovery).await?;
         let refusals = Refusals::default();
         let certificate = ServingCertificate::new(authority.clone(), names.clone(), now)?;
         let nodes = Nodes::new(members.clone(), authority.trust(), refusals.clone());
@@ -191,7 +195,7 @@ impl Controller {
         tokio::select! {
             served = server => served.context("the CA API stopped")?,
             () = certificate.follow() => {}
-            () = self.tokens.follow() => {}
+            () = follow_tokens(self.tokens) => {}
             () = self.rotation.run() => {}
             () = self.rotation.follow_given(self.given) => {}
             () = admin::serve(self.socket, self.rotation.clone()) => {}
@@ -201,6 +205,40 @@ impl Controller {
         let refused: u64 = self.service.refused().values().sum();
         tracing::info!(issued = self.service.issued(), refused, "controller stopped");
         Ok(())
+    }
+}
+
+/// By what agents show who they are; with the file of join tokens, if that is it.
+async fn members(
+    args: &ControllerArgs,
+    from: &Source,
+    discovery: &Discovery,
+) -> anyhow::Result<(Arc<dyn Authenticator>, Option<Arc<TokenFile>>)> {
+    match (&args.join_tokens, &args.agent_account, from) {
+        (Some(path), None, _) => {
+            let tokens = Arc::new(TokenFile::open(path)?);
+            let members = Members::open(tokens.clone(), &args.data_dir)?;
+            Ok((Arc::new(members), Some(tokens)))
+        }
+        (None, Some(account), Source::Kubernetes(access)) => {
+            let (namespace, name) = account
+                .split_once('/')
+                .filter(|(namespace, name)| !namespace.is_empty() && !name.is_empty())
+                .with_context(|| format!("--agent-account {account} must be NAMESPACE/NAME"))?;
+            let reviews = TokenReviews::new(access, CA_AUDIENCE, namespace, name).await?;
+            Ok((Arc::new(Reviews::new(reviews, discovery.snapshot.clone())), None))
+        }
+        (None, Some(_), Source::File(_)) => {
+            bail!("--agent-account needs the API of a cluster: give --discovery kubernetes, or --join-tokens")
+        }
+        _ => bail!("by what do nodes show who they are? Give either --join-tokens or --agent-account"),
+    }
+}
+
+async fn follow_tokens(tokens: Option<Arc<TokenFile>>) {
+    match tokens {
+        Some(tokens) => tokens.follow().await,
+        None => std::future::pending().await,
     }
 }
 

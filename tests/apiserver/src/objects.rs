@@ -106,6 +106,23 @@ pub fn service(namespace: &str, name: &str, cluster: &str, port: u16) -> Value {
     })
 }
 
+/// What TokenReview says of a token bound to `pod`: its user, for whom it is, and, from Kubernetes 1.32 on,
+/// the pod's node.
+pub fn review(user: &str, audiences: &[&str], node: Option<&str>, pod: &Value) -> Value {
+    let mut extra = json!({
+        "authentication.kubernetes.io/credential-id": ["JTI=1"],
+        "authentication.kubernetes.io/pod-name": [pod["metadata"]["name"]],
+        "authentication.kubernetes.io/pod-uid": [pod["metadata"]["uid"]]
+    });
+    if let Some(node) = node {
+        extra["authentication.kubernetes.io/node-name"] = json!([node]);
+    }
+    json!({
+        "authenticated": true, "audiences": audiences,
+        "user": { "username": user, "uid": "1", "groups": ["system:serviceaccounts"], "extra": extra }
+    })
+}
+
 /// The EndpointSlice of a Service with these pods, as they were put, all ready.
 pub fn slice(service: &Value, pods: &[&Value]) -> Value {
     let meta = &service["metadata"];

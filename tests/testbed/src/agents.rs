@@ -84,11 +84,12 @@ impl Controller {
             .arg(format!("--discovery={}", mesh.source()))
             .arg("--data-dir")
             .arg(&home)
-            .args(["--listen", &listen, "--join-tokens"])
-            .arg(home.join("tokens"))
-            .arg("--controller-socket")
+            .args(["--listen", &listen, "--controller-socket"])
             .arg(home.join("controller.sock"))
             .args(flags);
+        if !flags.iter().any(|flag| flag.starts_with("--agent-account")) {
+            command.arg("--join-tokens").arg(home.join("tokens"));
+        }
         let process = node.place.start(command, &home.join("log"))?;
         // Agents begin with the root of the first start, as it was brought to them.
         let (url, root) = (format!("https://{listen}"), bed.directory().join("root.pem"));

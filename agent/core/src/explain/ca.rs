@@ -22,7 +22,7 @@ closed_set! {
     BadToken = "bad_token", Own, "Make a token with `lark token` and bring its file to the node.";
     /// The CA does not know this node's token.
     TokenRefused = "token_refused", Own,
-        "Make a token with `lark token` and add its line to the controller's --join-tokens.";
+        "Make a token with `lark token` and add its line to the controller's --join-tokens; in a cluster the controller's log has the reason.";
     /// The CA does not give this identity to this node.
     IdentityRefused = "identity_refused", Own,
         "The controller's discovery has no such workload on this node: it may lag, or one of both is wrong.";
@@ -54,6 +54,21 @@ closed_set! {
     /// The join token was exchanged already for a credential of the node.
     TokenUsed = "token_used", Controller,
         "Somebody shows a token a second time: an agent that lost its --state-dir, or a thief. Make another by `lark token` and replace the node's line.";
+    /// The cluster's API does not take the token: expired, forged, of a pod that is gone, or for another audience.
+    TokenReviewed = "token_reviewed", Controller,
+        "The agent must show a token projected for audience lark-ca. Unexpected addresses are an attack.";
+    /// The token is of another service account than the agents'.
+    TokenOfOther = "token_of_other", Controller,
+        "Only agents may ask: compare --agent-account with the DaemonSet's. Otherwise somebody tries to pass for one.";
+    /// The token is not bound to a pod on a node.
+    TokenNotBound = "token_not_bound", Controller,
+        "The agent must show a projected token, and the cluster must be Kubernetes 1.32 or later.";
+    /// Discovery does not know the pod that shows the token on the node that the token names.
+    TokenPodUnknown = "token_pod_unknown", Controller,
+        "The pod is gone, or the controller's discovery lags: `discovery` in its log says whether it does.";
+    /// The cluster's API could not be asked about the token.
+    TokenNotReviewed = "token_not_reviewed", Controller,
+        "The line has the reason: no connection, or ClusterRole lark-token-review is missing. The agent asks again.";
     /// The node asks more often than any node needs to.
     RateLimited = "rate_limited", Controller,
         "That node's agent is broken or hostile; other nodes are served as before. Taking its line out of --join-tokens shuts it out.";

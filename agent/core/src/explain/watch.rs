@@ -13,7 +13,7 @@ closed_set! {
         "Look at the mounted service account's token, or at the kubeconfig's credentials.";
     /// Whoever asks may not watch this kind.
     Forbidden = "api_forbidden", Printer,
-        "The ClusterRole lark-discovery (deploy/rbac.yaml) is missing, changed or not bound to who asks: it grants list and watch on what discovery needs.";
+        "The ClusterRole lark-discovery (deploy/kubernetes/rbac.yaml) is missing, changed or not bound to who asks: it grants list and watch on what discovery needs.";
     /// The watch was away for too long to go on where it was: everything is listed anew.
     Expired = "api_expired", Printer,
         "Nothing: it comes with restarts of the API server. If it comes all the time, the agent is too slow or starved of CPU.";

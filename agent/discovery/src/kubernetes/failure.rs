@@ -74,7 +74,7 @@ fn client_side(error: &kube::Error) -> Watch {
 }
 
 /// The cause at the bottom: what is above it only says on the way to what it happened.
-fn deepest(error: &dyn Error) -> String {
+pub(super) fn deepest(error: &dyn Error) -> String {
     let mut at = error;
     while let Some(source) = at.source() {
         at = source;

@@ -1,15 +1,17 @@
 //! The API of a cluster, watched: `--discovery kubernetes`.
 //!
 //! `object` and `fact` reduce what the API sends while it is parsed, `store` and `world` make the snapshot of
-//! it (pure), `watch` does the I/O.
+//! it (pure), `watch` does the I/O; `token` asks whose a token is.
 
 mod client;
 mod fact;
 mod failure;
 mod object;
 mod store;
+mod token;
 mod watch;
 mod world;
 
 pub use client::{Access, ConnectError};
+pub use token::{Bearer, ReviewError, TokenReviews};
 pub use watch::{Mesh, watch};
