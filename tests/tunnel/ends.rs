@@ -20,7 +20,7 @@ use lark_identity::{SvidStore, TrustBundle};
 use lark_testbed::hostile::{self, Hostile};
 use lark_tunnel::{
     Acceptor, Deliver, Delivery, Dialer, Ended, Inbound, LocalIdentities, Observer, PoolKey, Refusal,
-    ServeError, Side, TunnelSettings,
+    ServeError, Side, Traffic, TunnelSettings,
 };
 use rustls::ClientConfig;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -120,7 +120,7 @@ impl Deliver for ToApplication {
                 .map_err(|e| Refusal::new(Reason::DialRefused, e.to_string()))?;
             Ok(Delivery {
                 pod: pod.into(),
-                counters: Arc::default(),
+                traffic: Traffic::default(),
                 would_deny: None,
                 on_end: Box::new(|_| {}),
             })

@@ -12,7 +12,7 @@ use lark_core::reason::Reason;
 use lark_identity::SvidStore;
 use lark_identity::store::issue_directly;
 use lark_testbed::Record;
-use lark_tunnel::{Deliver, Delivery, End, Ended, Inbound, Refusal, TunnelSettings};
+use lark_tunnel::{Deliver, Delivery, End, Ended, Inbound, Refusal, Traffic, TunnelSettings};
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -237,7 +237,7 @@ impl Deliver for Narrow {
         Box::pin(async {
             Ok(Delivery {
                 pod: pod.into(),
-                counters: Arc::default(),
+                traffic: Traffic::default(),
                 would_deny: None,
                 on_end: Box::new(|_| {}),
             })

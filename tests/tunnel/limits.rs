@@ -4,13 +4,14 @@ use std::cell::Cell;
 use std::io::ErrorKind;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use lark_core::framing;
 use lark_core::quota::Full;
 use lark_core::reason::Reason;
-use lark_tunnel::{Deliver, Delivery, End, HandshakeError, Inbound, Refusal, ServeError, TunnelSettings};
+use lark_tunnel::{
+    Deliver, Delivery, End, HandshakeError, Inbound, Refusal, ServeError, Traffic, TunnelSettings,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
@@ -46,7 +47,7 @@ impl Deliver for Gate {
             });
             Ok(Delivery {
                 pod: pod.into(),
-                counters: Arc::default(),
+                traffic: Traffic::default(),
                 would_deny: None,
                 on_end: Box::new(|_| {}),
             })

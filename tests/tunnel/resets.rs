@@ -130,7 +130,11 @@ fn an_agent_that_stops_resets_its_pods() {
         let (destination, _) = listener.accept().await.unwrap();
         let (joined, one) = sockets().await;
         let (another, other) = sockets().await;
-        tokio::task::spawn_local(lark_tunnel::join(one.into(), another.into(), std::sync::Arc::default()));
+        tokio::task::spawn_local(lark_tunnel::join(
+            one.into(),
+            another.into(),
+            lark_tunnel::Traffic::default(),
+        ));
         tokio::task::yield_now().await;
         for socket in [source, destination, joined, other] {
             near.send(socket.into_std().unwrap()).unwrap();

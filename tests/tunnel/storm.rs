@@ -2,10 +2,9 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use lark_core::framing::ConnectRequest;
-use lark_tunnel::{Acceptor, Deliver, Delivery, Dialer, Inbound, PoolKey, Refusal, TunnelSettings};
+use lark_tunnel::{Acceptor, Deliver, Delivery, Dialer, Inbound, PoolKey, Refusal, Traffic, TunnelSettings};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -23,7 +22,7 @@ impl Deliver for Anything {
             let pod = TcpStream::connect(application).await.unwrap();
             Ok(Delivery {
                 pod: pod.into(),
-                counters: Arc::default(),
+                traffic: Traffic::default(),
                 would_deny: None,
                 on_end: Box::new(|_| {}),
             })
@@ -67,9 +66,9 @@ fn a_thousand_handshakes_at_once_are_paced_and_none_is_lost() {
                 host: None,
             };
             let dialer = dialer.clone();
-            tokio::task::spawn_local(
-                async move { dialer.carry(key, request, pod, Arc::default(), |_| {}).await },
-            );
+            tokio::task::spawn_local(async move {
+                dialer.carry(key, request, pod, Traffic::default(), |_| {}).await
+            });
             applications.push(application);
         }
         for (n, application) in applications.iter_mut().enumerate() {

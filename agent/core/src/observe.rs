@@ -1,5 +1,9 @@
 //! Counters that move while a connection lives, and the edges they add up to.
 
+mod requests;
+
+pub use requests::{BOUNDS, Distribution, Requests, Totals};
+
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};

@@ -186,6 +186,12 @@ pub struct ConnectionView {
     pub age_seconds: Option<u64>,
     /// Why it is as it is, where that needs saying.
     pub note: String,
+    /// What is spoken on it: `http1`, `http2`, `tls`, `postgres`, or `opaque`; empty while that is not clear.
+    #[serde(default)]
+    pub protocol: String,
+    /// Requests on it that have ended.
+    #[serde(default)]
+    pub requests: u64,
 }
 
 /// Who talks to whom, and what secures it.

@@ -42,7 +42,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::admin;
 use crate::capture::{Capturer, Inputs, Locator, NodePods, Pods};
-use crate::cli::AgentArgs;
+use crate::cli::{AgentArgs, Recognise};
 use crate::observe::Observer;
 use crate::proxy::Identities;
 
@@ -115,7 +115,7 @@ async fn agent(args: AgentArgs) -> anyhow::Result<()> {
     let following = tokio::spawn(follower.run(svids.clone()));
     tokio::spawn(svids.clone().renew(Arc::new(issuer)));
 
-    let observer = Observer::new()?;
+    let observer = Observer::recognising(args.recognise == Recognise::On)?;
     let pods = Arc::<Pods>::default();
     let identities = Identities::default();
     let count = args.workers.unwrap_or_else(process::cores).clamp(1, lark_abi::entry::WORKERS_MAX);

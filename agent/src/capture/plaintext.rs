@@ -62,5 +62,7 @@ fn view(me: Party, found: &Established, is_older: bool, snapshot: &Snapshot) -> 
         } else {
             "not carried by Lark: older than the capture, or with a peer outside the mesh; either end may have dialled".to_owned()
         },
+        protocol: String::new(),
+        requests: 0,
     }
 }

@@ -16,6 +16,15 @@ pub enum LogFormat {
     Json,
 }
 
+/// Whether protocols are recognised in what passes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Recognise {
+    /// Requests are counted and timed.
+    On,
+    /// Connections and bytes only.
+    Off,
+}
+
 /// What captured permissive pods do while their agent is dead or stuck.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum AgentDown {
@@ -221,6 +230,12 @@ pub struct AgentArgs {
     #[arg(long, env = "LARK_SPIN", value_name = "MICROSECONDS", default_value_t = 0,
         value_parser = clap::value_parser!(u64).range(0..=25))]
     pub spin: u64,
+    /// Whether HTTP and gRPC are recognised in what passes: on or off.
+    ///
+    /// Default on: requests are counted and timed by edge, in up to 2 KiB of memory a connection. off:
+    /// connections and bytes only.
+    #[arg(long, env = "LARK_RECOGNISE", value_enum, value_name = "WHETHER", default_value = "on")]
+    pub recognise: Recognise,
     /// How log lines look: text or json.
     ///
     /// Default text. The access log has the target `access`.

@@ -27,7 +27,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use lark_core::constants::ADMIN_SOCKET;
 
-pub use agent::AgentArgs;
+pub use agent::{AgentArgs, Recognise};
 pub use output::Format;
 
 use crate::controller::{ControllerArgs, TokenArgs};

@@ -1,12 +1,14 @@
 //! One connection, from its beginning to its end.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use lark_core::explain::Ending;
-use lark_core::observe::{ByteCounters, Secured};
+use lark_core::observe::{ByteCounters, Requests, Secured};
 use lark_core::reason::Reason;
+use lark_core::recognise::{Event, Outcome};
 use lark_core::view::{ConnectionView, Party};
 
 use super::Observer;
@@ -58,6 +60,8 @@ pub(super) struct Live {
     pub(super) counters: Arc<ByteCounters>,
     pub(super) secured: OnceLock<Secured>,
     note: OnceLock<&'static str>,
+    protocol: OnceLock<&'static str>,
+    requests: AtomicU64,
     started: Instant,
 }
 
@@ -68,8 +72,15 @@ impl Live {
             counters: Arc::default(),
             secured: OnceLock::new(),
             note: OnceLock::new(),
+            protocol: OnceLock::new(),
+            requests: AtomicU64::new(0),
             started: Instant::now(),
         }
+    }
+
+    /// What is spoken, if that is clear.
+    fn protocol(&self) -> &'static str {
+        self.protocol.get().copied().unwrap_or_default()
     }
 
     pub(super) fn view(&self) -> ConnectionView {
@@ -85,6 +96,8 @@ impl Live {
             received_bytes: self.counters.received(),
             age_seconds: Some(self.started.elapsed().as_secs()),
             note: self.note.get().copied().unwrap_or_default().to_owned(),
+            protocol: self.protocol().to_owned(),
+            requests: self.requests.load(Ordering::Relaxed),
         }
     }
 }
@@ -115,6 +128,31 @@ impl Connection {
             // The first to say so is the one who proved it.
             let _ = live.secured.set(secured);
         }
+    }
+
+    /// Who is to be told of its protocol and requests; nothing if they are not looked at.
+    pub fn requests(&self) -> Option<impl FnMut(Event) + 'static> {
+        let (observer, live) = (self.observer.clone(), self.live.clone());
+        // Of most connections nothing is ever heard.
+        let mut requests: Option<Arc<Requests>> = None;
+        let heard = move |event: Event| {
+            match event {
+                Event::Known(protocol) => {
+                    observer.recognised(live.opening.direction, protocol);
+                    let _ = live.protocol.set(protocol.label());
+                }
+                Event::Opaque(reason) => {
+                    observer.opaque(live.opening.direction, reason);
+                    let _ = live.protocol.set("opaque");
+                }
+                Event::Response(_) | Event::Unanswered(_) => {}
+            }
+            if let Some((outcome, latency)) = Outcome::of(&event) {
+                live.requests.fetch_add(1, Ordering::Relaxed);
+                requests.get_or_insert_with(|| observer.requests_of(&live)).add(outcome, latency);
+            }
+        };
+        self.observer.recognises().then_some(heard)
     }
 
     /// Why it is as it is, by a word that `lark explain` knows.
@@ -176,6 +214,8 @@ impl Connection {
             bytes_sent = self.live.counters.sent(),
             bytes_recv = self.live.counters.received(),
             duration_ms = u64::try_from(self.live.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            protocol = self.live.protocol(),
+            requests = self.live.requests.load(Ordering::Relaxed),
             how,
             reason,
             detail,

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use lark_core::explain::Cause;
+use lark_core::observe::Totals;
 use lark_core::reason::Reason;
+use lark_core::recognise::{Opaque, Protocol};
 use lark_core::view::EdgeView;
 use prometheus::core::Collector;
 use prometheus::proto::MetricFamily;
@@ -11,6 +13,8 @@ use prometheus::{
     Encoder, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, TextEncoder,
 };
+
+use super::requests::{self, RequestEdge};
 
 /// A value that somebody else keeps, read when metrics are asked for.
 #[derive(Debug, Clone, PartialEq)]
@@ -74,6 +78,8 @@ pub(super) struct Metrics {
     handshake_seconds: HistogramVec,
     tunnels: IntGaugeVec,
     lost: IntCounterVec,
+    recognised: IntCounterVec,
+    opaque: IntCounterVec,
     capture_delay: Histogram,
 }
 
@@ -120,6 +126,16 @@ impl Metrics {
                 "Tunnels that ended otherwise than in order, by side and cause",
                 &["side", "cause"],
             )?,
+            recognised: counter(
+                "lark_proxy_connections_recognised_total",
+                "Connections whose protocol was recognised in passing, by direction and protocol",
+                &["direction", "protocol"],
+            )?,
+            opaque: counter(
+                "lark_proxy_connections_opaque_total",
+                "Connections whose requests are not followed, or not any more, by direction and reason",
+                &["direction", "reason"],
+            )?,
             capture_delay: Histogram::with_opts(
                 HistogramOpts::new(
                     "lark_capture_delay_seconds",
@@ -134,6 +150,13 @@ impl Metrics {
         // A series that never was cannot be alerted on.
         for direction in ["outbound", "inbound", "local"] {
             metrics.dry_run.with_label_values(&[direction]);
+            // What is said of exchanges is never said of a connection.
+            for protocol in Protocol::ALL.iter().filter(|protocol| **protocol != Protocol::Grpc) {
+                metrics.recognised.with_label_values(&[direction, protocol.label()]);
+            }
+            for reason in Opaque::ALL {
+                metrics.opaque.with_label_values(&[direction, reason.label()]);
+            }
         }
         for reason in Reason::ALL {
             for direction in ["outbound", "inbound"] {
@@ -152,7 +175,7 @@ impl Metrics {
     }
 
     /// What is kept here.
-    fn own(&self) -> [Box<dyn Collector>; 9] {
+    fn own(&self) -> [Box<dyn Collector>; 11] {
         [
             Box::new(self.refused.clone()),
             Box::new(self.closed.clone()),
@@ -162,8 +185,18 @@ impl Metrics {
             Box::new(self.handshake_seconds.clone()),
             Box::new(self.tunnels.clone()),
             Box::new(self.lost.clone()),
+            Box::new(self.recognised.clone()),
+            Box::new(self.opaque.clone()),
             Box::new(self.capture_delay.clone()),
         ]
+    }
+
+    pub(super) fn recognised(&self, direction: &str, protocol: Protocol) {
+        self.recognised.with_label_values(&[direction, protocol.label()]).inc();
+    }
+
+    pub(super) fn opaque(&self, direction: &str, reason: Opaque) {
+        self.opaque.with_label_values(&[direction, reason.label()]).inc();
     }
 
     pub(super) fn captured(&self, delay: Duration) {
@@ -178,6 +211,7 @@ impl Metrics {
             .chain(&edge_metrics(&[])?)
             .flat_map(|collector| describe(collector.as_ref()))
             .collect();
+        all.extend(requests::described());
         all.extend(gauges.iter().map(Gauge::described));
         all.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(all)
@@ -216,13 +250,19 @@ impl Metrics {
         }
     }
 
-    pub(super) fn text(&self, edges: &[EdgeView], gauges: &Gauges) -> Result<String, prometheus::Error> {
+    pub(super) fn text(
+        &self,
+        edges: &[EdgeView],
+        requests: &[(RequestEdge, Totals)],
+        gauges: &Gauges,
+    ) -> Result<String, prometheus::Error> {
         let scrape = Registry::new();
         for collector in edge_metrics(edges)? {
             scrape.register(collector)?;
         }
         let mut families = self.registry.gather();
         families.extend(scrape.gather());
+        families.extend(requests::families(requests));
         encode(families, gauges)
     }
 }

@@ -7,6 +7,7 @@ mod connection;
 mod edges;
 mod metrics;
 mod refused;
+mod requests;
 
 pub use connection::{Connection, Direction, Opening};
 pub use metrics::{Described, Gauge, Gauges, exposed};
@@ -17,13 +18,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use lark_core::explain::Cause;
+use lark_core::observe::Requests;
 use lark_core::rate::Lines;
 use lark_core::reason::Reason;
+use lark_core::recognise::{Opaque, Protocol};
 use lark_core::view::{ConnectionView, EdgeView};
 
 use connection::Live;
 use edges::Edges;
 use metrics::Metrics;
+use requests::RequestTable;
 
 /// What is known of connections. Cheap to clone, shared by all threads.
 #[derive(Clone)]
@@ -32,6 +36,8 @@ pub struct Observer(Arc<Inner>);
 struct Inner {
     live: Mutex<HashMap<u64, Arc<Live>>>,
     edges: Mutex<Edges>,
+    requests: Mutex<RequestTable>,
+    recognise: bool,
     next: AtomicU64,
     metrics: Metrics,
     began: Instant,
@@ -55,9 +61,19 @@ impl Observer {
     /// # Errors
     /// When metrics clash, which a test would have seen.
     pub fn new() -> Result<Self, prometheus::Error> {
+        Self::recognising(true)
+    }
+
+    /// The same; says whether protocols and requests are looked at.
+    ///
+    /// # Errors
+    /// When metrics clash, which a test would have seen.
+    pub fn recognising(recognise: bool) -> Result<Self, prometheus::Error> {
         Ok(Self(Arc::new(Inner {
             live: Mutex::default(),
             edges: Mutex::default(),
+            requests: Mutex::default(),
+            recognise,
             next: AtomicU64::new(0),
             metrics: Metrics::new()?,
             began: Instant::now(),
@@ -80,6 +96,23 @@ impl Observer {
             self.0.metrics.refused(live.opening.direction.label(), reason);
         }
         self.0.metrics.closed(live.opening.direction.label(), how);
+    }
+
+    fn recognises(&self) -> bool {
+        self.0.recognise
+    }
+
+    fn recognised(&self, direction: Direction, protocol: Protocol) {
+        self.0.metrics.recognised(direction.label(), protocol);
+    }
+
+    fn opaque(&self, direction: Direction, reason: Opaque) {
+        self.0.metrics.opaque(direction.label(), reason);
+    }
+
+    /// Where the requests of a connection's edge are counted.
+    fn requests_of(&self, live: &Live) -> Arc<Requests> {
+        locked(&self.0.requests).of(&live.opening)
     }
 
     /// A dry run of a policy would deny a connection.
@@ -154,7 +187,8 @@ impl Observer {
     /// # Errors
     /// When a value cannot be shown, which a test would have seen.
     pub fn metrics(&self, gauges: &Gauges) -> Result<String, prometheus::Error> {
-        self.0.metrics.text(&self.edges(), gauges)
+        let requests = locked(&self.0.requests).totals();
+        self.0.metrics.text(&self.edges(), &requests, gauges)
     }
 }
 

@@ -1,5 +1,6 @@
 use lark_core::observe::Secured;
 use lark_core::reason::Reason;
+use lark_core::recognise::{Event, Latency, Method, Opaque, Protocol, Response};
 use lark_core::view::Party;
 
 use super::*;
@@ -85,4 +86,64 @@ fn a_connection_that_is_dropped_counts_as_lost() {
     drop(observer.open(opening("web", "db")));
     let text = observer.metrics(&vec![]).unwrap();
     assert!(text.contains("lark_proxy_connections_ended_total{direction=\"outbound\",how=\"lost\"} 1"));
+}
+
+fn answered(status: u16, millis: u64) -> Event {
+    let first_byte = Duration::from_millis(millis);
+    Event::Response(Response {
+        protocol: Protocol::Http1,
+        method: Method::Get,
+        status,
+        grpc_status: None,
+        latency: Some(Latency { first_byte, last_byte: first_byte * 2 }),
+    })
+}
+
+#[test]
+fn requests_are_counted_by_edge_and_shown_as_classic_histograms() {
+    let observer = Observer::new().unwrap();
+    let connection = observer.open(opening("web", "db"));
+    let mut told = connection.requests().unwrap();
+    told(Event::Known(Protocol::Http1));
+    for event in [answered(204, 3), answered(503, 300), Event::Opaque(Opaque::Upgraded)] {
+        told(event);
+    }
+    let view = &observer.connections()[0];
+    assert_eq!((view.protocol.as_str(), view.requests), ("http1", 2));
+    let text = observer.metrics(&vec![]).unwrap();
+    let edge = "direction=\"outbound\",source_namespace=\"shop\",source_workload=\"web\",destination_namespace=\"shop\",destination_workload=\"db\"";
+    for expected in [
+        format!("lark_proxy_requests_total{{{edge},protocol=\"http1\",status=\"2xx\",result=\"success\"}} 1"),
+        format!("lark_proxy_requests_total{{{edge},protocol=\"http1\",status=\"5xx\",result=\"failure\"}} 1"),
+        format!("lark_proxy_request_first_byte_seconds_bucket{{{edge},le=\"0.0025\"}} 0"),
+        format!("lark_proxy_request_first_byte_seconds_bucket{{{edge},le=\"0.005\"}} 1"),
+        format!("lark_proxy_request_duration_seconds_bucket{{{edge},le=\"+Inf\"}} 2"),
+        format!("lark_proxy_request_duration_seconds_sum{{{edge}}} 0.606"),
+        "# TYPE lark_proxy_requests_total counter".to_owned(),
+        "# TYPE lark_proxy_request_duration_seconds histogram".to_owned(),
+        "lark_proxy_connections_recognised_total{direction=\"outbound\",protocol=\"http1\"} 1".to_owned(),
+        "lark_proxy_connections_opaque_total{direction=\"outbound\",reason=\"upgraded\"} 1".to_owned(),
+    ] {
+        assert!(text.lines().any(|line| line == expected), "no {expected} in\n{text}");
+    }
+}
+
+#[test]
+fn hostile_names_make_no_more_series_of_requests_than_there_may_be() {
+    let observer = Observer::new().unwrap();
+    for i in 0..requests::EDGES_MAX + 500 {
+        let connection = observer.open(opening(&format!("w{i}"), "db"));
+        (connection.requests().unwrap())(answered(200, 1));
+    }
+    let text = observer.metrics(&vec![]).unwrap();
+    let counted = line(&text, "lark_proxy_requests_total");
+    assert_eq!(counted.len(), requests::EDGES_MAX + 1);
+    let other = counted.iter().find(|line| line.contains("source_workload=\"other\""));
+    assert!(other.is_some_and(|line| line.ends_with(" 500")), "{other:?}");
+}
+
+#[test]
+fn switched_off_nothing_is_looked_at() {
+    let observer = Observer::recognising(false).unwrap();
+    assert!(observer.open(opening("web", "db")).requests().is_none());
 }

@@ -19,7 +19,7 @@ use lark_tunnel::{Deliver, Delivery, Ended, LocalIdentities, PodSocket, Refusal}
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::outbound::finish;
+use super::outbound::{finish, traffic};
 use super::standing::Standing;
 use crate::capture::{Pod, Pods};
 use crate::deliver::{Dial, DialError};
@@ -155,7 +155,7 @@ impl Inner {
         match dialled {
             Ok((pod, stream)) => {
                 (connection.securer())(Secured::Mtls);
-                let counters = connection.counters();
+                let traffic = traffic(&connection);
                 let counted = pod.connection();
                 let local = stream.as_ref().local_addr().ok();
                 let held = local.map(|local| self.standing.hold(passage, pod, local, request.authority));
@@ -163,7 +163,7 @@ impl Inner {
                     finish(connection, &ended, held);
                     drop(counted);
                 });
-                Ok(Delivery { pod: stream, counters, would_deny: verdict.would_deny, on_end })
+                Ok(Delivery { pod: stream, traffic, would_deny: verdict.would_deny, on_end })
             }
             Err(refusal) => {
                 finish(connection, &Ended::refused(refusal.clone()), None);

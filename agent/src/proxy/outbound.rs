@@ -17,7 +17,7 @@ use lark_core::reason::Reason;
 use lark_core::route::{Decision, Route, decide};
 use lark_core::snapshot::{Service, Snapshot, Workload};
 use lark_core::view::Party;
-use lark_tunnel::{Dialer, End, Ended, PodSocket, PoolKey, Refusal, join};
+use lark_tunnel::{Dialer, End, Ended, PodSocket, PoolKey, Refusal, Traffic, join};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -187,7 +187,7 @@ impl Outbound {
                     host: service.map(|s| s.replace('/', ".")),
                 };
                 let securer = connection.securer();
-                let counters = connection.counters();
+                let traffic = traffic(connection);
                 let opened = move |would_deny: Option<Denial>| {
                     securer(Secured::Mtls);
                     // The destination's policies are asked there; it says so here too.
@@ -196,7 +196,7 @@ impl Outbound {
                     });
                     connection.would_deny(told.as_slice());
                 };
-                self.dialer.carry(key, request, socket, counters, opened).await
+                self.dialer.carry(key, request, socket, traffic, opened).await
             }
             Route::Local { destination, address } => {
                 let result = match self.pods.by_uid(&destination.uid) {
@@ -233,8 +233,7 @@ impl Outbound {
         match dialled {
             Ok((stream, _held)) => {
                 (connection.securer())(secured);
-                let counters = connection.counters();
-                join(socket, stream, counters).await
+                join(socket, stream, traffic(connection)).await
             }
             Err(error) => {
                 drop(socket);
@@ -276,6 +275,15 @@ fn opening(
         source_address,
         destination_address: decision.endpoint.unwrap_or(asked),
         peer,
+    }
+}
+
+/// Where a connection's bytes are counted, and who hears of its requests.
+pub(super) fn traffic(connection: &Connection) -> Traffic {
+    let counters = connection.counters();
+    match connection.requests() {
+        Some(requests) => Traffic::recognised(counters, requests),
+        None => counters.into(),
     }
 }
 

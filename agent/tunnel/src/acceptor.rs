@@ -10,7 +10,6 @@ use std::time::Duration;
 use lark_core::explain::{Cause, Tunnel};
 use lark_core::framing::ConnectRequest;
 use lark_core::identity::{SpiffeId, TrustDomain};
-use lark_core::observe::ByteCounters;
 use lark_core::policy::Denial;
 use lark_core::quota::{Full, Origin};
 use lark_core::reason::Reason;
@@ -34,6 +33,7 @@ use crate::proof::Proof;
 use crate::record::{RecordError, Records, Socket};
 use crate::settings::{Observer, Side, TunnelSettings};
 use crate::tls;
+use crate::traffic::Traffic;
 
 /// Says which identities this node accepts tunnels for, and from where.
 pub trait LocalIdentities {
@@ -62,8 +62,8 @@ pub struct Inbound {
 pub struct Delivery {
     /// Its socket.
     pub pod: PodSocket,
-    /// Where its bytes are counted.
-    pub counters: Arc<ByteCounters>,
+    /// Where its bytes are counted, and what is told of them.
+    pub traffic: Traffic,
     /// The policy that would have denied it if it were no dry run; the peer is told.
     pub would_deny: Option<Denial>,
     /// Is called once at its end.

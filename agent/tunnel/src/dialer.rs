@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use lark_core::explain::{Cause, Tunnel as Lack};
 use lark_core::framing::ConnectRequest;
-use lark_core::observe::ByteCounters;
 use lark_core::policy::Denial;
 use lark_core::pool::{Facts, Limits, Pool, PoolKey, Want};
 use lark_core::quota::{Origin, Quota};
@@ -34,6 +33,7 @@ use crate::record::Records;
 use crate::settings::{Observer, Side, TunnelSettings};
 use crate::stream::Carried;
 use crate::tls;
+use crate::traffic::Traffic;
 
 /// Tunnels tried before a stream gives up.
 const ATTEMPTS: usize = 4;
@@ -151,12 +151,13 @@ impl Dialer {
         key: PoolKey,
         request: ConnectRequest,
         pod: impl Into<PodSocket>,
-        counters: Arc<ByteCounters>,
+        traffic: impl Into<Traffic>,
         opened: impl FnOnce(Option<Denial>),
     ) -> Ended {
         let mut opened = Some(opened);
         let pod = Pod::new(pod.into());
-        let mut carried = Carried { request, pod, counters, early: Vec::new(), pod_ended: false };
+        let traffic = traffic.into();
+        let mut carried = Carried { request, pod, traffic, early: Vec::new(), pod_ended: false };
         for _ in 0..ATTEMPTS {
             let tunnel = match self.tunnel(&key).await {
                 Ok(tunnel) => tunnel,

@@ -295,12 +295,17 @@ impl Engine {
     fn finish(&mut self, number: u32, how: End, refusal: Option<Refusal>) {
         let Some(stream) = self.remove(number) else { return };
         let established = stream.is_answered();
-        let (pod, _, _, _, told) = stream.into_parts();
+        let (pod, mut traffic, _, _, told) = stream.into_parts();
         match pod {
-            Some(pod) if how == End::Clean => pod.close(),
+            Some(pod) if how == End::Clean => {
+                traffic.closed();
+                pod.close();
+            }
             // Resets it.
             pod => drop(pod),
         }
+        // Requests are over before their connection is.
+        drop(traffic);
         let ended = match refusal {
             Some(refusal) => Ended::lost(established, refusal),
             None => Ended::by_pod(established, how),
@@ -315,9 +320,9 @@ impl Engine {
     /// The peer never saw this stream: its carrier may take it elsewhere.
     fn give_back(&mut self, number: u32) {
         let Some(stream) = self.remove(number) else { return };
-        let (pod, counters, early, pod_ended, told) = stream.into_parts();
+        let (pod, traffic, early, pod_ended, told) = stream.into_parts();
         if let (Some(pod), Told::Carrier(teller, request)) = (pod, told) {
-            let carried = Carried { request, pod, counters, early, pod_ended };
+            let carried = Carried { request, pod, traffic, early, pod_ended };
             teller.over(Outcome::NotTaken(Box::new(carried)));
         }
     }

@@ -1,11 +1,10 @@
 //! Two local sockets joined: same node, or passthrough. Half-close stays half-close, reset stays reset,
 //! and neither side is read while the other does not take.
 
+use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
-use std::sync::Arc;
 
-use lark_core::observe::ByteCounters;
 use lark_sys::socket::{end_on_close, read_now, write_now};
 use socket2::SockRef;
 use tokio::io::Interest;
@@ -13,23 +12,25 @@ use tokio::net::TcpStream;
 
 use crate::ended::{End, Ended};
 use crate::pod::PodSocket;
+use crate::traffic::Traffic;
 
 const CHUNK: usize = 256 * 1024;
 
 thread_local! {
     /// Shared by all joined sockets of the worker, since each uses it only within one call.
-    static SCRATCH: std::cell::RefCell<Vec<u8>> = const { std::cell::RefCell::new(Vec::new()) };
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Moves bytes between `source` and `destination` until both directions have ended, or one socket has
 /// failed: then both are reset.
 ///
 /// Dropping the future resets both sockets, and so does the kernel when the agent is killed.
-pub async fn join(source: PodSocket, destination: PodSocket, counters: Arc<ByteCounters>) -> Ended {
+pub async fn join(source: PodSocket, destination: PodSocket, traffic: impl Into<Traffic>) -> Ended {
     let (source, destination) = (source.into_inner(), destination.into_inner());
+    let traffic = RefCell::new(traffic.into());
     let bytes = async {
-        let there = one_way(&source, &destination, |n| counters.add_sent(n));
-        let back = one_way(&destination, &source, |n| counters.add_received(n));
+        let there = one_way(&source, &destination, Way { traffic: &traffic, back: false });
+        let back = one_way(&destination, &source, Way { traffic: &traffic, back: true });
         tokio::try_join!(
             async { there.await.map_err(|failed| failed.whose(End::ResetBySource, End::ResetByDestination)) },
             async { back.await.map_err(|failed| failed.whose(End::ResetByDestination, End::ResetBySource)) },
@@ -43,6 +44,7 @@ pub async fn join(source: PodSocket, destination: PodSocket, counters: Arc<ByteC
         () = failed(&destination) => Err(End::ResetByDestination),
     };
     if result.is_ok() {
+        traffic.borrow_mut().closed();
         end_on_close(&source);
         end_on_close(&destination);
     }
@@ -78,7 +80,32 @@ enum Step {
     End,
 }
 
-async fn one_way(from: &TcpStream, to: &TcpStream, count: impl Fn(u64)) -> Result<(), Failed> {
+/// One direction of what passes.
+#[derive(Clone, Copy)]
+struct Way<'a> {
+    traffic: &'a RefCell<Traffic>,
+    back: bool,
+}
+
+impl Way<'_> {
+    fn seen(self, bytes: &[u8]) {
+        let mut traffic = self.traffic.borrow_mut();
+        match self.back {
+            false => traffic.said_by_source(bytes),
+            true => traffic.said_by_destination(bytes),
+        }
+    }
+
+    fn count(self, bytes: usize) {
+        let traffic = self.traffic.borrow();
+        match self.back {
+            false => traffic.add_sent(bytes),
+            true => traffic.add_received(bytes),
+        }
+    }
+}
+
+async fn one_way(from: &TcpStream, to: &TcpStream, way: Way<'_>) -> Result<(), Failed> {
     // What the taker did not take at once; the shared buffer serves the others meanwhile.
     let mut rest = Vec::new();
     // The reactor tells what a new socket can do only in its next turn; mostly its first bytes are there.
@@ -87,9 +114,9 @@ async fn one_way(from: &TcpStream, to: &TcpStream, count: impl Fn(u64)) -> Resul
         if !is_new {
             from.readable().await.map_err(|_| Failed::Read)?;
         }
-        match step(from, to, &mut rest, &count, std::mem::take(&mut is_new))? {
+        match step(from, to, &mut rest, way, std::mem::take(&mut is_new))? {
             Step::Nothing => {}
-            Step::Moved => finish(to, std::mem::take(&mut rest), &count).await?,
+            Step::Moved => finish(to, std::mem::take(&mut rest), way).await?,
             Step::End => return SockRef::from(to).shutdown(Shutdown::Write).map_err(|_| Failed::Write),
         }
     }
@@ -100,7 +127,7 @@ fn step(
     from: &TcpStream,
     to: &TcpStream,
     rest: &mut Vec<u8>,
-    count: &impl Fn(u64),
+    way: Way<'_>,
     is_new: bool,
 ) -> Result<Step, Failed> {
     SCRATCH.with_borrow_mut(|scratch| {
@@ -112,6 +139,7 @@ fn step(
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(Step::Nothing),
             Err(_) => return Err(Failed::Read),
         };
+        way.seen(read);
         let result = if is_new { write_now(to, &[IoSlice::new(read)]) } else { to.try_write(read) };
         let written = match result {
             Ok(written) => written,
@@ -119,20 +147,20 @@ fn step(
             Err(_) => return Err(Failed::Write),
         };
         crate::spin::moved(1);
-        count(u64::try_from(written).unwrap_or(0));
+        way.count(written);
         rest.extend_from_slice(read.get(written..).unwrap_or_default());
         Ok(Step::Moved)
     })
 }
 
 /// Writes all of it, when the taker takes it.
-async fn finish(to: &TcpStream, bytes: Vec<u8>, count: &impl Fn(u64)) -> Result<(), Failed> {
+async fn finish(to: &TcpStream, bytes: Vec<u8>, way: Way<'_>) -> Result<(), Failed> {
     let mut rest = bytes.as_slice();
     while !rest.is_empty() {
         to.writable().await.map_err(|_| Failed::Write)?;
         match to.try_write(rest) {
             Ok(written) => {
-                count(u64::try_from(written).unwrap_or(0));
+                way.count(written);
                 rest = rest.get(written..).unwrap_or_default();
             }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}

@@ -44,6 +44,8 @@ mod spin;
 mod stream;
 /// TLS configurations and the certificate verifiers.
 pub mod tls;
+/// What passes on one connection: counted and recognised.
+mod traffic;
 
 pub use acceptor::{Acceptor, Deliver, Delivery, Inbound, LocalIdentities, ServeError};
 pub use dialer::Dialer;
@@ -56,6 +58,7 @@ pub use pod::{PodSocket, PodSocketListener};
 pub use record::RecordError;
 pub use settings::{Observer, Side, TunnelSettings};
 pub use spin::spin;
+pub use traffic::Traffic;
 
 /// An error of the system, with what to do about it.
 fn told(error: &std::io::Error) -> String {

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use lark_core::framing::{ConnectRequest, StreamId};
-use lark_core::observe::ByteCounters;
 use lark_core::policy::Denial;
 
 use crate::backlog::Backlog;
@@ -14,6 +13,7 @@ use crate::fate::Teller;
 use crate::pod::Pod;
 use crate::ready::StreamWaker;
 use crate::settings::Side;
+use crate::traffic::Traffic;
 
 /// Bytes that may be sent before the answer to a CONNECT has come.
 const EARLY: usize = 16 * 1024;
@@ -22,7 +22,7 @@ const EARLY: usize = 16 * 1024;
 pub(crate) struct Carried {
     pub(crate) request: ConnectRequest,
     pub(crate) pod: Pod,
-    pub(crate) counters: Arc<ByteCounters>,
+    pub(crate) traffic: Traffic,
     /// What was read from the pod already.
     pub(crate) early: Vec<u8>,
     /// Whether the pod sends no more.
@@ -62,7 +62,7 @@ pub(crate) struct Stream {
     told: Told,
     /// At the accepting end there is none until the dial is done.
     pod: Option<Pod>,
-    counters: Arc<ByteCounters>,
+    traffic: Traffic,
     backlog: Backlog,
     answered: bool,
     /// What was read before the answer came, kept in case that the peer never saw the stream.
@@ -81,9 +81,9 @@ pub(crate) struct Stream {
 impl Stream {
     /// A stream that this end opened.
     pub(crate) fn dialled(id: StreamId, waker: Arc<StreamWaker>, carried: Carried, teller: Teller) -> Self {
-        let Carried { request, pod, counters, early, pod_ended } = carried;
+        let Carried { request, pod, traffic, early, pod_ended } = carried;
         let told = Told::Carrier(teller, request);
-        Self { pod: Some(pod), counters, early, pod_ended, ..Self::new(Side::Client, id, waker, told) }
+        Self { pod: Some(pod), traffic, early, pod_ended, ..Self::new(Side::Client, id, waker, told) }
     }
 
     /// A stream that the peer opened.
@@ -100,7 +100,7 @@ impl Stream {
             side,
             told,
             pod: None,
-            counters: Arc::default(),
+            traffic: Traffic::default(),
             backlog: Backlog::default(),
             answered: false,
             early: Vec::new(),
@@ -113,9 +113,11 @@ impl Stream {
     }
 
     /// The dial is done (accepting end).
-    pub(crate) fn deliver(&mut self, pod: Pod, counters: Arc<ByteCounters>, on_end: Box<dyn FnOnce(Ended)>) {
+    pub(crate) fn deliver(&mut self, pod: Pod, traffic: Traffic, on_end: Box<dyn FnOnce(Ended)>) {
         self.pod = Some(pod);
-        self.counters = counters;
+        self.traffic = traffic;
+        // What came before anybody was there to take it.
+        self.traffic.said_by_source(self.backlog.waiting());
         self.told = Told::Deliverer(Some(on_end));
         self.answered = true;
         self.waker.push();
@@ -149,6 +151,14 @@ impl Stream {
     /// be kept.
     pub(crate) fn arrived(&mut self, slices: &mut [IoSlice<'_>]) -> io::Result<usize> {
         let mut written = 0;
+        if self.pod.is_some() {
+            for slice in slices.iter() {
+                match self.side {
+                    Side::Client => self.traffic.said_by_destination(slice),
+                    Side::Server => self.traffic.said_by_source(slice),
+                }
+            }
+        }
         if let Some(pod) = &self.pod
             && self.backlog.is_empty()
         {
@@ -189,10 +199,9 @@ impl Stream {
     }
 
     fn count_to_pod(&self, bytes: usize) {
-        let bytes = u64::try_from(bytes).unwrap_or(0);
         match self.side {
-            Side::Client => self.counters.add_received(bytes),
-            Side::Server => self.counters.add_sent(bytes),
+            Side::Client => self.traffic.add_received(bytes),
+            Side::Server => self.traffic.add_sent(bytes),
         }
     }
 
@@ -227,13 +236,19 @@ impl Stream {
             }
             Poll::Ready(count) => count,
         };
-        let bytes = u64::try_from(count).unwrap_or(0);
+        let bytes = buffer.get(..count).unwrap_or_default();
         match self.side {
-            Side::Client => self.counters.add_sent(bytes),
-            Side::Server => self.counters.add_received(bytes),
+            Side::Client => {
+                self.traffic.said_by_source(bytes);
+                self.traffic.add_sent(count);
+            }
+            Side::Server => {
+                self.traffic.said_by_destination(bytes);
+                self.traffic.add_received(count);
+            }
         }
         if !self.answered {
-            self.early.extend_from_slice(buffer.get(..count).unwrap_or_default());
+            self.early.extend_from_slice(bytes);
             self.early_sent = self.early.len();
         }
         // After a short read this registers without a system call.
@@ -276,7 +291,7 @@ impl Stream {
     }
 
     /// Parts the stream: the pod's socket, what is needed to take it elsewhere, and who is told.
-    pub(crate) fn into_parts(self) -> (Option<Pod>, Arc<ByteCounters>, Vec<u8>, bool, Told) {
-        (self.pod, self.counters, self.early, self.pod_ended, self.told)
+    pub(crate) fn into_parts(self) -> (Option<Pod>, Traffic, Vec<u8>, bool, Told) {
+        (self.pod, self.traffic, self.early, self.pod_ended, self.told)
     }
 }

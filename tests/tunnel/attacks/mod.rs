@@ -9,13 +9,12 @@ use std::cell::Cell;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use lark::observe::Observer;
 use lark::proxy::Tunnels;
 use lark_testbed::hostile::Hostile;
-use lark_tunnel::{Deliver, Delivery, Inbound, Refusal, TunnelSettings};
+use lark_tunnel::{Deliver, Delivery, Inbound, Refusal, Traffic, TunnelSettings};
 use rustls::ClientConfig;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -51,7 +50,7 @@ impl Deliver for ToEcho {
             };
             Ok(Delivery {
                 pod: pod.into(),
-                counters: Arc::default(),
+                traffic: Traffic::default(),
                 would_deny: None,
                 on_end: Box::new(|_| {}),
             })

@@ -38,6 +38,7 @@ mod kernel;
 mod mode;
 mod passthrough;
 mod refusal;
+mod requests;
 mod system;
 mod tunnel;
 mod violation;
@@ -47,6 +48,7 @@ pub use ca::{CaRefusal, CaRequest};
 pub use certificate::Certificate;
 pub use ending::Ending;
 pub use passthrough::Passthrough;
+pub use requests::{Cut, Opaque};
 pub use system::{System, told};
 pub use tunnel::{Cause, Tunnel};
 pub use violation::Violation;
@@ -165,6 +167,8 @@ pub fn sets() -> Vec<Set> {
         certificate::set(),
         violation::set(),
         ending::set(),
+        requests::opaque(),
+        requests::cut(),
         ca::request(),
         ca::refusal(),
         ca::state(),

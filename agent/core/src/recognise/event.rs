@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+pub use crate::explain::{Cut, Opaque};
+
 /// A set of words that is the same in metrics, logs and tables.
 macro_rules! words {
     ($(#[doc = $about:literal])+ $set:ident { $($(#[doc = $doc:literal])+ $word:ident = $label:literal,)+ }) => {
@@ -103,39 +105,33 @@ words! {
 }
 
 words! {
-    /// Why nothing more is said about a connection. The bytes pass as before.
-    Opaque {
-        /// The server spoke first, which neither HTTP does.
-        ServerFirst = "server_first",
-        /// The first bytes are of no protocol that is known here.
-        Unknown = "unknown",
-        /// The ends went over to another protocol: 101, or a CONNECT that was granted.
-        Upgraded = "upgraded",
-        /// Where a message ends depends on who reads it: both a length and chunks, two lengths, folded lines
-        /// (RFC 9112, section 11.2).
-        Ambiguous = "ambiguous",
-        /// The bytes break the protocol that they began with.
-        Broken = "broken",
-        /// The server answered what nobody had asked.
-        Unsolicited = "unsolicited",
-        /// More requests were sent ahead on one HTTP/1.1 connection than are kept.
-        Pipeline = "pipeline",
-        /// A header refers to a table entry older than are kept; only with tables larger than the default.
-        HeaderTable = "header_table",
+    /// A response's status by its first digit.
+    Class {
+        /// 100 to 199: an upgrade, since interim responses are no end.
+        Informational = "1xx",
+        /// 200 to 299.
+        Success = "2xx",
+        /// 300 to 399.
+        Redirection = "3xx",
+        /// 400 to 499.
+        ClientError = "4xx",
+        /// 500 to 599.
+        ServerError = "5xx",
+        /// Any other.
+        Other = "other",
     }
 }
 
 words! {
-    /// Why an exchange ended without a whole response.
-    Cut {
-        /// The client reset the stream.
-        ClientReset = "client_reset",
-        /// The server reset the stream.
-        ServerReset = "server_reset",
-        /// The server was going away and had not looked at the request: clients may repeat it.
-        GoingAway = "going_away",
-        /// The connection ended.
-        Closed = "closed",
+    /// Whether the server did its part.
+    Judgement {
+        /// It did, and be it by saying that the request was wrong.
+        Success = "success",
+        /// It did not: an error of its own, or no whole response.
+        Failure = "failure",
+        /// Nobody can say: the client reset the stream, or the server went away before it had looked at the
+        /// request and the client may repeat it.
+        Abandoned = "abandoned",
     }
 }
 
@@ -229,14 +225,14 @@ impl GrpcStatus {
 
 impl Response {
     /// The status by its first digit.
-    pub const fn class(&self) -> &'static str {
+    pub const fn class(&self) -> Class {
         match self.status / 100 {
-            1 => "1xx",
-            2 => "2xx",
-            3 => "3xx",
-            4 => "4xx",
-            5 => "5xx",
-            _ => "other",
+            1 => Class::Informational,
+            2 => Class::Success,
+            3 => Class::Redirection,
+            4 => Class::ClientError,
+            5 => Class::ServerError,
+            _ => Class::Other,
         }
     }
 

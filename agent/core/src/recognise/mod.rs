@@ -19,12 +19,16 @@ mod http2;
 mod huffman;
 mod line;
 mod message;
+mod outcome;
 mod streams;
 mod table;
 
 use std::time::Duration;
 
-pub use event::{Cut, Event, GrpcStatus, Latency, Method, Opaque, Protocol, Response, Unanswered};
+pub use event::{
+    Class, Cut, Event, GrpcStatus, Judgement, Latency, Method, Opaque, Protocol, Response, Unanswered,
+};
+pub use outcome::{Answer, Outcome};
 
 use detect::{Opening, Sign};
 use http1::Http1;

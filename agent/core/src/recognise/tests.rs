@@ -114,6 +114,6 @@ fn success_is_what_the_server_is_not_to_blame_for() {
         (response(Protocol::Grpc, 503, None), "5xx", false),
     ];
     for (response, class, success) in cases {
-        assert_eq!((response.class(), response.is_success()), (class, success), "{response:?}");
+        assert_eq!((response.class().label(), response.is_success()), (class, success), "{response:?}");
     }
 }

@@ -203,7 +203,7 @@ impl Engine {
         };
         match result {
             Ok(delivery) => {
-                stream.deliver(Pod::new(delivery.pod), delivery.counters, delivery.on_end);
+                stream.deliver(Pod::new(delivery.pod), delivery.traffic, delivery.on_end);
                 self.h2.respond(id, 200, None, delivery.would_deny.as_ref());
             }
             Err(refusal) => {

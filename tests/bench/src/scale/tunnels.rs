@@ -18,7 +18,7 @@ use lark_identity::ca::Ca;
 use lark_identity::store::issue_directly;
 use lark_identity::{SvidStore, TrustBundle};
 use lark_tunnel::{
-    Acceptor, Deliver, Delivery, Dialer, Inbound, LocalIdentities, Observer, PoolKey, Refusal, Side,
+    Acceptor, Deliver, Delivery, Dialer, Inbound, LocalIdentities, Observer, PoolKey, Refusal, Side, Traffic,
     TunnelSettings,
 };
 use serde_json::{Value, json};
@@ -105,7 +105,7 @@ impl Deliver for Echo {
                 .map_err(|error| Refusal::new(Reason::DialFailed, error.to_string()))?;
             Ok(Delivery {
                 pod: pod.into(),
-                counters: Arc::default(),
+                traffic: Traffic::default(),
                 on_end: Box::new(|_| {}),
                 would_deny: None,
             })
@@ -209,7 +209,7 @@ async fn connect_all(dialer: &Dialer, via: SocketAddr, nodes: u32, destination: 
         let (mut socket, (pod, _)) = (socket?, accepted?);
         let dialer = dialer.clone();
         tokio::task::spawn_local(async move {
-            dialer.carry(key, request, pod, Arc::default(), |_| {}).await;
+            dialer.carry(key, request, pod, Traffic::default(), |_| {}).await;
         });
         echoes.spawn_local(async move {
             socket.write_all(b"ping").await?;

@@ -1,0 +1,174 @@
+//! Requests by edge, and their metrics. Bounded: beyond [`EDGES_MAX`] different edges, new ones are folded into
+//! one `other` for each direction, so that hostile traffic cannot grow it (as in CVE-2025-43915).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use lark_core::observe::{Distribution, Requests, Totals};
+use prometheus::proto::{Bucket, Counter, Histogram, LabelPair, Metric, MetricFamily, MetricType};
+
+use super::connection::{Direction, Opening};
+use super::metrics::Described;
+
+/// Most different edges. Each has up to 42 counters and two histograms of 16 buckets.
+pub(super) const EDGES_MAX: usize = 1024;
+
+/// Who asks whom: owners, not pods, or names of single pods would make an edge each.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct RequestEdge {
+    pub(super) direction: Direction,
+    pub(super) source_namespace: String,
+    pub(super) source: String,
+    pub(super) destination_namespace: String,
+    pub(super) destination: String,
+}
+
+impl RequestEdge {
+    fn of(opening: &Opening) -> Self {
+        Self {
+            direction: opening.direction,
+            source_namespace: opening.source.namespace.clone(),
+            source: opening.source.owner.clone(),
+            destination_namespace: opening.destination.namespace.clone(),
+            destination: opening.destination.owner.clone(),
+        }
+    }
+
+    fn other(direction: Direction) -> Self {
+        let other = || "other".to_owned();
+        Self {
+            direction,
+            source_namespace: String::new(),
+            source: other(),
+            destination_namespace: String::new(),
+            destination: other(),
+        }
+    }
+
+    fn labels(&self) -> Vec<LabelPair> {
+        let values = [
+            self.direction.label(),
+            &self.source_namespace,
+            &self.source,
+            &self.destination_namespace,
+            &self.destination,
+        ];
+        LABELS.iter().zip(values).map(|(name, value)| pair(name, value)).collect()
+    }
+}
+
+/// Where each edge's requests are counted.
+#[derive(Debug, Default)]
+pub(super) struct RequestTable(HashMap<RequestEdge, Arc<Requests>>);
+
+impl RequestTable {
+    /// The place for a connection's.
+    pub(super) fn of(&mut self, opening: &Opening) -> Arc<Requests> {
+        let mut edge = RequestEdge::of(opening);
+        if self.0.len() >= EDGES_MAX && !self.0.contains_key(&edge) {
+            edge = RequestEdge::other(edge.direction);
+        }
+        self.0.entry(edge).or_default().clone()
+    }
+
+    /// What they add up to by now, in an order that does not change.
+    pub(super) fn totals(&self) -> Vec<(RequestEdge, Totals)> {
+        let mut all: Vec<_> =
+            self.0.iter().map(|(edge, requests)| (edge.clone(), requests.totals())).collect();
+        all.sort_by(|(a, _), (b, _)| a.cmp(b));
+        all
+    }
+}
+
+const LABELS: [&str; 5] =
+    ["direction", "source_namespace", "source_workload", "destination_namespace", "destination_workload"];
+const OUTCOME: [&str; 3] = ["protocol", "status", "result"];
+
+const TOTAL: (&str, &str) = (
+    "lark_proxy_requests_total",
+    "Requests that ended, by edge, protocol, status and result: class of the response, status of the gRPC call, or what cut it off",
+);
+const FIRST_BYTE: (&str, &str) = (
+    "lark_proxy_request_first_byte_seconds",
+    "Time from the first byte of requests to the first of their responses, by edge",
+);
+const LAST_BYTE: (&str, &str) = (
+    "lark_proxy_request_duration_seconds",
+    "Time from the first byte of requests to the last of their responses, by edge",
+);
+
+/// As documents tell them.
+pub(super) fn described() -> impl Iterator<Item = Described> {
+    let outcome = OUTCOME.as_slice();
+    let all = [(TOTAL, "counter", outcome), (FIRST_BYTE, "histogram", &[]), (LAST_BYTE, "histogram", &[])];
+    all.into_iter().map(|((name, help), kind, more)| Described {
+        name: name.to_owned(),
+        kind,
+        labels: LABELS.iter().chain(more).map(|label| (*label).to_owned()).collect(),
+        help: help.to_owned(),
+    })
+}
+
+/// As a scrape shows them.
+pub(super) fn families(requests: &[(RequestEdge, Totals)]) -> [MetricFamily; 3] {
+    let counters = requests.iter().flat_map(|(edge, totals)| {
+        totals.outcomes().map(|(outcome, count)| {
+            let values = [outcome.protocol().label(), outcome.status(), outcome.judgement().label()];
+            let mut labels = edge.labels();
+            labels.extend(OUTCOME.iter().zip(values).map(|(name, value)| pair(name, value)));
+            let mut counter = Counter::default();
+            counter.set_value(float(count));
+            let mut metric = Metric::from_label(labels);
+            metric.set_counter(counter);
+            metric
+        })
+    });
+    let times = |of: fn(&Totals) -> &Distribution| {
+        let timed = requests.iter().filter(move |(_, totals)| of(totals).count() > 0);
+        timed.map(move |(edge, totals)| {
+            let mut metric = Metric::from_label(edge.labels());
+            metric.set_histogram(histogram(of(totals)));
+            metric
+        })
+    };
+    [
+        family(TOTAL, MetricType::COUNTER, counters.collect()),
+        family(FIRST_BYTE, MetricType::HISTOGRAM, times(|totals| &totals.first_byte).collect()),
+        family(LAST_BYTE, MetricType::HISTOGRAM, times(|totals| &totals.last_byte).collect()),
+    ]
+}
+
+fn family((name, help): (&str, &str), kind: MetricType, metrics: Vec<Metric>) -> MetricFamily {
+    let mut family = MetricFamily::default();
+    family.set_name(name.to_owned());
+    family.set_help(help.to_owned());
+    family.set_field_type(kind);
+    family.set_metric(metrics);
+    family
+}
+
+fn histogram(distribution: &Distribution) -> Histogram {
+    let bucket = |(bound, count): (std::time::Duration, u64)| {
+        let mut bucket = Bucket::default();
+        bucket.set_upper_bound(bound.as_secs_f64());
+        bucket.set_cumulative_count(count);
+        bucket
+    };
+    let mut histogram = Histogram::default();
+    histogram.set_bucket(distribution.cumulative().map(bucket).collect());
+    histogram.set_sample_count(distribution.count());
+    histogram.set_sample_sum(distribution.sum.as_secs_f64());
+    histogram
+}
+
+fn pair(name: &str, value: &str) -> LabelPair {
+    let mut pair = LabelPair::default();
+    pair.set_name(name.to_owned());
+    pair.set_value(value.to_owned());
+    pair
+}
+
+#[expect(clippy::cast_precision_loss, reason = "metrics are floats by format")]
+fn float(count: u64) -> f64 {
+    count as f64
+}

@@ -1,0 +1,79 @@
+//! What passes on one connection: counted, and shown to its recogniser before it is passed on.
+
+use std::sync::Arc;
+
+use lark_core::observe::ByteCounters;
+use lark_core::recognise::{Ending, Event, Recogniser};
+use tokio::time::Instant;
+
+/// Where a connection's bytes are counted, and what is told of them. It sees every byte once and in order, and
+/// can neither change nor hold one.
+#[derive(Default)]
+pub struct Traffic {
+    counters: Arc<ByteCounters>,
+    /// Nothing once there is nothing more to tell.
+    recognised: Option<Box<Recognised>>,
+}
+
+struct Recognised {
+    recogniser: Recogniser,
+    sink: Box<dyn FnMut(Event)>,
+    /// The moment that the recogniser's times count from.
+    began: Instant,
+}
+
+impl From<Arc<ByteCounters>> for Traffic {
+    /// Counted, and not looked at.
+    fn from(counters: Arc<ByteCounters>) -> Self {
+        Self { counters, recognised: None }
+    }
+}
+
+impl Traffic {
+    /// Counted, and its protocol followed: `sink` is told, on this thread and while bytes wait, so it must be
+    /// quick.
+    pub fn recognised(counters: Arc<ByteCounters>, sink: impl FnMut(Event) + 'static) -> Self {
+        let recognised =
+            Recognised { recogniser: Recogniser::new(), sink: Box::new(sink), began: Instant::now() };
+        Self { counters, recognised: Some(Box::new(recognised)) }
+    }
+
+    /// The source says this.
+    pub(crate) fn said_by_source(&mut self, bytes: &[u8]) {
+        self.show(|recogniser, now, sink| recogniser.client(bytes, now, sink));
+    }
+
+    /// The destination says this.
+    pub(crate) fn said_by_destination(&mut self, bytes: &[u8]) {
+        self.show(|recogniser, now, sink| recogniser.server(bytes, now, sink));
+    }
+
+    /// That many bytes went from source to destination.
+    pub(crate) fn add_sent(&self, bytes: usize) {
+        self.counters.add_sent(u64::try_from(bytes).unwrap_or(0));
+    }
+
+    /// That many bytes went from destination to source.
+    pub(crate) fn add_received(&self, bytes: usize) {
+        self.counters.add_received(u64::try_from(bytes).unwrap_or(0));
+    }
+
+    /// Both ends have closed it. Dropped without this, it was reset.
+    pub(crate) fn closed(&mut self) {
+        self.show(|recogniser, now, sink| recogniser.finish(Ending::Closed, now, sink));
+    }
+
+    fn show(&mut self, show: impl FnOnce(&mut Recogniser, std::time::Duration, &mut dyn FnMut(Event))) {
+        let Some(recognised) = &mut self.recognised else { return };
+        show(&mut recognised.recogniser, recognised.began.elapsed(), &mut recognised.sink);
+        if recognised.recogniser.is_silent() {
+            self.recognised = None;
+        }
+    }
+}
+
+impl Drop for Recognised {
+    fn drop(&mut self) {
+        self.recogniser.finish(Ending::Reset, self.began.elapsed(), &mut self.sink);
+    }
+}
