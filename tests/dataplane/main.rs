@@ -15,6 +15,7 @@ mod peer;
 mod policy;
 mod privileges;
 mod programs;
+mod requests;
 mod rotate;
 mod same_node;
 mod second_line;

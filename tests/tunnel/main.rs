@@ -16,5 +16,6 @@ mod joined;
 mod lifetimes;
 mod limits;
 mod refusals;
+mod requests;
 mod resets;
 mod storm;

@@ -46,7 +46,7 @@ pub(crate) const BENCH: [Tool; 4] = [
 ];
 
 /// For the tests, beyond the demo's.
-pub(crate) const TESTS: [Tool; 12] = [
+pub(crate) const TESTS: [Tool; 13] = [
     tool("dbus-daemon", "dbus"),
     tool("faketime", "faketime"),
     tool("h2load", "nghttp2-client"),
@@ -57,6 +57,7 @@ pub(crate) const TESTS: [Tool; 12] = [
     tool("redis-cli", "redis-tools"),
     tool("python3", "python3"),
     tool("systemd-analyze", "systemd"),
+    tool("wrk", "wrk"),
     server("redis-server", "redis-server", "redis-server"),
     server("vsftpd", "vsftpd", "vsftpd"),
 ];
