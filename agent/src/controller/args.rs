@@ -37,15 +37,16 @@ pub struct ControllerArgs {
     pub san: Vec<String>,
     /// File of the nodes that may be in the mesh, a line `NODE HASH EXPIRES` each as `lark token` prints it.
     ///
-    /// This or --agent-account. A node joins once, before EXPIRES, and stays until its line is taken out or replaced.
-    /// Read anew when it changes; a broken one keeps the lines known before.
+    /// No default: this or --agent-account. A node joins once, before EXPIRES, and stays until its line is taken
+    /// out or replaced. Read anew when it changes; a broken one keeps the lines known before.
     #[arg(long, env = "LARK_JOIN_TOKENS", value_name = "FILE")]
     pub join_tokens: Option<PathBuf>,
     /// The agents' service account, NAMESPACE/NAME: agents show their pods' tokens, and the cluster's API is
     /// asked whose they are.
     ///
-    /// This or --join-tokens; needs --discovery kubernetes. Tokens must be projected for audience lark-ca. A
-    /// node gets certificates while its agent's pod is there, and for the workloads on that pod's node alone.
+    /// No default: this or --join-tokens; needs --discovery kubernetes. Tokens must be projected for audience
+    /// lark-ca. A node gets certificates while its agent's pod is there, and for the workloads on that pod's
+    /// node alone.
     #[arg(long, env = "LARK_AGENT_ACCOUNT", value_name = "NAMESPACE/NAME", conflicts_with = "join_tokens")]
     pub agent_account: Option<String>,
     /// PEM file of a CA certificate made elsewhere, with its chain up to the root.
