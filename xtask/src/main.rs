@@ -20,8 +20,10 @@ mod failures;
 mod fuzz;
 /// A container image without a container engine.
 mod image;
-/// What comes from Debian and from crates.io.
+/// What comes from Debian, from crates.io and from PyPI.
 mod install;
+/// The plain manifests, from the chart.
+mod manifests;
 /// Pictures, for reports.
 mod picture;
 /// Processes, as the kernel has them.
@@ -66,6 +68,8 @@ enum Task {
     Fuzz(fuzz::Args),
     /// Make a container image as an OCI layout, without a container engine, and the list of what is inside.
     Image(image::Args),
+    /// Write the plain manifests of deploy/kubernetes from the chart.
+    Manifests,
     /// Run every test, the privileged ones included (needs root).
     Test(test::Args),
     /// Check the rules that Cargo, rustc and clippy cannot.
@@ -83,6 +87,7 @@ fn main() -> ExitCode {
         Task::Soak(args) => soak::run(&args),
         Task::Fuzz(args) => fuzz::run(&args),
         Task::Image(args) => image::run(&args),
+        Task::Manifests => manifests::run(),
         Task::Test(args) => test::run(&args),
         Task::Tidy => tidy::run(),
     };

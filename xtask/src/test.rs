@@ -37,7 +37,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
 pub(crate) fn run_tests(arguments: &[&str], environment: &[(&str, &Path)]) -> anyhow::Result<()> {
     able()?;
     install::debian(install::DEMO.iter().chain(&install::TESTS))?;
-    let nextest = install::nextest(&target_directory()?)?;
+    let Metadata { target_directory, workspace_root, .. } = metadata()?;
+    let nextest = install::nextest(&target_directory)?;
+    let python = install::python(&workspace_root, &target_directory)?;
     let binary = lark(false)?;
     say("tests");
     install::run(
@@ -46,6 +48,7 @@ pub(crate) fn run_tests(arguments: &[&str], environment: &[(&str, &Path)]) -> an
             .args(arguments)
             .envs(environment.iter().copied())
             .env("LARK_BIN", binary)
+            .env("LARK_PYTHON", python)
             .env("PATH", wide_path()?),
     )
 }
