@@ -17,6 +17,11 @@ mod layer;
 /// Which crates are inside.
 mod sbom;
 
+/// Who runs it: deploy/ says otherwise for the controller.
+const USER: &str = "0:0";
+/// So that `kubectl exec … -- lark` finds it with every runtime.
+const PATH: &str = "PATH=/usr/bin";
+
 /// Flags.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -72,7 +77,7 @@ fn write(out: &Path, layer: &[u8]) -> anyhow::Result<String> {
     });
     let config = json!({
         "architecture": architecture(), "os": "linux",
-        "config": { "Entrypoint": [layer::BINARY], "User": "0:0", "Labels": labels },
+        "config": { "Entrypoint": [layer::BINARY], "Env": [PATH], "User": USER, "Labels": labels },
         "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{}", hex(layer))] },
         "history": [{ "created_by": "cargo xtask image" }]
     });
@@ -143,5 +148,29 @@ mod tests {
         assert_eq!(config["rootfs"]["diff_ids"][0], manifest["layers"][0]["digest"]);
         assert_eq!(config["config"]["Entrypoint"], json!(["/usr/bin/lark"]));
         blob(&manifest["layers"][0]);
+    }
+
+    #[test]
+    fn a_container_engine_makes_the_same_image() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let file = fs::read_to_string(root.join("deploy/image/Dockerfile")).unwrap();
+        let has = |line: &str| file.lines().any(|l| l == line);
+        assert!(has(&format!("ENTRYPOINT [\"{}\"]", layer::BINARY)), "{file}");
+        assert!(has(&format!("USER {USER}")) && has(&format!("ENV {PATH}")), "{file}");
+        assert!(has(&format!("FROM rust:{}-bookworm AS build", env!("CARGO_PKG_RUST_VERSION"))), "{file}");
+        // Its layer is the layout's, taken out by these words.
+        let words = file.split("&& tar --extract").nth(1).and_then(|rest| rest.lines().next()).unwrap();
+        let home = tempfile::tempdir().unwrap();
+        let (layout, files) = (home.path().join("image"), home.path().join("rootfs"));
+        fs::create_dir(&files).unwrap();
+        write(&layout, &layer::of(&std::env::current_exe().unwrap()).unwrap()).unwrap();
+        let script = format!("tar --extract{words}")
+            .replace("/rootfs", files.to_str().unwrap())
+            .replace("/image", layout.to_str().unwrap());
+        let status = std::process::Command::new("sh").args(["-ec", &script]).status().unwrap();
+        assert!(status.success(), "{script}");
+        let binary = files.join(layer::BINARY.trim_start_matches('/'));
+        assert!(fs::read(binary).unwrap() == fs::read(std::env::current_exe().unwrap()).unwrap());
+        assert!(files.join("etc/nsswitch.conf").exists() && files.join("run/lark").is_dir());
     }
 }
