@@ -220,9 +220,12 @@ fn selects(objects: &[Value]) {
             assert!(names(&run.container["ports"]).contains(port), "{} has no port {port}", run.name);
         }
     }
-    // By the name that is in its certificate, at the port of its Service.
+    // By the name that is in its certificate, at the port of its Service; and without that they leave.
     let service = find(objects, "Service", "lark-controller");
-    let at = format!("lark-controller.{}.svc", service["metadata"]["namespace"].as_str().unwrap());
+    let namespace = service["metadata"]["namespace"].as_str().unwrap();
+    let at = format!("lark-controller.{namespace}.svc");
+    let leave = format!("--leave-without={namespace}/lark-controller");
+    assert!(texts(&agent.container["args"]).contains(&leave));
     assert!(texts(&agent.container["args"]).contains(&format!("--ca-url=https://{at}:15012")));
     assert!(texts(&controller.container["args"]).contains(&format!("--san={at}")));
     assert_eq!(service["spec"]["ports"][0]["port"], 15012);

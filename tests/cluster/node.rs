@@ -60,9 +60,14 @@ struct Cluster {
 
 /// An agent that shows the token of its pod.
 fn agent(bed: &Testbed, node: &Node, controller: &Controller, mesh: &Mesh) -> Agent {
+    agent_with(bed, node, controller, mesh, &[])
+}
+
+fn agent_with(bed: &Testbed, node: &Node, controller: &Controller, mesh: &Mesh, flags: &[&str]) -> Agent {
     let token = bed.directory().join(format!("token-of-{}", node.name));
-    let flags = [format!("--token-file={}", token.display())];
-    Agent::start_with(bed, node, controller, mesh, &flags).unwrap()
+    let mut all = vec![format!("--token-file={}", token.display())];
+    all.extend(flags.iter().map(|&flag| flag.to_owned()));
+    Agent::start_with(bed, node, controller, mesh, &all).unwrap()
 }
 
 /// The UID of a pod. Tests that run beside this one have theirs in the same tree of cgroups.
@@ -259,6 +264,50 @@ fn a_sandbox_made_anew_is_captured_anew_and_an_agent_that_starts_finds_running_p
     cluster.agents[1] = agent(&cluster.bed, &cluster.nodes[1], &cluster.controller, &mesh);
     cluster.captured([1, 1]);
     cluster.answers_by_mtls(&client, &server);
+}
+
+#[test]
+fn an_agent_that_ends_takes_its_hooks_away_if_lark_is_uninstalled_and_else_leaves_them_to_the_next() {
+    let mut cluster = Cluster::new(Some("enabled"));
+    let (client, _) = cluster.pod(0, "client", 1, Layout::SystemdContainerd, "burstable");
+    let (server, _) = cluster.pod(1, "server", 2, Layout::SystemdCrio, "");
+    let _nginx = Nginx::start(&cluster.bed, &server).unwrap();
+    let service = cluster.server.put(objects::service("lark-system", "lark-controller", "10.96.0.15", 15012));
+    let config = cluster.bed.directory().join("kubeconfig");
+    let mesh = Mesh::elsewhere(&format!("kubernetes:{}", config.display()));
+    let node = cluster.nodes[0].clone();
+    let (pins, state) =
+        (cluster.bed.pins(&node), cluster.bed.directory().join(format!("agent-{}/state", node.name)));
+    let flags = ["--leave-without=lark-system/lark-controller", "--agent-down=refuse"];
+    let url = format!("http://{}:8080/", server.ip);
+    for is_uninstalled in [false, true] {
+        if cluster.agents[0].process.is_running() {
+            cluster.agents[0].process.stop().unwrap();
+        }
+        cluster.agents[0] = agent_with(&cluster.bed, &node, &cluster.controller, &mesh, &flags);
+        cluster.captured([1, 1]);
+        cluster.answers_by_mtls(&client, &server);
+        if is_uninstalled {
+            cluster.server.delete(&service);
+            let agent = &cluster.agents[0];
+            eventually(LIMIT, "the Service is gone", || {
+                Ok(!agent.table(&["services"])?.contains("lark-controller"))
+            })
+            .unwrap();
+        }
+        // What an agent that has learned a new root keeps for the next.
+        std::fs::create_dir_all(&state).unwrap();
+        std::fs::write(state.join("roots.json"), "{}").unwrap();
+        cluster.agents[0].process.stop().unwrap();
+        // A pod whose hooks are there is refused now; without them it is as before Lark.
+        let answer = client.place.run("curl", &["-sS", "--max-time", "20", &url]);
+        assert_eq!(answer.is_ok(), is_uninstalled, "{answer:?}\n{}", cluster.logs());
+        assert_eq!(pins.exists(), !is_uninstalled, "{}", cluster.logs());
+        assert_eq!(state.join("roots.json").exists(), !is_uninstalled);
+        let _ = std::fs::remove_file(state.join("roots.json"));
+    }
+    // The other agent was not told to leave, and carries on.
+    cluster.agents[1].wait_captured(1).unwrap();
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod discover;
 mod gauges;
 mod handover;
 mod heartbeat;
+mod leave;
 mod listeners;
 mod policy;
 mod preflight;
@@ -49,6 +50,7 @@ use crate::proxy::Identities;
 use drain::Drains;
 use handover::{Hello, Predecessor};
 use heartbeat::{Pulse, Watched};
+use leave::Leave;
 use listeners::{Listeners, SocketFile};
 use reconcile::Reconcile;
 use source::AgentSource;
@@ -81,7 +83,12 @@ async fn agent(args: AgentArgs) -> anyhow::Result<()> {
         bail!("node {} has no address in discovery", args.node);
     };
     let metrics_at = args.metrics_listen.unwrap_or_else(|| SocketAddr::new(tunnel.ip(), METRICS_PORT));
-    let roots = RootFiles::learning(args.ca_root.clone(), args.state_dir.join("roots.json"));
+    let leave = match &args.leave_without {
+        Some(service) => Some(Leave::without(service, discovery.snapshot.clone())?),
+        None => None,
+    };
+    let kept = ["roots.json", "credential"].map(|name| args.state_dir.join(name));
+    let roots = RootFiles::learning(args.ca_root.clone(), kept[0].clone());
     let bundle = roots.read()?;
     preflight::check()?;
     lark_sys::socket::raise_descriptor_limit();
@@ -108,7 +115,7 @@ async fn agent(args: AgentArgs) -> anyhow::Result<()> {
 
     let svids = SvidStore::new(bundle, Arc::new(SystemTime::now));
     svids.ask_for(Duration::from_secs(args.svid_life));
-    let credentials = Credentials::kept_in(args.token_file.clone(), args.state_dir.join("credential"));
+    let credentials = Credentials::kept_in(args.token_file.clone(), kept[1].clone());
     let issuer = CaClient { url: args.ca_url.clone(), roots: roots.clone(), credentials };
     tokio::spawn(roots.follow(svids.clone()));
     let follower = Follower::new(issuer.clone(), env!("CARGO_PKG_VERSION"));
@@ -275,6 +282,9 @@ async fn agent(args: AgentArgs) -> anyhow::Result<()> {
     drain::wait(&observer, &drains, Duration::from_secs(args.drain)).await;
     if !is_succeeded {
         admin_file.remove();
+        if let Some(leave) = leave {
+            leave.leave(&args.pin_root, &kept, &handover_at).await;
+        }
     }
     Ok(())
 }

@@ -205,6 +205,12 @@ pub struct AgentArgs {
     /// Default 20. What is open then is reset and said in the log. A second SIGTERM ends at once.
     #[arg(long, env = "LARK_DRAIN", value_name = "SECONDS", default_value_t = 20)]
     pub drain: u64,
+    /// The Service of discovery without which Lark is uninstalled, NAMESPACE/NAME: the controller's.
+    ///
+    /// Default: none, and an agent that ends leaves its hooks to the next one. If this Service was there and is
+    /// gone when it ends, it takes hooks, pins and what is in --state-dir away: pods are as before Lark.
+    #[arg(long, env = "LARK_LEAVE_WITHOUT", value_name = "NAMESPACE/NAME")]
+    pub leave_without: Option<String>,
     /// Within how many seconds a node that vanished is noticed; its streams are reset then.
     ///
     /// Default 10, at least 3. Peers that are silent are asked after a third of it.
