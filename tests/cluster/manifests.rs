@@ -274,3 +274,21 @@ fn the_plain_manifests_bring_the_namespace_that_their_pods_are_allowed_in() {
     let elsewhere = objects.iter().filter_map(|o| o["metadata"]["namespace"].as_str());
     assert_eq!(elsewhere.collect::<BTreeSet<_>>(), BTreeSet::from(["lark-system"]));
 }
+
+#[test]
+fn the_guides_type_what_the_program_takes() {
+    let mut typed = 0;
+    for page in ["kubernetes", "ingress-to-pod"] {
+        let text = file(&format!("../docs/{page}.md"));
+        for prefix in ["-- lark ", "on_every_node "] {
+            // What the function of that page itself types comes from whoever calls it.
+            for rest in text.split(prefix).skip(1).filter(|rest| !rest.starts_with('"')) {
+                let words = rest.split(['`', '\n']).next().unwrap_or_default().split_whitespace();
+                Cli::try_parse_from(["lark"].into_iter().chain(words))
+                    .unwrap_or_else(|error| panic!("{page}: {error}"));
+                typed += 1;
+            }
+        }
+    }
+    assert!(typed > 5, "{typed}");
+}
