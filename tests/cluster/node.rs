@@ -340,3 +340,40 @@ fn a_pod_whose_processes_are_elsewhere_is_not_captured_and_said_so() {
     .unwrap_or_else(|e| panic!("{e:#}\n{}", cluster.agents[0].table(&["workloads"]).unwrap()));
     cluster.captured([1, 0]);
 }
+
+#[test]
+fn the_whole_cluster_is_asked_through_the_controller_and_who_says_nothing_is_named() {
+    let mut cluster = Cluster::new(Some("enabled"));
+    let (client, _) = cluster.pod(0, "client", 1, Layout::SystemdContainerd, "");
+    let (server, _) = cluster.pod(1, "server", 2, Layout::SystemdContainerd, "");
+    cluster.captured([1, 1]);
+    let _nginx = Nginx::start(&cluster.bed, &server).unwrap();
+    cluster.answers_by_mtls(&client, &server);
+    let table = |verb: &str| {
+        let output = cluster.controller.lark(&[verb]).unwrap();
+        (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap(), output.status)
+    };
+    // Both ends of the connection, each told by its node.
+    let (edges, said, status) = table("edges");
+    for (node, direction) in [("one", "outbound"), ("two", "inbound")] {
+        let told =
+            edges.lines().any(|l| l.starts_with(node) && l.contains("√ mTLS") && l.contains(direction));
+        assert!(told && said.is_empty() && status.success(), "{node}: {edges}\n{said}");
+    }
+    for verb in ["status", "check", "connections", "certs"] {
+        let (told, said, _) = table(verb);
+        assert!(told.starts_with("NODE") && said.is_empty(), "{verb}: {told}\n{said}");
+    }
+    cluster.agents[1].process.kill();
+    eventually(LIMIT, "the node that says nothing is named", || {
+        Ok(table("edges").0.contains("✗ two: its agent does not follow this controller"))
+    })
+    .unwrap();
+    let (checks, said, status) = table("check");
+    assert_eq!(status.code(), Some(1), "{checks}");
+    assert!(said.contains("1 of 2 nodes gave no answer: two"), "{said}");
+    let output = cluster.controller.lark(&["status", "-o", "json"]).unwrap();
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(told[0]["answer"]["node"], "one");
+    assert!(told[1]["answer"].is_null() && told[1]["missing"].is_string(), "{told}");
+}

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use lark_identity::SvidStore;
 use lark_identity::client::CaClient;
-use lark_identity::follow::Follower;
+use lark_identity::follow::{Answers, Follower};
 use lark_identity::verify::{Usage, verify_chain};
 use tokio::task::JoinHandle;
 
@@ -25,6 +25,15 @@ pub(crate) struct Agent {
 impl Drop for Agent {
     fn drop(&mut self) {
         self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+/// Has nothing to tell to whoever asks the whole cluster.
+struct Silent;
+
+impl Answers for Silent {
+    fn answer(&self, _: &str) -> (u16, Vec<u8>) {
+        (503, b"nothing to tell".to_vec())
     }
 }
 
@@ -48,7 +57,7 @@ impl Agent {
         let tasks = vec![
             tokio::spawn(store.clone().renew(Arc::new(client.clone()))),
             tokio::spawn(client.roots.clone().follow(store.clone())),
-            tokio::spawn(Follower::new(client, "test").run(store.clone())),
+            tokio::spawn(Follower::new(client, "test", Arc::new(Silent)).run(store.clone())),
         ];
         Self { store, ahead, accounts: accounts.iter().map(|&a| a.to_owned()).collect(), tasks }
     }

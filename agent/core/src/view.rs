@@ -2,6 +2,7 @@
 //! agent. Field names are stable. Times are seconds since the epoch, durations seconds.
 
 mod ca;
+mod cluster;
 mod policy;
 
 pub use policy::{
@@ -17,6 +18,7 @@ use crate::route::Step;
 use crate::snapshot::{Snapshot, Workload};
 
 pub use ca::{CaView, NodeHolds, RootView};
+pub use cluster::NodeAnswer;
 
 /// How an agent is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -2,6 +2,7 @@
 //! trusted is kept on disk, then taken up, then reported as held: in this order, so that what the
 //! controller counts on is true after a restart too.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use lark_core::constants::CLOCK_SKEW;
@@ -9,7 +10,7 @@ use lark_core::explain::CaRequest;
 use lark_core::identity::schedule::backoff;
 use lark_core::rotation::RootId;
 use rustls::pki_types::CertificateDer;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
@@ -19,7 +20,7 @@ use tonic_prost::ProstCodec;
 
 use crate::client::{CaClient, RequestError, roughly};
 use crate::protocol::MESSAGE_MAX;
-use crate::protocol::node::{FOLLOW, FromNode, Held, Said, ToNode, Told, Trust};
+use crate::protocol::node::{Answered, Ask, FOLLOW, FromNode, Held, PART_MAX, Said, ToNode, Told, Trust};
 use crate::store::{Holdings, SvidStore, chance};
 use crate::svid::TrustBundle;
 
@@ -38,21 +39,38 @@ const NO_STREAM_PAUSE: Duration = Duration::from_secs(300);
 /// Roots that a controller may tell.
 const ROOTS_MAX: usize = 16;
 
+/// Questions of the controller that are answered at once; more are refused.
+const ANSWERS_AT_ONCE: usize = 2;
+
+/// What an agent answers to its controller, which asks for people who ask the whole cluster.
+pub trait Answers: Send + Sync + 'static {
+    /// Status and body of a GET of `path`, as on the agent's admin socket. Called where it may take a while.
+    fn answer(&self, path: &str) -> (u16, Vec<u8>);
+}
+
 /// Follows a controller.
-#[derive(Debug)]
 pub struct Follower {
     client: CaClient,
     instance: u64,
     version: String,
     /// The last change of phase that was taken up.
     epoch: u64,
+    answers: Arc<dyn Answers>,
+    answering: Arc<Semaphore>,
+}
+
+impl std::fmt::Debug for Follower {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Follower").field("client", &self.client).finish_non_exhaustive()
+    }
 }
 
 impl Follower {
     /// One for the controller that `client` asks for certificates.
-    pub fn new(client: CaClient, version: &str) -> Self {
+    pub fn new(client: CaClient, version: &str, answers: Arc<dyn Answers>) -> Self {
         let instance = u64::from(chance()) << 32 | u64::from(chance());
-        Self { client, instance, version: version.to_owned(), epoch: 0 }
+        let answering = Arc::new(Semaphore::new(ANSWERS_AT_ONCE));
+        Self { client, instance, version: version.to_owned(), epoch: 0, answers, answering }
     }
 
     /// Keeps `store`'s roots as the controller says, and says what it holds, for ever. To be dropped at
@@ -106,6 +124,10 @@ impl Follower {
                 message = incoming.message() => {
                     heard = Instant::now();
                     match message {
+                        Ok(Some(ToNode { told: Some(Told::Ask(ask)) })) => {
+                            self.answer(ask, said.clone());
+                            false
+                        }
                         Ok(Some(message)) => match self.told(store, message) {
                             Ok(()) => reported.as_ref() != Some(&(self.epoch, store.holdings())),
                             Err(error) => return error,
@@ -159,6 +181,29 @@ impl Follower {
         Err(refused)
     }
 
+    /// Answers in a task of its own: what is to be trusted does not wait for a large answer.
+    fn answer(&self, ask: Ask, said: mpsc::Sender<FromNode>) {
+        let (answers, answering) = (self.answers.clone(), self.answering.clone());
+        tokio::spawn(async move {
+            let Ask { number, path } = ask;
+            let (status, body) = match answering.try_acquire() {
+                Ok(_permit) => tokio::task::spawn_blocking(move || answers.answer(&path))
+                    .await
+                    .unwrap_or_else(|error| (500, error.to_string().into_bytes())),
+                Err(_) => (503, b"other questions are being answered; ask again".to_vec()),
+            };
+            let mut parts = body.chunks(PART_MAX).peekable();
+            loop {
+                let part = parts.next().unwrap_or_default().to_vec();
+                let last = parts.peek().is_none();
+                let answered = Answered { number, status: status.into(), part, last };
+                if said.send(FromNode { said: Some(Said::Answered(answered)) }).await.is_err() || last {
+                    return;
+                }
+            }
+        });
+    }
+
     fn report(&self, holdings: &Holdings) -> FromNode {
         let names = |ids: &[RootId]| ids.iter().map(|id| id.as_bytes().to_vec()).collect();
         let held = Held {
@@ -182,8 +227,8 @@ impl Follower {
                 }
                 Ok(())
             }
-            // A kind that this agent does not know is of a newer controller.
-            None => Ok(()),
+            // Answered where the stream is at hand. A kind that this agent does not know is of a newer controller.
+            Some(Told::Ask(_)) | None => Ok(()),
         }
     }
 

@@ -1,5 +1,6 @@
 //! The controller's end of the stream that each agent keeps to it: what nodes hold, what they are told.
 
+mod ask;
 mod registry;
 
 use std::convert::Infallible;
@@ -21,15 +22,17 @@ use tonic_prost::ProstCodec;
 use crate::authority::Trust;
 use crate::members::{Authenticator, Caller, TokenRefused};
 use crate::protocol::node::{
-    Credential, FOLLOW, FromNode, Held, NODES, Said, ToNode, Told, Trust as Message,
+    Answered, Ask, Credential, FOLLOW, FromNode, Held, NODES, PART_MAX, Said, ToNode, Told, Trust as Message,
 };
 use crate::refusals::Refusals;
 use crate::service::{bearer, refused_token};
+pub use ask::AskError;
+use ask::{Asking, Desk, Wanted};
 pub use registry::NodeState;
 use registry::Registry;
 
-/// Largest message from an agent, in bytes.
-const MESSAGE_MAX: usize = 16 * 1024;
+/// Largest message from an agent, in bytes: a part of an answer, and what is around it.
+const MESSAGE_MAX: usize = PART_MAX + 1024;
 /// A stream on which nothing is said for this long has no agent at its end any more.
 const QUIET: Duration = Duration::from_secs(30);
 /// Roots that a node may name.
@@ -38,6 +41,8 @@ const ROOTS_MAX: usize = 16;
 const VERSION_MAX: usize = 64;
 /// Least time between two reports that are answered: what comes faster waits.
 const PACE: Duration = Duration::from_millis(10);
+/// The same for parts of answers, which were asked for.
+const PART_PACE: Duration = Duration::from_millis(1);
 
 /// What a node says makes no sense.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -47,6 +52,7 @@ struct ReportError(&'static str);
 struct Inner {
     authenticator: Arc<dyn Authenticator>,
     registry: Registry,
+    desk: Desk,
     trust: watch::Sender<Arc<Trust>>,
     open: watch::Sender<bool>,
     refusals: Refusals,
@@ -68,6 +74,7 @@ impl Nodes {
         Self(Arc::new(Inner {
             authenticator,
             registry: Registry::new(Instant::now()),
+            desk: Desk::default(),
             trust: watch::Sender::new(Arc::new(trust)),
             open: watch::Sender::new(true),
             refusals,
@@ -98,6 +105,15 @@ impl Nodes {
     /// A node's agent that was heard last, for people.
     pub fn state(&self, name: &str) -> Option<NodeState> {
         self.0.registry.state(name, Instant::now())
+    }
+
+    /// Asks the agent of a node that began to follow last: a GET of its admin API. Returns the body of its
+    /// answer. May be cancelled.
+    ///
+    /// # Errors
+    /// When it does not follow, does not answer in time, answers too much, or has no answer.
+    pub async fn ask(&self, node: &str, path: &str) -> Result<Vec<u8>, AskError> {
+        self.0.desk.ask(node, path).await
     }
 
     /// Whether a node may have certificates now.
@@ -142,14 +158,22 @@ impl Session {
             open.mark_changed();
         }
         let mut instance = None;
+        let (place, mut wanted) = self.nodes.0.desk.place(&self.caller.node);
+        let mut asking = Asking::default();
+        let mut heard = tokio::time::Instant::now();
         let over = loop {
             tokio::select! {
-                message = tokio::time::timeout(QUIET, incoming.message()) => match message {
+                message = tokio::time::timeout_at(heard + QUIET, incoming.message()) => match message {
                     Ok(Ok(Some(message))) => {
-                        if let Err(status) = self.heard(message, &mut instance).await {
+                        heard = tokio::time::Instant::now();
+                        let pace = match &message.said {
+                            Some(Said::Answered(_)) => PART_PACE,
+                            _ => PACE,
+                        };
+                        if let Err(status) = self.heard(message, &mut instance, &mut asking).await {
                             break Some(status);
                         }
-                        tokio::time::sleep(PACE).await;
+                        tokio::time::sleep(pace).await;
                     }
                     Ok(Ok(None)) => break None,
                     Ok(Err(status)) => {
@@ -163,9 +187,17 @@ impl Session {
                         break None;
                     }
                 }
+                Some(wanted) = wanted.recv() => {
+                    if let Some(ask) = asking.ask(wanted)
+                        && self.answer(ToNode { told: Some(Told::Ask(ask)) }).await.is_err()
+                    {
+                        break None;
+                    }
+                }
                 _ = open.changed() => break Some(Status::unavailable("the controller stops")),
             }
         };
+        drop(place);
         if let Some(status) = over {
             let _ = self.answers.try_send(Err(status));
         }
@@ -176,14 +208,27 @@ impl Session {
     }
 
     /// Takes in what an agent says, and answers. The end of its membership ends the stream.
-    async fn heard(&mut self, message: FromNode, seen: &mut Option<u64>) -> Result<(), Status> {
+    async fn heard(
+        &mut self,
+        message: FromNode,
+        seen: &mut Option<u64>,
+        asking: &mut Asking,
+    ) -> Result<(), Status> {
         let inner = self.nodes.0.clone();
         if !inner.authenticator.is_member(&self.caller) {
             let error = TokenRefused::Unknown;
             return Err(refused_token(&inner.refusals, &error, &self.peer, "stream ended"));
         }
         // A kind that this controller does not know is of a newer agent.
-        if let Some(Said::Held(held)) = message.said {
+        let held = match message.said {
+            Some(Said::Answered(part)) => {
+                asking.answered(part);
+                return Ok(());
+            }
+            Some(Said::Held(held)) => Some(held),
+            None => None,
+        };
+        if let Some(held) = held {
             let (instance, version) = (held.instance, held.version.chars().take(VERSION_MAX).collect());
             let report = report(held).map_err(|error| {
                 let reason = CaRefusal::ReportUnusable;

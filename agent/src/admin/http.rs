@@ -64,10 +64,11 @@ impl Accept for UnixListener {
 }
 
 /// Serves all connections with a function from request to answer, for ever.
-pub async fn serve<L: Accept>(
-    listener: L,
-    answer: impl Fn(&Request<Incoming>) -> Answer + Send + Sync + 'static,
-) {
+pub async fn serve<L, F>(listener: L, answer: impl Fn(&Request<Incoming>) -> F + Send + Sync + 'static)
+where
+    L: Accept,
+    F: Future<Output = Answer> + Send + 'static,
+{
     let room = Arc::new(Semaphore::new(CONNECTIONS));
     let answer = Arc::new(answer);
     loop {
@@ -84,13 +85,14 @@ pub async fn serve<L: Accept>(
     }
 }
 
-async fn connection<S>(stream: S, answer: &(impl Fn(&Request<Incoming>) -> Answer + Sync))
+async fn connection<S, F>(stream: S, answer: &(impl Fn(&Request<Incoming>) -> F + Sync))
 where
     S: AsyncRead + AsyncWrite + Unpin,
+    F: Future<Output = Answer>,
 {
     let service = hyper::service::service_fn(|request| {
         let answer = answer(&request);
-        async move { Ok::<_, Infallible>(answer) }
+        async move { Ok::<_, Infallible>(answer.await) }
     });
     let serving = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())

@@ -12,7 +12,7 @@ use super::http::{Answer, serve as serve_http, text};
 pub async fn serve(listener: TcpListener, source: Arc<dyn Source>) {
     serve_http(listener, move |request| {
         let waits = || (!source.ready()).then_some("pods are still to be captured");
-        answer(request.method(), request.uri().path(), || source.metrics(), waits)
+        std::future::ready(answer(request.method(), request.uri().path(), || source.metrics(), waits))
     })
     .await;
 }

@@ -7,7 +7,7 @@ mod socket;
 
 pub use http::{Answer, json, serve as serve_http, text};
 pub use metrics::{answer as metrics_answer, serve as serve_metrics};
-pub use socket::{AdminError, answers, bind, serve, value};
+pub use socket::{AdminError, answers, ask, bind, serve, value};
 
 use lark_core::view::{
     BpfView, CertView, CheckView, ConnectionView, EdgeView, PolicyExplainView, PolicyView, ServiceView,

@@ -5,6 +5,8 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use futures_util::FutureExt;
+use http_body_util::BodyExt;
 use hyper::{Method, StatusCode};
 use lark_core::question::{NoQuestion, Question};
 use tokio::net::{UnixListener, UnixStream};
@@ -59,9 +61,19 @@ pub fn bind(path: &Path) -> Result<UnixListener, AdminError> {
 pub async fn serve(listener: UnixListener, source: Arc<dyn Source>) {
     serve_http(listener, move |request| {
         let query = request.uri().query().unwrap_or_default();
-        answer(source.as_ref(), request.method(), request.uri().path(), query)
+        std::future::ready(answer(source.as_ref(), request.method(), request.uri().path(), query))
     })
     .await;
+}
+
+/// Status and body of what the API answers to a GET of `target`, a path with its query.
+pub fn ask(source: &dyn Source, target: &str) -> (u16, Vec<u8>) {
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let answer = answer(source, &Method::GET, path, query);
+    let status = answer.status().as_u16();
+    // A full body is there at once, and cannot fail.
+    let body = answer.into_body().collect().now_or_never().and_then(Result::ok);
+    (status, body.map(|body| body.to_bytes().into()).unwrap_or_default())
 }
 
 /// A value of a query string; what it has to be encoded for occurs in none of ours.

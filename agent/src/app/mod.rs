@@ -4,6 +4,7 @@
 //! heartbeat. Configuration goes to workers by message; they share nothing on the way of a byte.
 
 mod drain;
+mod asked;
 mod discover;
 mod gauges;
 mod handover;
@@ -46,6 +47,7 @@ use crate::capture::{Capturer, Inputs, Locator, NodePods, Pods};
 use crate::cli::{AgentArgs, Recognise};
 use crate::observe::Observer;
 use crate::proxy::Identities;
+use asked::Asked;
 
 use drain::Drains;
 use handover::{Hello, Predecessor};
@@ -118,7 +120,8 @@ async fn agent(args: AgentArgs) -> anyhow::Result<()> {
     let credentials = Credentials::kept_in(args.token_file.clone(), kept[1].clone());
     let issuer = CaClient { url: args.ca_url.clone(), roots: roots.clone(), credentials };
     tokio::spawn(roots.follow(svids.clone()));
-    let follower = Follower::new(issuer.clone(), env!("CARGO_PKG_VERSION"));
+    let asked = Arc::<Asked>::default();
+    let follower = Follower::new(issuer.clone(), env!("CARGO_PKG_VERSION"), asked.clone());
     let following = tokio::spawn(follower.run(svids.clone()));
     tokio::spawn(svids.clone().renew(Arc::new(issuer)));
 
@@ -198,6 +201,7 @@ async fn agent(args: AgentArgs) -> anyhow::Result<()> {
         is_ready.clone(),
         drains.clone(),
     ));
+    asked.answer_from(source.clone());
     if predecessor.is_none() {
         capturer.adopt(&snapshot);
     }

@@ -5,27 +5,25 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use lark_core::view::CertView;
 
-use super::{Query, client, output};
+use super::cluster::{ClusterQuery, Told, ask};
+use super::output;
 
-pub(super) async fn run(query: &Query) -> anyhow::Result<ExitCode> {
-    let certs: Vec<CertView> = client::get(&query.admin_socket, "/v1/certs").await?;
+pub(super) async fn run(args: &ClusterQuery) -> anyhow::Result<ExitCode> {
+    let certs: Told<Vec<CertView>> = ask(args, "certs").await?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-    output::print(&certs, query.output, |all| {
-        let mut table = output::Table::new(&["IDENTITY", "STATE", "EXPIRES IN", "SERIAL", "LAST ERROR"]);
-        for c in all {
-            let left = c.expires_at.map(|at| match at.checked_sub(now) {
-                Some(left) => output::age(left),
-                None => format!("{} ago", output::age(now - at)),
-            });
-            table.row(vec![
-                c.identity.clone(),
-                c.state.clone(),
-                left.unwrap_or_else(|| "-".to_owned()),
-                c.serial.clone().unwrap_or_else(|| "-".to_owned()),
-                output::or_dash(c.last_error.as_deref().unwrap_or_default()),
-            ]);
-        }
-        table.render()
+    let head = ["IDENTITY", "STATE", "EXPIRES IN", "SERIAL", "LAST ERROR"];
+    certs.print_list(args, &head, |c| {
+        let left = c.expires_at.map(|at| match at.checked_sub(now) {
+            Some(left) => output::age(left),
+            None => format!("{} ago", output::age(now - at)),
+        });
+        vec![
+            c.identity.clone(),
+            c.state.clone(),
+            left.unwrap_or_else(|| "-".to_owned()),
+            c.serial.clone().unwrap_or_else(|| "-".to_owned()),
+            output::or_dash(c.last_error.as_deref().unwrap_or_default()),
+        ]
     })?;
     Ok(ExitCode::SUCCESS)
 }

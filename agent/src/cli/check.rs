@@ -4,26 +4,18 @@ use std::process::ExitCode;
 
 use lark_core::view::{CheckView, Verdict};
 
-use super::{Query, client, output};
+use super::cluster::{ClusterQuery, Told, ask};
 
-pub(super) async fn run(query: &Query) -> anyhow::Result<ExitCode> {
-    let checks: Vec<CheckView> = client::get(&query.admin_socket, "/v1/check").await?;
-    output::print(&checks, query.output, |all| {
-        let mut table = output::Table::new(&["", "SUBJECT", "FOUND", "WHAT TO DO"]);
-        for c in all {
-            table.row(vec![
-                c.verdict.sign().to_owned(),
-                c.subject.clone(),
-                c.found.clone(),
-                c.advice.clone(),
-            ]);
-        }
-        table.render()
+pub(super) async fn run(args: &ClusterQuery) -> anyhow::Result<ExitCode> {
+    let checks: Told<Vec<CheckView>> = ask(args, "check").await?;
+    checks.print_list(args, &["", "SUBJECT", "FOUND", "WHAT TO DO"], |c| {
+        vec![c.verdict.sign().to_owned(), c.subject.clone(), c.found.clone(), c.advice.clone()]
     })?;
-    Ok(exit_code(&checks))
+    // A node that says nothing is not known to be well.
+    Ok(if checks.is_whole() { exit_code(checks.answers().flatten()) } else { ExitCode::FAILURE })
 }
 
 /// 1 if anything failed, 0 otherwise: a warning is no outage.
-pub(super) fn exit_code(checks: &[CheckView]) -> ExitCode {
-    ExitCode::from(u8::from(checks.iter().any(|c| c.verdict == Verdict::Fail)))
+pub(super) fn exit_code<'a>(checks: impl IntoIterator<Item = &'a CheckView>) -> ExitCode {
+    ExitCode::from(u8::from(checks.into_iter().any(|c| c.verdict == Verdict::Fail)))
 }

@@ -4,44 +4,42 @@ use std::process::ExitCode;
 
 use lark_core::view::{ConnectionView, Party};
 
-use super::{Query, client, output};
+use super::cluster::{ClusterQuery, Told, ask};
+use super::output;
 
-pub(super) async fn run(query: &Query) -> anyhow::Result<ExitCode> {
-    let connections: Vec<ConnectionView> = client::get(&query.admin_socket, "/v1/connections").await?;
-    output::print(&connections, query.output, |all| {
-        let mut table = output::Table::new(&[
-            "DIRECTION",
-            "SRC",
-            "SRC ADDRESS",
-            "DST",
-            "DST ADDRESS",
-            "SERVICE",
-            "SECURED",
-            "PROTOCOL",
-            "REQUESTS",
-            "SENT",
-            "RECEIVED",
-            "AGE",
-            "NOTE",
-        ]);
-        for c in all {
-            table.row(vec![
-                c.direction.clone(),
-                name(&c.source),
-                c.source_address.clone(),
-                name(&c.destination),
-                c.destination_address.clone(),
-                c.service.clone().unwrap_or_else(|| "-".to_owned()),
-                c.secured.map_or("… opening", |s| s.sign()).to_owned(),
-                output::or_dash(&c.protocol),
-                c.requests.to_string(),
-                output::bytes(c.sent_bytes),
-                output::bytes(c.received_bytes),
-                c.age_seconds.map_or_else(|| "-".to_owned(), output::age),
-                output::or_dash(&c.note),
-            ]);
-        }
-        table.render()
+pub(super) async fn run(args: &ClusterQuery) -> anyhow::Result<ExitCode> {
+    let connections: Told<Vec<ConnectionView>> = ask(args, "connections").await?;
+    let head = [
+        "DIRECTION",
+        "SRC",
+        "SRC ADDRESS",
+        "DST",
+        "DST ADDRESS",
+        "SERVICE",
+        "SECURED",
+        "PROTOCOL",
+        "REQUESTS",
+        "SENT",
+        "RECEIVED",
+        "AGE",
+        "NOTE",
+    ];
+    connections.print_list(args, &head, |c| {
+        vec![
+            c.direction.clone(),
+            name(&c.source),
+            c.source_address.clone(),
+            name(&c.destination),
+            c.destination_address.clone(),
+            c.service.clone().unwrap_or_else(|| "-".to_owned()),
+            c.secured.map_or("… opening", |s| s.sign()).to_owned(),
+            output::or_dash(&c.protocol),
+            c.requests.to_string(),
+            output::bytes(c.sent_bytes),
+            output::bytes(c.received_bytes),
+            c.age_seconds.map_or_else(|| "-".to_owned(), output::age),
+            output::or_dash(&c.note),
+        ]
     })?;
     Ok(ExitCode::SUCCESS)
 }

@@ -4,48 +4,43 @@ use std::process::ExitCode;
 
 use lark_core::view::{EdgeView, Party};
 
-use super::{Query, client, output};
+use super::cluster::{ClusterQuery, Told, ask};
+use super::output;
 
-pub(super) async fn run(query: &Query) -> anyhow::Result<ExitCode> {
-    let edges: Vec<EdgeView> = client::get(&query.admin_socket, "/v1/edges").await?;
-    output::print(&edges, query.output, |all| {
-        let mut table = output::Table::new(&[
-            "SRC",
-            "DST",
-            "SRC_NS",
-            "DST_NS",
-            "CLIENT_ID",
-            "SERVER_ID",
-            "SECURED",
-            "DIRECTION",
-            "CONNS",
-            "OPEN",
-            "SENT",
-            "RECEIVED",
-            "REASON",
-        ]);
-        for e in all {
-            table.row(vec![
-                output::or_dash(&e.source.owner),
-                output::or_dash(if e.destination.owner == "outside" {
-                    &e.destination.name
-                } else {
-                    &e.destination.owner
-                }),
-                output::or_dash(&e.source.namespace),
-                output::or_dash(&e.destination.namespace),
-                id(&e.source),
-                id(&e.destination),
-                e.secured.sign().to_owned(),
-                e.direction.clone(),
-                e.connections.to_string(),
-                e.open.to_string(),
-                output::bytes(e.sent_bytes),
-                output::bytes(e.received_bytes),
-                e.reason.clone().unwrap_or_default(),
-            ]);
-        }
-        table.render()
+pub(super) async fn run(args: &ClusterQuery) -> anyhow::Result<ExitCode> {
+    let edges: Told<Vec<EdgeView>> = ask(args, "edges").await?;
+    let head = [
+        "SRC",
+        "DST",
+        "SRC_NS",
+        "DST_NS",
+        "CLIENT_ID",
+        "SERVER_ID",
+        "SECURED",
+        "DIRECTION",
+        "CONNS",
+        "OPEN",
+        "SENT",
+        "RECEIVED",
+        "REASON",
+    ];
+    edges.print_list(args, &head, |e| {
+        let outside = e.destination.owner == "outside";
+        vec![
+            output::or_dash(&e.source.owner),
+            output::or_dash(if outside { &e.destination.name } else { &e.destination.owner }),
+            output::or_dash(&e.source.namespace),
+            output::or_dash(&e.destination.namespace),
+            id(&e.source),
+            id(&e.destination),
+            e.secured.sign().to_owned(),
+            e.direction.clone(),
+            e.connections.to_string(),
+            e.open.to_string(),
+            output::bytes(e.sent_bytes),
+            output::bytes(e.received_bytes),
+            e.reason.clone().unwrap_or_default(),
+        ]
     })?;
     Ok(ExitCode::SUCCESS)
 }

@@ -8,6 +8,7 @@ pub mod ca;
 mod certs;
 mod check;
 mod client;
+mod cluster;
 mod completions;
 mod connections;
 mod edges;
@@ -28,6 +29,7 @@ use clap::{Args, Parser, Subcommand};
 use lark_core::constants::ADMIN_SOCKET;
 
 pub use agent::{AgentArgs, Recognise};
+pub use cluster::ClusterQuery;
 pub use output::Format;
 
 use crate::controller::{ControllerArgs, TokenArgs};
@@ -57,15 +59,15 @@ pub enum Command {
     /// Show Services and whether they are in the mesh.
     Services(Query),
     /// Show live connections of captured pods.
-    Connections(Query),
+    Connections(ClusterQuery),
     /// Show who talks to whom, and what secures it.
-    Edges(Query),
+    Edges(ClusterQuery),
     /// Show the certificates of this node.
-    Certs(Query),
+    Certs(ClusterQuery),
     /// Compare what is wanted with what the kernel has; exits with 1 if something is wrong.
-    Check(Query),
-    /// Show how the agent of this node is.
-    Status(Query),
+    Check(ClusterQuery),
+    /// Show how the agent of this node is, or of all.
+    Status(ClusterQuery),
     /// Show programs, links, maps and counters in the kernel.
     Bpf(Query),
     /// Tell which way a connection would take, and why; opens nothing.

@@ -1,7 +1,10 @@
 //! The controller's admin API: HTTP on a Unix socket for root of its machine; and its metrics on TCP.
 
+use std::future::ready;
 use std::sync::Arc;
 
+use futures_util::FutureExt;
+use hyper::http::uri::PathAndQuery;
 use hyper::{Method, StatusCode};
 use lark_core::explain::CaRefusal;
 use lark_core::rotation::Phase;
@@ -9,15 +12,27 @@ use lark_core::view::CaView;
 use lark_identity::service::CaService;
 use tokio::net::{TcpListener, UnixListener};
 
+use super::cluster::Cluster;
 use super::rotation::{Rotation, WishError};
 use crate::admin::{Answer, json, metrics_answer, serve_http, text, value};
 use crate::observe::{Described, Gauge, Gauges, exposed};
 
+/// Questions to all nodes: what comes after it is asked of each as `/v1/…`.
+const CLUSTER: &str = "/v1/cluster/";
+
 /// Serves the API for ever.
 pub(super) async fn serve(listener: UnixListener, rotation: Arc<Rotation>) {
+    let cluster = Arc::new(Cluster::new(rotation.nodes.clone(), rotation.snapshot.clone()));
     serve_http(listener, move |request| {
-        let uri = request.uri();
-        answer(&rotation, request.method(), uri.path(), uri.query().unwrap_or_default())
+        let (method, uri) = (request.method(), request.uri());
+        let target = uri.path_and_query().map_or("", PathAndQuery::as_str);
+        match target.strip_prefix(CLUSTER) {
+            Some(question) if method == Method::GET => {
+                let (cluster, question) = (cluster.clone(), format!("/v1/{question}"));
+                async move { cluster.ask(&question).await }.left_future()
+            }
+            _ => ready(answer(&rotation, method, uri.path(), uri.query().unwrap_or_default())).right_future(),
+        }
     })
     .await;
 }
@@ -50,7 +65,7 @@ pub(super) async fn serve_metrics(listener: TcpListener, rotation: Arc<Rotation>
                 String::new()
             })
         };
-        metrics_answer(request.method(), request.uri().path(), metrics, || None)
+        ready(metrics_answer(request.method(), request.uri().path(), metrics, || None))
     })
     .await;
 }

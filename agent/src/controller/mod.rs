@@ -2,6 +2,7 @@
 
 mod admin;
 mod args;
+mod cluster;
 mod init;
 mod reviews;
 mod rotation;

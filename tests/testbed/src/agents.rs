@@ -118,6 +118,16 @@ impl Controller {
         command
     }
 
+    /// A query of all nodes, through this controller.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn lark(&self, arguments: &[&str]) -> Result<Output> {
+        let mut command = std::process::Command::new(&self.lark);
+        command.args(arguments).arg("--cluster").arg("--controller-socket");
+        Ok(command.arg(self.home.join("controller.sock")).output()?)
+    }
+
     /// The value that `lark ca status` tells.
     ///
     /// # Errors

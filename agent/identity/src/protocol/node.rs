@@ -11,7 +11,7 @@ pub const NODES: &str = "lark.v1.Nodes";
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct FromNode {
     /// What it says.
-    #[prost(oneof = "Said", tags = "1")]
+    #[prost(oneof = "Said", tags = "1, 2")]
     pub said: Option<Said>,
 }
 
@@ -21,6 +21,9 @@ pub enum Said {
     /// What it holds.
     #[prost(message, tag = "1")]
     Held(Held),
+    /// A part of the answer to an [`Ask`].
+    #[prost(message, tag = "2")]
+    Answered(Answered),
 }
 
 /// What a node holds. Sent at the beginning, whenever it changes, and every few seconds.
@@ -50,7 +53,7 @@ pub struct Held {
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct ToNode {
     /// What it tells.
-    #[prost(oneof = "Told", tags = "1, 2")]
+    #[prost(oneof = "Told", tags = "1, 2, 3")]
     pub told: Option<Told>,
 }
 
@@ -63,6 +66,9 @@ pub enum Told {
     /// What to show instead of the token from now on.
     #[prost(message, tag = "2")]
     Credential(Credential),
+    /// A question of somebody who asks the whole cluster.
+    #[prost(message, tag = "3")]
+    Ask(Ask),
 }
 
 /// What to trust.
@@ -92,3 +98,34 @@ pub struct Credential {
     #[prost(int64, tag = "2")]
     pub expires: i64,
 }
+
+/// A question for the agent's admin API, which only reads.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Ask {
+    /// Number of the question on this stream.
+    #[prost(uint64, tag = "1")]
+    pub number: u64,
+    /// Path and query of a GET.
+    #[prost(string, tag = "2")]
+    pub path: String,
+}
+
+/// A part of an answer. Parts of one answer come in order.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Answered {
+    /// Number of the question.
+    #[prost(uint64, tag = "1")]
+    pub number: u64,
+    /// The answer's status, as of HTTP.
+    #[prost(uint32, tag = "2")]
+    pub status: u32,
+    /// The part, at most [`PART_MAX`] bytes.
+    #[prost(bytes = "vec", tag = "3")]
+    pub part: Vec<u8>,
+    /// Whether it is the last one.
+    #[prost(bool, tag = "4")]
+    pub last: bool,
+}
+
+/// Bytes of a part of an answer, at most: it waits behind nothing larger on the stream.
+pub const PART_MAX: usize = 64 * 1024;
