@@ -46,7 +46,7 @@ pub(crate) const BENCH: [Tool; 4] = [
 ];
 
 /// For the tests, beyond the demo's.
-pub(crate) const TESTS: [Tool; 13] = [
+pub(crate) const TESTS: [Tool; 14] = [
     tool("dbus-daemon", "dbus"),
     tool("faketime", "faketime"),
     tool("h2load", "nghttp2-client"),

@@ -27,7 +27,7 @@ use crate::protocol::node::{
 use crate::refusals::Refusals;
 use crate::service::{bearer, refused_token};
 pub use ask::AskError;
-use ask::{Asking, Desk, Wanted};
+use ask::{Asking, Desk};
 pub use registry::NodeState;
 use registry::Registry;
 

@@ -84,12 +84,8 @@ impl<T: Serialize> Told<T> {
                 let missing: Vec<&str> =
                     all.iter().filter(|n| n.answer.is_none()).map(|n| n.node.as_str()).collect();
                 if !missing.is_empty() {
-                    eprintln!(
-                        "lark: {} of {} nodes gave no answer: {}",
-                        missing.len(),
-                        all.len(),
-                        missing.join(", ")
-                    );
+                    let (count, of) = (missing.len(), all.len());
+                    output::aside(&format!("{count} of {of} nodes gave no answer: {}", missing.join(", ")));
                 }
                 Ok(())
             }

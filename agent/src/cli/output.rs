@@ -74,6 +74,12 @@ pub(super) fn write(bytes: &[u8]) -> anyhow::Result<()> {
     }
 }
 
+/// Says something beside the answer, on standard error.
+pub(super) fn aside(text: &str) {
+    // Where nobody listens there is nothing to tell.
+    let _ = writeln!(std::io::stderr().lock(), "lark: {text}");
+}
+
 /// A duration in seconds as people say it.
 pub(super) fn age(seconds: u64) -> String {
     match seconds {
