@@ -88,7 +88,7 @@ fn everything() -> Value {
             "trustDomain": "example.org", "agentDown": "refuse", "sameNode": "mtls", "policyChange": "keep",
             "mtls": "strict", "clusterRanges": ["10.0.0.0/8", "fd00::/8"]
         },
-        "agent": places.clone(),
+        "agent": places,
         "controller": places,
         "ca": { "secret": "mesh-ca", "rootConfigMap": "mesh-root" },
         "crds": { "install": false },
