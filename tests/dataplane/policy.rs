@@ -18,7 +18,7 @@ fn manifest(kind: &str, name: &str, spec: Value) -> Value {
 
 impl House {
     /// Makes these the policies of the mesh, and waits until both agents have them.
-    fn policies(&mut self, network: &[(&str, Value)], authorization: &[(&str, Value)]) {
+    pub(crate) fn policies(&mut self, network: &[(&str, Value)], authorization: &[(&str, Value)]) {
         let all = |kind: &str, policies: &[(&str, Value)]| {
             policies.iter().map(|(name, spec)| manifest(kind, name, spec.clone())).collect::<Vec<_>>()
         };
@@ -31,7 +31,7 @@ impl House {
     }
 
     /// One change of the discovery file, until both agents have it.
-    fn change(&mut self, change: impl FnOnce(&mut Value)) {
+    pub(crate) fn change(&mut self, change: impl FnOnce(&mut Value)) {
         let generation = |agent: &Agent| agent.json("status").map(|s| s["discovery_generation"].as_u64());
         let before = [generation(&self.one).unwrap(), generation(&self.two).unwrap()];
         self.mesh.change(change).unwrap();
@@ -44,7 +44,7 @@ impl House {
     }
 
     /// Labels each pod with its name.
-    fn labelled(&mut self) {
+    pub(crate) fn labelled(&mut self) {
         self.change(|document| {
             for workload in document["workloads"].as_array_mut().into_iter().flatten() {
                 workload["labels"]["app"] = workload["name"].clone();
@@ -52,7 +52,7 @@ impl House {
         });
     }
 
-    fn reaches(&self, from: &Pod, to: &Pod) -> bool {
+    pub(crate) fn reaches(&self, from: &Pod, to: &Pod) -> bool {
         let url = format!("http://{}:8080/", to.ip);
         let output = from.place.output("curl", &["-sS", "--max-time", "15", &url]).unwrap();
         if !output.status.success() {
@@ -65,7 +65,7 @@ impl House {
     }
 }
 
-fn app(name: &str) -> Value {
+pub(crate) fn app(name: &str) -> Value {
     json!({ "matchLabels": { "app": name } })
 }
 
@@ -248,7 +248,7 @@ try: print('end', s.recv(4096), flush=True)
 except ConnectionResetError: print('reset', flush=True)
 ";
 
-fn hold(house: &House, to: &Pod) -> Running {
+pub(crate) fn hold(house: &House, to: &Pod) -> Running {
     let mut held = house.client.place.command("python3");
     held.args(["-c", HELD, &to.ip.to_string()]);
     let log = house.bed.directory().join(format!("held-{}.log", to.name));

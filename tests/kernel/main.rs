@@ -6,6 +6,7 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "what fails to be set up fails the test")]
 
+mod direct;
 mod hooks;
 mod pins;
 mod reuse;

@@ -2,7 +2,7 @@
 //! own ranges, and what is refused, as it happens.
 
 use std::collections::{BTreeSet, HashSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
@@ -13,6 +13,7 @@ use lark_abi::entry::RangeData;
 use lark_abi::{Address, DestinationKey, Guard, Pass, Refused, Tuple};
 use tokio::io::unix::AsyncFd;
 
+use crate::direct::OpenDirect;
 use crate::hook::{
     Hook, LEAVE_ATTACH, LEAVE_PROGRAM, LOOKUP_ATTACH, LOOKUP_PIN, LOOKUP_PROGRAM, PROBE_PROGRAM,
 };
@@ -92,6 +93,20 @@ impl Guards {
         self.passes.keys().count()
     }
 
+    /// The direct connections that are open.
+    pub fn direct(&self) -> Vec<OpenDirect> {
+        let recorded = self.passes.iter().filter_map(Result::ok);
+        let confirmed = recorded.filter(|(_, pass)| pass.kind == Pass::CONFIRMED);
+        confirmed
+            .map(|(tuple, pass)| OpenDirect {
+                cookie: pass.cookie,
+                source: SocketAddr::new(tuple.source.into(), tuple.source_port),
+                destination: SocketAddr::new(tuple.destination.into(), tuple.destination_port),
+                acceptor: pass.acceptor,
+            })
+            .collect()
+    }
+
     pub(crate) fn attach_probes(
         &self,
         program: BorrowedFd<'_>,
@@ -102,11 +117,16 @@ impl Guards {
         link::attach(program, PROBE_PROGRAM, Hook::SockOps.attach_type(), cgroup, cgroup_id, &pin)
     }
 
-    /// What was recorded goes too, for nobody would see its sockets close.
+    /// The probes that were recorded go too, for nobody would see their sockets close.
     pub(crate) fn detach_probes(&mut self) -> Result<(), AttachError> {
+        if !self.probes_pin().exists() {
+            return Ok(());
+        }
         link::remove(&self.probes_pin())?;
-        let recorded: Vec<Tuple> = self.passes.keys().filter_map(Result::ok).collect();
-        for tuple in recorded {
+        let recorded = self.passes.iter().filter_map(Result::ok);
+        let probes: Vec<Tuple> =
+            recorded.filter(|(_, pass)| pass.kind == Pass::PROBE).map(|(tuple, _)| tuple).collect();
+        for tuple in probes {
             // Gone already is as good as removed.
             let _ = self.passes.remove(&tuple);
         }
@@ -156,12 +176,7 @@ impl std::fmt::Debug for Refusals {
 
 impl Refusals {
     pub(crate) fn open(ebpf: &mut Ebpf) -> Result<Self, MapError> {
-        let missing = || MapError::of("EVENTS")(aya::maps::MapError::KeyNotFound);
-        let map = ebpf.take_map("EVENTS").ok_or_else(missing)?;
-        let ring = RingBuf::try_from(map).map_err(MapError::of("EVENTS"))?;
-        let io = |error: std::io::Error| MapError::of("EVENTS")(aya::maps::MapError::IoError(error));
-        // SAFETY: the ring buffer owns its descriptor and keeps it open for as long as it is registered.
-        unsafe { AsyncFd::register(ring) }.map(Self).map_err(|error| io(error.into()))
+        load::ring(ebpf, "EVENTS").map(Self)
     }
 
     /// The next one. Cancel safe: nothing is taken before it is returned.

@@ -10,6 +10,7 @@ use aya::maps::{Array, HashMap as BpfHashMap, Map, MapData};
 use aya::programs::{CgroupSockAddr, SchedClassifier, SkLookup, SockOps};
 use lark_abi::{Config, DestinationKey, DestinationValue, Flow, PodEntry, Tuple};
 
+use crate::direct::{DirectEvents, Directs};
 use crate::guard::{self, Guards, Refusals};
 use crate::hook::{AGENT_PROGRAM, Hook, LEAVE_PROGRAM, LOOKUP_PROGRAM, PROBE_PROGRAM};
 use crate::link::{self, AttachError, LinkState};
@@ -69,6 +70,7 @@ pub struct Kernel {
     config: Array<MapData, Config>,
     destinations: Mirror<DestinationKey, DestinationValue>,
     guards: Guards,
+    directs: Directs,
 }
 
 impl Kernel {
@@ -92,6 +94,7 @@ impl Kernel {
             config: load::open(&maps, "CONFIG", Map::Array)?,
             destinations: Mirror::open(&maps, "DESTINATIONS", config.destinations_max)?,
             guards: Guards::open(&root)?,
+            directs: Directs::open(&maps)?,
             ebpf,
             root,
         })
@@ -326,6 +329,19 @@ impl Kernel {
         Refusals::open(&mut self.ebpf)
     }
 
+    /// Verdicts about connections between pods of this node.
+    pub fn directs(&mut self) -> &mut Directs {
+        &mut self.directs
+    }
+
+    /// What becomes of direct connections, as it happens. To be called once, in a tokio runtime.
+    ///
+    /// # Errors
+    /// When the ring buffer cannot be opened, or was taken already.
+    pub fn direct_events(&mut self) -> Result<DirectEvents, MapError> {
+        DirectEvents::open(&mut self.ebpf)
+    }
+
     /// The pods that are pinned, with what the kernel says of each link.
     pub fn pinned(&self) -> Vec<PinnedPod> {
         let mut pods: Vec<PinnedPod> = std::fs::read_dir(self.root.join("pods"))
@@ -419,6 +435,8 @@ impl Kernel {
             let opened: BpfHashMap<_, Tuple, Flow> = load::open(&self.maps(), map, Map::HashMap)?;
             usage.push(MapUsage { map, entries: opened.keys().count(), max: 65_536 });
         }
+        let (entries, max) = self.directs.usage();
+        usage.push(MapUsage { map: "DIRECT", entries, max });
         Ok(usage)
     }
 

@@ -1,6 +1,8 @@
 //! The kernel side as user space sees it: loading, links, pins, maps with typed keys, and the
 //! committed object.
 
+/// Connections between pods of this node that are left to them.
+pub mod direct;
 /// What keeps plaintext from strict pods.
 pub mod guard;
 /// The programs, in the order in which they are attached to a pod.
@@ -20,6 +22,7 @@ pub mod socket_maps;
 /// The two raw system calls that aya does not wrap.
 mod syscall;
 
+pub use direct::{DirectEvents, Directs, OpenDirect};
 pub use guard::{Guards, Refusals};
 pub use kernel::{Kernel, KernelConfig, MapUsage, PinnedPod, file_name, uninstall};
 pub use link::{AttachError, LinkState};

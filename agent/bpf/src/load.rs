@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use aya::maps::{Array, Map, MapData};
+use aya::maps::{Array, Map, MapData, RingBuf};
 use aya::programs::{CgroupSockAddr, SchedClassifier, SkLookup, SockOps};
 use aya::{Ebpf, EbpfLoader};
 
 use lark_abi::Config;
+use tokio::io::unix::AsyncFd;
 
 use crate::hook::{AGENT_PROGRAM, Hook, LEAVE_PROGRAM, LOOKUP_PROGRAM, PROBE_PROGRAM};
 
@@ -14,7 +15,7 @@ use crate::hook::{AGENT_PROGRAM, Hook, LEAVE_PROGRAM, LOOKUP_PROGRAM, PROBE_PROG
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../object/lark.bpf.o");
 
 /// The maps that are pinned: all but the events and when they were told, which are each agent's own.
-pub(crate) const MAPS: [&str; 13] = [
+pub(crate) const MAPS: [&str; 16] = [
     "POD",
     "DESTINATIONS",
     "FLOWS",
@@ -25,6 +26,9 @@ pub(crate) const MAPS: [&str; 13] = [
     "RANGES",
     "GUARDED",
     "PASSES",
+    "DIRECT",
+    "GENERATION",
+    "SK_DIRECT",
     "CONFIG",
     "HEARTBEAT",
     "COUNTERS",
@@ -161,6 +165,16 @@ where
     T: TryFrom<Map, Error = aya::maps::MapError>,
 {
     MapData::from_pin(maps.join(name)).and_then(|data| T::try_from(kind(data))).map_err(MapError::of(name))
+}
+
+/// A ring buffer of this agent's own programs. To be called once for each, in a tokio runtime.
+pub(crate) fn ring(ebpf: &mut Ebpf, name: &'static str) -> Result<AsyncFd<RingBuf<MapData>>, MapError> {
+    let missing = || MapError::of(name)(aya::maps::MapError::KeyNotFound);
+    let map = ebpf.take_map(name).ok_or_else(missing)?;
+    let ring = RingBuf::try_from(map).map_err(MapError::of(name))?;
+    let io = |error: std::io::Error| MapError::of(name)(aya::maps::MapError::IoError(error));
+    // SAFETY: the ring buffer owns its descriptor and keeps it open for as long as it is registered.
+    unsafe { AsyncFd::register(ring) }.map_err(|error| io(error.into()))
 }
 
 /// Refuses to work beside or over what a version with another layout of the maps has pinned: its hooks and

@@ -84,6 +84,11 @@ impl<K: Pod + Hash + Eq, V: Pod + PartialEq> Mirror<K, V> {
         Ok(synced)
     }
 
+    /// The keys of what was written, of some of it.
+    pub(crate) fn written(&self, wanted: impl Fn(&K, &V) -> bool) -> impl Iterator<Item = K> {
+        self.written.iter().filter(move |(key, value)| wanted(key, value)).map(|(key, _)| *key)
+    }
+
     /// Entries in the map.
     pub(crate) fn len(&self) -> usize {
         self.written.len()

@@ -178,7 +178,16 @@ fn map(usage: &MapView) -> CheckView {
     let max = usize::try_from(usage.max).unwrap_or(usize::MAX);
     let found = format!("{} of {max}", usage.entries);
     if usage.entries >= max {
-        line(&subject, Verdict::Fail, found, "it is full; start the agent with a larger --destinations-max")
+        match usage.name.as_str() {
+            "DESTINATIONS" => line(
+                &subject,
+                Verdict::Fail,
+                found,
+                "it is full; start the agent with a larger --destinations-max",
+            ),
+            "DIRECT" => line(&subject, Verdict::Warn, found, "it is full; the rest goes through the agent"),
+            _ => line(&subject, Verdict::Fail, found, "it is full; connections are reset, see `lark bpf`"),
+        }
     } else if usage.entries > max / 10 * 9 {
         line(&subject, Verdict::Warn, found, "it is nearly full")
     } else {

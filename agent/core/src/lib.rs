@@ -12,6 +12,8 @@ pub mod check;
 pub mod constants;
 /// The checks before a stream is delivered to its pod.
 pub mod deliver;
+/// Which connections two pods of one node make without the agent.
+pub mod direct;
 /// Who may connect to whom: AuthorizationPolicy and NetworkPolicy, compiled and judged.
 pub mod policy;
 /// Every word that is printed as a cause: what it means, who saw it, what to do.

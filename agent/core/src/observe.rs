@@ -25,6 +25,11 @@ impl ByteCounters {
     pub fn add_received(&self, bytes: u64) {
         self.received.fetch_add(bytes, Ordering::Relaxed);
     }
+    /// Counts up to what somebody else has counted so far.
+    pub fn reach(&self, sent: u64, received: u64) {
+        self.sent.fetch_max(sent, Ordering::Relaxed);
+        self.received.fetch_max(received, Ordering::Relaxed);
+    }
     /// Bytes from source to destination so far.
     pub fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)

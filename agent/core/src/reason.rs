@@ -88,6 +88,8 @@ reasons! {
     PastHookPacket = "past_hook_packet", "Take CAP_NET_RAW from the pod, or find what in it uses packet sockets.";
     /// A strict pod forwarded TCP to the cluster that no socket of its own namespace made; it was dropped as it left the pod.
     PastHookForwarded = "past_hook_forwarded", "Containers or tunnels inside the pod have a network of their own, which is not captured.";
+    /// Another than the pod that was meant answered a direct connection on this node; nothing but its SYN left the pod that dialled.
+    DirectUnconfirmed = "direct_unconfirmed", "Nothing if a pod has just ended and its address changed hands. Otherwise the pod listens by a socket that was made outside its cgroup; it is reached through the agent from then on.";
     /// Somebody dialled Lark's own listener in a strict pod from outside of it.
     ListenerFromOutside = "listener_from_outside", "Find what scans the pod's ports; nothing is offered to it there.";
     /// The hooks did not hand the source address over, so the application could not be told who calls.

@@ -125,7 +125,7 @@ fn toward(snapshot: &Snapshot, node: &str, address: SocketAddr, by_service: bool
         return Route::Passthrough { address, reason: Passthrough::NotCaptured };
     }
     let destination = workload.clone();
-    if &*workload.node == node && snapshot.mesh.same_node == SameNode::Agent {
+    if &*workload.node == node && snapshot.mesh.same_node != SameNode::Mtls {
         return Route::Local { destination, address };
     }
     match snapshot.node(&workload.node).and_then(|n| n.tunnel_address()) {

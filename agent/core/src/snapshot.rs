@@ -211,6 +211,8 @@ pub enum SameNode {
     Agent,
     /// By mTLS like those between nodes, through a tunnel of the agent to itself.
     Mtls,
+    /// Pod to pod in plaintext where the kernel can decide it; joined inside the agent where not.
+    Direct,
 }
 
 /// What captured permissive pods do while their own agent is dead or stuck.

@@ -3,10 +3,11 @@
 use std::net::SocketAddr;
 
 use crate::capture::PodState;
+use crate::direct::{Subject, verdicts};
 use crate::observe::Secured;
 use crate::policy::{At, Passage};
 use crate::route::{Decision, Route, Step, decide, is_mesh_destination};
-use crate::snapshot::{Snapshot, Workload};
+use crate::snapshot::{SameNode, Snapshot, Workload};
 use crate::view::{EdgeView, Party, TraceView};
 
 /// Follows a connect of the workload `from` (`NAMESPACE/NAME`), which must run on `node`, to `to`
@@ -50,8 +51,29 @@ pub fn explain(
         }
         steps.push(Step { stage: "policy".to_owned(), found });
     }
+    if is_direct(snapshot, source, asked, &decision.route) {
+        way = "direct";
+        let found = "sameNode is direct and policies allow it: the kernel leaves it to the two pods, in plaintext, unless the socket is bound to something";
+        steps.push(Step { stage: "kernel".to_owned(), found: found.to_owned() });
+    }
     steps.extend(denied_before(source, &decision, edges));
     Ok(told(way, steps))
+}
+
+/// Whether the kernel decides it, once both pods are captured. Behind a Service it is asked about the Service's
+/// address, which no verdict is about.
+fn is_direct(snapshot: &Snapshot, source: &Workload, asked: SocketAddr, route: &Route) -> bool {
+    let Route::Local { destination, .. } = route else { return false };
+    if snapshot.mesh.same_node != SameNode::Direct {
+        return false;
+    }
+    let [from, to] = [source, destination].map(|workload| Subject::of(snapshot, workload));
+    let found = verdicts(snapshot, &from, &to);
+    let of = |port: Option<u16>| {
+        let mut about = found.iter().filter(|v| v.address == asked.ip().to_canonical());
+        about.find(|v| v.port == port).map(|v| v.is_direct)
+    };
+    of(Some(asked.port())).or(of(None)).unwrap_or(false)
 }
 
 /// What was said of the last connection between these two that was denied, by the other agent perhaps,
@@ -150,6 +172,17 @@ mod tests {
         }
         let pending = PodState::Pending { why: "no certificate yet".to_owned() };
         assert_eq!(way("shop/web", "10.0.2.1:80", pending).as_deref(), Ok("untouched"));
+    }
+
+    #[test]
+    fn what_the_kernel_decides_is_told() {
+        let (nodes, workloads, services) = fixture::mesh();
+        let mesh = crate::snapshot::MeshSettings { same_node: SameNode::Direct, ..fixture::settings() };
+        let snapshot = Snapshot::build(1, mesh, nodes, workloads, services).unwrap();
+        for (to, expected) in [("10.0.1.2:80", "direct"), ("10.0.2.1:80", "tunnel")] {
+            let told = explain(&snapshot, "one", "shop/web", to, |_| PodState::Captured, &[]).unwrap();
+            assert_eq!(told.way, expected, "{to}");
+        }
     }
 
     #[test]

@@ -345,7 +345,7 @@ pub struct TraceView {
     pub from: String,
     /// The destination, `IP:PORT`.
     pub to: String,
-    /// `tunnel`, `local`, `passthrough`, `deny`, or `untouched` if the kernel would not take it.
+    /// `tunnel`, `local`, `direct`, `passthrough`, `deny`, or `untouched` if the kernel would not take it.
     pub way: String,
     /// Step by step.
     pub steps: Vec<Step>,

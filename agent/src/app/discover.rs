@@ -71,6 +71,7 @@ fn settings(mesh: &MeshArgs) -> anyhow::Result<MeshSettings> {
         same_node: match mesh.same_node {
             Some(cli::SameNode::Agent) => SameNode::Agent,
             Some(cli::SameNode::Mtls) => SameNode::Mtls,
+            Some(cli::SameNode::Direct) => SameNode::Direct,
             None => SameNode::default(),
         },
         agent_down: match mesh.agent_down {

@@ -46,7 +46,7 @@ use crate::admin;
 use crate::capture::{Capturer, Inputs, Locator, NodePods, Pods};
 use crate::cli::{AgentArgs, Recognise};
 use crate::observe::Observer;
-use crate::proxy::Identities;
+use crate::proxy::{Direct, Identities};
 use asked::Asked;
 
 use drain::Drains;
@@ -114,6 +114,7 @@ async fn agent(args: AgentArgs) -> anyhow::Result<()> {
     kernel.attach_agent(std::os::fd::AsFd::as_fd(&own), own.id())?;
     kernel.spawn_logs();
     let refused = kernel.refusals()?;
+    let direct = kernel.direct_events()?;
 
     let svids = SvidStore::new(bundle, Arc::new(SystemTime::now));
     svids.ask_for(Duration::from_secs(args.svid_life));
@@ -184,6 +185,15 @@ async fn agent(args: AgentArgs) -> anyhow::Result<()> {
     ));
     let (ready, mut is_ready) = watch::channel(false);
     let (paused, is_paused) = watch::channel(false);
+    let follower = Direct {
+        snapshot: discovery.snapshot.clone(),
+        pods: pods.clone(),
+        kernel: kernel.clone(),
+        observer: observer.clone(),
+        doubted: capturer.doubted(),
+        paused: is_paused.clone(),
+    };
+    tokio::task::spawn_local(follower.run(direct));
     let drains = Drains::new(observer.clone());
     let source = Arc::new(AgentSource::new(
         &args,

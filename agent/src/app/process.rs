@@ -48,12 +48,13 @@ pub async fn stop_signal() {
     }
 }
 
-/// Runs a future on a runtime of the calling thread.
+/// Runs a future on a runtime of the calling thread, which takes local tasks too.
 ///
 /// # Errors
 /// The future's, or when there is no runtime.
 pub fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future)
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    runtime.enable_all().build_local(tokio::runtime::LocalOptions::default())?.block_on(future)
 }
 
 /// Starts logging to standard error.

@@ -104,7 +104,9 @@ impl AgentSource {
     }
 
     fn plaintext(&self) -> Vec<ConnectionView> {
-        plaintext::connections(&self.pods, &self.snapshot())
+        let open = locked(&self.kernel).guards().direct();
+        let direct = open.into_iter().map(|c| (c.source, c.destination)).collect();
+        plaintext::connections(&self.pods, &self.snapshot(), &direct)
     }
 }
 

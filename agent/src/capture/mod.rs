@@ -2,6 +2,7 @@
 //! the kernel's mesh destinations follow the snapshot.
 
 mod destinations;
+mod direct;
 mod listeners;
 mod locate;
 pub mod plaintext;
@@ -10,6 +11,7 @@ mod reconcile;
 mod second_line;
 mod strict;
 
+pub use direct::Doubted;
 pub use listeners::{Family, PodListener};
 pub use locate::{Locator, NodePods};
 pub use pod::{ConnectionOf, Pod, Pods};

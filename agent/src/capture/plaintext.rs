@@ -1,6 +1,9 @@
 //! Connections of captured pods that Lark does not carry: from before the capture, or with peers outside
 //! the mesh. Read from the kernel in the pods' namespaces, so nothing is believed.
 
+use std::collections::HashSet;
+use std::net::SocketAddr;
+
 use lark_core::observe::Secured;
 use lark_core::snapshot::{Snapshot, Workload};
 use lark_core::view::{ConnectionView, Party};
@@ -12,14 +15,20 @@ use super::strict::older;
 /// Established connections listed of one pod.
 const CONNECTIONS_A_POD: usize = 10_000;
 
-/// All of them on this node.
-pub fn connections(pods: &Pods, snapshot: &Snapshot) -> Vec<ConnectionView> {
+/// All of them on this node but those that are `direct`, by their two ends, for they are told elsewhere.
+pub fn connections(
+    pods: &Pods,
+    snapshot: &Snapshot,
+    direct: &HashSet<(SocketAddr, SocketAddr)>,
+) -> Vec<ConnectionView> {
     pods.all()
         .iter()
         .filter_map(|pod| Some((pod, snapshot.workload(&pod.uid)?)))
         .flat_map(|(pod, workload)| {
             let me = Party::of(workload).unproved();
-            let (found, older) = of_pod(pod, workload, snapshot);
+            let (mut found, older) = of_pod(pod, workload, snapshot);
+            found
+                .retain(|c| !direct.contains(&(c.local, c.remote)) && !direct.contains(&(c.remote, c.local)));
             found.into_iter().map(move |found| view(me.clone(), &found, older.contains(&found), snapshot))
         })
         .collect()

@@ -25,6 +25,7 @@ pub struct Pod {
     pub cgroup: Cgroup,
     /// Its own addresses.
     pub addresses: Vec<IpAddr>,
+    acceptor: OnceLock<Option<u32>>,
     listeners: OnceLock<Vec<u16>>,
     hooks_live: AtomicBool,
     connections: AtomicUsize,
@@ -48,6 +49,7 @@ impl Pod {
             netns,
             cgroup,
             addresses,
+            acceptor: OnceLock::new(),
             listeners: OnceLock::new(),
             hooks_live: AtomicBool::new(false),
             connections: AtomicUsize::new(0),
@@ -64,6 +66,11 @@ impl Pod {
     /// Records whether all hooks are attached.
     pub fn set_hooks_live(&self, live: bool) {
         self.hooks_live.store(live, Ordering::Release);
+    }
+
+    /// By which number verdicts of direct connections name its namespace; nothing if the kernel does not tell.
+    pub fn acceptor(&self) -> Option<u32> {
+        *self.acceptor.get_or_init(|| self.netns.cookie().ok().and_then(super::direct::number))
     }
 
     /// Records the ports of the agent's own listeners in the pod, once they are there.
@@ -118,6 +125,16 @@ impl Pods {
     /// The pod of that uid, if it is captured here.
     pub fn by_uid(&self, uid: &str) -> Option<Arc<Pod>> {
         self.0.load().get(uid).cloned()
+    }
+
+    /// The pod that the kernel's entries name so.
+    pub fn by_id(&self, id: u32) -> Option<Arc<Pod>> {
+        self.0.load().values().find(|pod| pod.id == id).cloned()
+    }
+
+    /// The pod whose namespace verdicts of direct connections name so.
+    pub fn by_acceptor(&self, acceptor: u32) -> Option<Arc<Pod>> {
+        self.0.load().values().find(|pod| pod.acceptor() == Some(acceptor)).cloned()
     }
 
     /// All captured pods.

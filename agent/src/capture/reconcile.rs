@@ -18,6 +18,7 @@ use lark_core::snapshot::{Snapshot, Workload};
 use lark_sys::cgroup::Cgroup;
 
 use super::destinations;
+use super::direct::{Direct, Doubted};
 use super::listeners::{self, PodListener};
 use super::locate::Locator;
 use super::pod::{Pod, Pods};
@@ -81,6 +82,7 @@ pub struct Capturer {
     /// Strict workloads whose connects are refused until they are captured.
     held: BTreeSet<Arc<str>>,
     strict: Strict,
+    direct: Direct,
     reports: Arc<Mutex<Vec<PodReport>>>,
     generation: u64,
     /// What the kernel's map of destinations was made from, if all of it fitted.
@@ -105,6 +107,7 @@ impl Capturer {
         // Numbers differ from those of an agent before, whose flows may still be around.
         let next_id = std::process::id() << 10 | 1;
         let strict = Strict::new(inputs.node.clone(), inputs.kubelet.clone(), kernel.clone());
+        let direct = Direct::new(kernel.clone());
         Self {
             inputs,
             kernel,
@@ -112,6 +115,7 @@ impl Capturer {
             captured: BTreeMap::new(),
             held: BTreeSet::new(),
             strict,
+            direct,
             reports: Arc::default(),
             generation: 0,
             synced: None,
@@ -133,6 +137,11 @@ impl Capturer {
     /// Whose wires the host's interfaces are, of strict pods.
     pub fn wires(&self) -> Wires {
         self.strict.wires()
+    }
+
+    /// Who did not accept what was left to them.
+    pub fn doubted(&self) -> Doubted {
+        self.direct.doubted()
     }
 
     /// Identities that this node needs certificates for.
@@ -201,19 +210,29 @@ impl Capturer {
         self.generation = 0;
         self.synced = None;
         self.strict.retake();
+        self.direct.retake();
     }
 
     /// One pass. Returns whether everything that is wanted is captured or has failed for a reason that
     /// waiting will not mend.
     pub fn reconcile(&mut self, snapshot: &Arc<Snapshot>) -> bool {
-        if snapshot.generation != self.generation {
-            self.sync_destinations(snapshot);
-        }
         let wanted: BTreeMap<Arc<str>, Arc<Workload>> = snapshot
             .workloads_on(&self.inputs.node)
             .filter(|w| w.capture.is_wanted())
             .map(|w| (w.uid.clone(), w.clone()))
             .collect();
+        // First of all: what the kernel decides by itself must not be decided by what was so before.
+        let inputs = &mut self.inputs;
+        self.direct.take_back(
+            snapshot,
+            present(&self.captured).filter(|pod| {
+                wanted.get(&pod.uid).is_some_and(|w| w.addresses == pod.addresses)
+                    && inputs.locator.is_there(pod)
+            }),
+        );
+        if snapshot.generation != self.generation {
+            self.sync_destinations(snapshot);
+        }
         self.release_unwanted(&wanted);
         self.inputs.locator.keep(|uid| wanted.contains_key(uid));
         // Before anything is captured: what is strict takes nothing while it is not.
@@ -244,6 +263,7 @@ impl Capturer {
             });
         }
         *locked(&self.reports) = reports;
+        self.direct.write(snapshot, present(&self.captured));
         settled
     }
 
@@ -434,6 +454,11 @@ impl Capturer {
         }
         self.inputs.to_worker.unlisten(uid);
     }
+}
+
+/// The captured pods that are there and not about to be released.
+fn present(captured: &BTreeMap<Arc<str>, Captured>) -> impl Iterator<Item = &Arc<Pod>> {
+    captured.values().filter(|c| !c.releasing && c.pod.cgroup.is_alive()).map(|c| &c.pod)
 }
 
 /// What the hooks of a captured workload are told of it.

@@ -41,6 +41,8 @@ pub enum SameNode {
     Agent,
     /// By mTLS, through a tunnel of the agent to itself.
     Mtls,
+    /// Pod to pod in plaintext, decided in the kernel.
+    Direct,
 }
 
 /// What a change of policies means for open connections that it does not allow any more.
@@ -77,7 +79,7 @@ pub struct MeshArgs {
     /// How two captured pods of one node are connected, with --discovery kubernetes.
     ///
     /// Default agent: joined inside the agent, on no shared interface. mtls: through a tunnel of the agent to
-    /// itself, for whoever wants it literally.
+    /// itself, for whoever wants it literally. direct: pod to pod in plaintext where the kernel can decide it.
     #[arg(long, env = "LARK_SAME_NODE", value_enum, value_name = "WAY")]
     pub same_node: Option<SameNode>,
     /// What becomes of open connections that policies do not allow any more, with --discovery kubernetes.

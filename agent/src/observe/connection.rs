@@ -182,6 +182,12 @@ impl Connection {
         }
     }
 
+    /// It goes on, and this agent follows it no more.
+    pub fn leave(mut self) {
+        self.told = true;
+        self.observer.leave(self.id);
+    }
+
     /// It is over, and why it was refused if it was.
     pub fn ended(mut self, how: Ending, refusal: Option<(Reason, &str)>) {
         self.tell(how, refusal);

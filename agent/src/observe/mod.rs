@@ -115,6 +115,10 @@ impl Observer {
         locked(&self.0.requests).of(&live.opening)
     }
 
+    fn leave(&self, id: u64) {
+        locked(&self.0.live).remove(&id);
+    }
+
     /// A dry run of a policy would deny a connection.
     fn dry_run_denial(&self, direction: Direction) {
         self.0.metrics.dry_run_denial(direction.label());

@@ -102,7 +102,8 @@ impl Standing {
         Self(Rc::new(RefCell::new(table)))
     }
 
-    /// A connection stands, by the agent's socket from `local` to `remote` in the namespace of `pod`.
+    /// A connection stands, by the socket from `local` to `remote` in the namespace of `pod`, which is the agent's
+    /// unless the connection is direct.
     pub(super) fn hold(
         &self,
         passage: Passage,
@@ -115,6 +116,11 @@ impl Standing {
         table.next += 1;
         table.open.insert(number, Open { passage, pod, local, remote, fate: Fate::Stands, failures: 0 });
         Held { table: self.0.clone(), number }
+    }
+
+    /// Judges one now: it was allowed by what was so before.
+    pub(super) fn look(&self, held: &Held, snapshot: &Snapshot) {
+        self.judge(held.number, snapshot);
     }
 
     /// Judges all of them at each change of discovery, and those that could not be ended every second, for

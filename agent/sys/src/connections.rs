@@ -18,6 +18,19 @@ pub struct Established {
     pub cgroup: Option<u64>,
 }
 
+/// A connection with the payload that its own end has counted so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counted {
+    /// Its own end.
+    pub local: SocketAddr,
+    /// The other end.
+    pub remote: SocketAddr,
+    /// Bytes that were sent, each once.
+    pub sent: u64,
+    /// Bytes that were received. The other end's close is one of them until this one closes too.
+    pub received: u64,
+}
+
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 /// include/uapi/linux/sock_diag.h.
 const SOCK_DESTROY: u16 = 21;
@@ -29,6 +42,11 @@ const OPEN: u32 = 1 << TCP_ESTABLISHED | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 5 | 1 <
 const TCP_TIME_WAIT: u32 = 6;
 /// `INET_DIAG_NOCOOKIE` twice: whichever socket it is.
 const NO_COOKIE: [u8; 8] = [0xff; 8];
+/// `INET_DIAG_INFO`: `struct tcp_info` (include/uapi/linux/tcp.h), of which these are offsets.
+const ATTRIBUTE_INFO: u16 = 2;
+const BYTES_RECEIVED: usize = 128;
+const BYTES_SENT: usize = 200;
+const BYTES_RETRANS: usize = 208;
 /// `INET_DIAG_CGROUP_ID` (include/uapi/linux/inet_diag.h).
 const ATTRIBUTE_CGROUP: u16 = 21;
 const MESSAGE: usize = 72;
@@ -58,6 +76,31 @@ pub fn listening() -> io::Result<HashSet<u16>> {
     Ok(found.into_iter().map(|listener| listener.local.port()).collect())
 }
 
+/// Open TCP connections of the calling thread's namespace with their payload so far (Linux 4.19).
+///
+/// # Errors
+/// When the kernel's diagnostics cannot be asked.
+pub fn counted() -> io::Result<Vec<Counted>> {
+    let mut found = Vec::new();
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        let request = request(u8::try_from(family).unwrap_or_default(), OPEN, 1 << (ATTRIBUTE_INFO - 1));
+        netlink::dump(netlink::SOCK_DIAG, &request, |kind, message| {
+            if kind == SOCK_DIAG_BY_FAMILY {
+                found.extend(count(message));
+            }
+        })?;
+    }
+    Ok(found)
+}
+
+fn count(message: &[u8]) -> Option<Counted> {
+    let Established { local, remote, .. } = parse(message)?;
+    let info = netlink::attribute(message.get(MESSAGE..)?, ATTRIBUTE_INFO)?;
+    let long = |at: usize| Some(u64::from_ne_bytes(info.get(at..at + 8)?.try_into().ok()?));
+    let sent = long(BYTES_SENT)?.saturating_sub(long(BYTES_RETRANS)?);
+    Some(Counted { local, remote, sent, received: long(BYTES_RECEIVED)? })
+}
+
 fn in_states(states: u32, limit: usize) -> io::Result<Vec<Established>> {
     let mut found = Vec::new();
     for family in [libc::AF_INET, libc::AF_INET6] {
@@ -67,7 +110,7 @@ fn in_states(states: u32, limit: usize) -> io::Result<Vec<Established>> {
 }
 
 fn dump(family: u8, states: u32, limit: usize, found: &mut Vec<Established>) -> io::Result<()> {
-    netlink::dump(netlink::SOCK_DIAG, &request(family, states), |kind, message| {
+    netlink::dump(netlink::SOCK_DIAG, &request(family, states, 0), |kind, message| {
         if kind == SOCK_DIAG_BY_FAMILY && found.len() < limit {
             found.extend(parse(message));
         }
@@ -85,13 +128,27 @@ fn dump(family: u8, states: u32, limit: usize, found: &mut Vec<Established>) -> 
 /// # Errors
 /// When the kernel refuses or cannot do it.
 pub fn destroy(local: SocketAddr, remote: SocketAddr) -> io::Result<bool> {
+    destroy_on(local, remote, 0)
+}
+
+/// The same for a socket that is bound to the loopback device.
+///
+/// # Errors
+/// When the kernel refuses or cannot do it.
+pub fn destroy_on_loopback(local: SocketAddr, remote: SocketAddr) -> io::Result<bool> {
+    // The first device of every namespace (`loopback_net_init`, drivers/net/loopback.c).
+    const LOOPBACK: u32 = 1;
+    destroy_on(local, remote, LOOPBACK)
+}
+
+fn destroy_on(local: SocketAddr, remote: SocketAddr, interface: u32) -> io::Result<bool> {
     let socket = netlink::open(netlink::SOCK_DIAG)?;
-    let look = exact(SOCK_DIAG_BY_FAMILY, REQUEST, local, remote, NO_COOKIE);
+    let look = exact(SOCK_DIAG_BY_FAMILY, REQUEST, local, remote, interface, NO_COOKIE);
     let Some(cookie) = ask(&socket, &look, |message| connection_cookie(message, local, remote))?.flatten()
     else {
         return Ok(false);
     };
-    let reset = exact(SOCK_DESTROY, REQUEST_ACK, local, remote, cookie);
+    let reset = exact(SOCK_DESTROY, REQUEST_ACK, local, remote, interface, cookie);
     Ok(ask(&socket, &reset, |_| ())?.is_some())
 }
 
@@ -121,8 +178,16 @@ fn connection_cookie(message: &[u8], local: SocketAddr, remote: SocketAddr) -> O
     if is_it && lives { message.get(44..52)?.try_into().ok() } else { None }
 }
 
-/// `inet_diag_req_v2`: family, TCP, any state, the four-tuple, and the cookie of the one that is meant.
-fn exact(kind: u16, flags: u16, local: SocketAddr, remote: SocketAddr, cookie: [u8; 8]) -> Vec<u8> {
+/// `inet_diag_req_v2`: family, TCP, any state, the four-tuple, the interface that it is bound to or 0, and the
+/// cookie of the one that is meant.
+fn exact(
+    kind: u16,
+    flags: u16,
+    local: SocketAddr,
+    remote: SocketAddr,
+    interface: u32,
+    cookie: [u8; 8],
+) -> Vec<u8> {
     let address = |address: IpAddr| {
         let mut bytes = [0; 16];
         match address {
@@ -139,16 +204,15 @@ fn exact(kind: u16, flags: u16, local: SocketAddr, remote: SocketAddr, cookie: [
     bytes.extend(remote.port().to_be_bytes());
     bytes.extend(address(local.ip()));
     bytes.extend(address(remote.ip()));
-    // Any interface.
-    bytes.extend([0; 4]);
+    bytes.extend(interface.to_ne_bytes());
     bytes.extend(cookie);
     netlink::message(kind, flags, &bytes)
 }
 
-/// `inet_diag_req_v2`: family, TCP, a set of states, wildcard id.
-fn request(family: u8, states: u32) -> Vec<u8> {
+/// `inet_diag_req_v2`: family, TCP, what is to be told besides, a set of states, wildcard id.
+fn request(family: u8, states: u32, more: u8) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(56);
-    bytes.extend([family, 6, 0, 0]);
+    bytes.extend([family, 6, more, 0]);
     bytes.extend(states.to_ne_bytes());
     bytes.extend([0; 48]);
     netlink::message(SOCK_DIAG_BY_FAMILY, REQUEST_DUMP, &bytes)
@@ -191,6 +255,10 @@ mod tests {
                 .unwrap();
             assert_eq!(mine.cgroup, Some(crate::cgroup::own().unwrap().id()));
             assert!(listening().unwrap().contains(&listener.local_addr().unwrap().port()));
+            io::Write::write_all(&mut &client, b"twelve bytes").unwrap();
+            let ends = (client.local_addr().unwrap(), client.peer_addr().unwrap());
+            let sent = counted().unwrap().into_iter().find(|c| (c.local, c.remote) == ends);
+            assert_eq!(sent.map(|c| (c.sent, c.received)), Some((12, 0)));
             client.shutdown(std::net::Shutdown::Write).unwrap();
             let ends = (client.local_addr().unwrap(), client.peer_addr().unwrap());
             assert!(open(usize::MAX).unwrap().iter().any(|c| (c.local, c.remote) == ends));

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -74,6 +74,15 @@ impl NetNs {
         Ok(self.file.metadata()?.ino())
     }
 
+    /// By what the kernel's hooks know it: its cookie, never given twice while the system runs (SO_NETNS_COOKIE,
+    /// Linux 5.14).
+    ///
+    /// # Errors
+    /// When it cannot be entered or asked.
+    pub fn cookie(&self) -> io::Result<u64> {
+        self.within(cookie_here).map_err(io::Error::other)?
+    }
+
     /// Runs `work` with the calling thread inside the namespace: sockets made there belong to it
     /// for ever. `work` must not hand control to an async runtime.
     ///
@@ -91,6 +100,26 @@ impl NetNs {
         drop(guard);
         Ok(result)
     }
+}
+
+/// The cookie of the calling thread's namespace.
+fn cookie_here() -> io::Result<u64> {
+    /// include/uapi/asm-generic/socket.h.
+    const SO_NETNS_COOKIE: libc::c_int = 71;
+    let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)?;
+    let mut cookie = 0_u64;
+    let mut length = libc::socklen_t::try_from(size_of::<u64>()).unwrap_or(0);
+    // SAFETY: the pointers are to locals that outlive the call, and `length` is the first one's size.
+    let failed = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    if failed == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
 }
 
 struct Return<'a>(&'a File);

@@ -88,6 +88,12 @@ counters! {
     PastHookPacket = 31, "past_hook_packet";
     /// A strict pod forwarded TCP to the cluster that no socket of its namespace made; dropped.
     PastHookForwarded = 32, "past_hook_forwarded";
+    /// A connect to a pod of the same node was left alone by a verdict (`sameNode: direct`).
+    Direct = 33, "direct";
+    /// A direct connection reached a strict pod.
+    DirectPassed = 34, "direct_passed";
+    /// Whoever answered a direct connection is not the pod that the verdict names; nothing of it left the pod that dialled.
+    DirectUnconfirmed = 35, "direct_unconfirmed";
 }
 
 /// How many slots the array has; more than there are counters, so that a newer agent fits the map.

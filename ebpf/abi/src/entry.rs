@@ -166,10 +166,10 @@ impl Guard {
 pub struct Pass {
     /// Cookie of the socket that dials; whoever deletes compares it.
     pub cookie: u64,
-    /// [`Pass::PROBE`] or [`Pass::AGENT`].
+    /// [`Pass::PROBE`] and others.
     pub kind: u32,
-    /// Always zero.
-    pub padding: u32,
+    /// Of a direct connection, the namespace that is to accept ([`crate::direct::acceptor_of`]); else zero.
+    pub acceptor: u32,
 }
 
 impl Pass {
@@ -177,6 +177,10 @@ impl Pass {
     pub const PROBE: u32 = 1;
     /// Dialled by the agent from inside the pod's namespace.
     pub const AGENT: u32 = 2;
+    /// Dialled by a pod of this node, by a verdict.
+    pub const DIRECT: u32 = 3;
+    /// The same, and a hook of the pod that the verdict names has seen its SYN.
+    pub const CONFIRMED: u32 = 4;
 }
 
 /// One refusal, as it is told to user space; and without its source's port and the time, what is told once a

@@ -57,10 +57,14 @@ pub fn admit(facts: &LookupFacts) -> Admission {
     if facts.port.is_none() && address.action == Guard::PASS {
         return Admission::Pass(None);
     }
-    if facts.pass.is_some_and(|pass| pass.kind == Pass::PROBE) {
-        return Admission::Pass(Some(Counter::ProbePassed));
+    match facts.pass {
+        Some(Pass { kind: Pass::PROBE, .. }) => Admission::Pass(Some(Counter::ProbePassed)),
+        // A SYN that is sent again finds it confirmed.
+        Some(Pass { kind: Pass::DIRECT | Pass::CONFIRMED, .. }) => {
+            Admission::Pass(Some(Counter::DirectPassed))
+        }
+        _ => Admission::Drop(Counter::PlaintextRefused),
     }
-    Admission::Drop(Counter::PlaintextRefused)
 }
 
 #[cfg(test)]
@@ -78,7 +82,8 @@ mod tests {
     #[test]
     fn only_what_is_known_reaches_a_strict_pod() {
         let strict = LookupFacts { address: guard(7, Guard::REFUSE), ..NOBODY };
-        let probe = Some(Pass { cookie: 1, kind: Pass::PROBE, padding: 0 });
+        let pass = |kind: u32| Some(Pass { cookie: 1, kind, acceptor: 0 });
+        let probe = pass(Pass::PROBE);
         let refused = Admission::Drop(Counter::PlaintextRefused);
         for (facts, expected) in [
             (NOBODY, refused),
@@ -87,6 +92,15 @@ mod tests {
             (LookupFacts { source: guard(7, Guard::REFUSE), ..strict }, Admission::Pass(None)),
             (LookupFacts { pass: probe, ..strict }, Admission::Pass(Some(Counter::ProbePassed))),
             (LookupFacts { pass: Some(Pass::default()), ..strict }, refused),
+            (LookupFacts { pass: pass(Pass::AGENT), ..strict }, refused),
+            (
+                LookupFacts { pass: pass(Pass::DIRECT), ..strict },
+                Admission::Pass(Some(Counter::DirectPassed)),
+            ),
+            (
+                LookupFacts { port: guard(7, Guard::LISTENER), pass: pass(Pass::DIRECT), ..strict },
+                Admission::Drop(Counter::ListenerRefused),
+            ),
             (
                 LookupFacts { port: guard(7, Guard::PASS), ..strict },
                 Admission::Pass(Some(Counter::PortExempt)),

@@ -8,6 +8,8 @@
 pub mod address;
 /// Why a hook did what it did; the index of a per-CPU counter.
 pub mod counter;
+/// Connections that two pods of one node make without the agent.
+pub mod direct;
 /// Values and keys of the maps.
 pub mod entry;
 /// What reaches a strict pod.
@@ -22,6 +24,7 @@ mod pod;
 
 pub use address::{Address, Tuple};
 pub use counter::Counter;
+pub use direct::{DirectEvent, DirectKey, DirectSocket, DirectValue};
 pub use entry::{
     Config, DestinationKey, DestinationValue, Flow, Guard, LAYOUT_VERSION, Pass, PeerName, PodEntry, Refused,
     WORKERS_MAX,

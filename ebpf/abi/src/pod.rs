@@ -1,6 +1,7 @@
 //! Which types aya may copy to and from maps byte by byte.
 
 use crate::address::{Address, Tuple};
+use crate::direct::{DirectEvent, DirectKey, DirectSocket, DirectValue};
 use crate::entry::{
     Config, DestinationKey, DestinationValue, Flow, Guard, Pass, PeerName, PodEntry, Refused,
 };
@@ -19,6 +20,10 @@ plain!(
     Config,
     DestinationKey,
     DestinationValue,
+    DirectEvent,
+    DirectKey,
+    DirectSocket,
+    DirectValue,
     Flow,
     Guard,
     Pass,

@@ -69,9 +69,14 @@ pub fn may_leave(facts: &SegmentFacts) -> bool {
     // Answers of a port that takes plaintext; nothing is dialled from it.
     let answers = !opens || facts.flags & SegmentFacts::ACK != 0;
     let is_exempt = facts.port.is_some_and(|guard| guard.action == Guard::PASS);
-    answers && is_exempt
-        || facts.dialled.is_some_and(|pass| pass.kind == Pass::AGENT)
-        || answers && facts.accepted.is_some_and(|pass| pass.kind == Pass::PROBE)
+    let is_dialled = match facts.dialled {
+        Some(Pass { kind: Pass::AGENT | Pass::CONFIRMED, .. }) => true,
+        // Before the right one has seen it, it may only be opened.
+        Some(Pass { kind: Pass::DIRECT, .. }) => opens,
+        _ => false,
+    };
+    let is_accepted = matches!(facts.accepted, Some(Pass { kind: Pass::PROBE | Pass::CONFIRMED, .. }));
+    answers && is_exempt || is_dialled || answers && is_accepted
 }
 
 /// The first bytes of an IP header, understood.
@@ -139,7 +144,7 @@ mod tests {
         SegmentFacts { flags: ACK, has_payload: false, port: None, dialled: None, accepted: None };
 
     fn pass(kind: u32) -> Option<Pass> {
-        Some(Pass { cookie: 1, kind, padding: 0 })
+        Some(Pass { cookie: 1, kind, acceptor: 0 })
     }
 
     #[test]
@@ -160,6 +165,13 @@ mod tests {
             (SegmentFacts { accepted: pass(Pass::PROBE), ..answers }, true),
             (SegmentFacts { accepted: pass(Pass::PROBE), ..data }, true),
             (SegmentFacts { accepted: pass(Pass::AGENT), ..data }, false),
+            (SegmentFacts { dialled: pass(Pass::DIRECT), ..opens }, true),
+            (SegmentFacts { dialled: pass(Pass::DIRECT), ..data }, false),
+            (SegmentFacts { dialled: pass(Pass::CONFIRMED), ..data }, true),
+            (SegmentFacts { accepted: pass(Pass::DIRECT), ..answers }, false),
+            (SegmentFacts { accepted: pass(Pass::CONFIRMED), ..answers }, true),
+            (SegmentFacts { accepted: pass(Pass::CONFIRMED), ..data }, true),
+            (SegmentFacts { accepted: pass(Pass::CONFIRMED), ..opens }, false),
             (SegmentFacts { port: exempt, ..opens }, false),
             (SegmentFacts { port: exempt, ..answers }, true),
             (SegmentFacts { port: exempt, ..data }, true),

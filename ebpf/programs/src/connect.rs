@@ -14,6 +14,7 @@ use lark_abi::{
 };
 
 use crate::{
+    direct,
     maps::{CONFIG, DESTINATIONS, HEARTBEAT, POD, RANGES, SK_PEER, count, raw},
     sock_addr,
 };
@@ -39,6 +40,7 @@ pub fn hook(
     // What an earlier connect of this socket left behind must not name a peer of this one.
     // SAFETY: `sk` is the context's socket.
     unsafe { bpf_sk_storage_delete(raw(&SK_PEER), sk.cast()) };
+    direct::clear(sk);
 
     // SAFETY: the kernel's pointer to this attachment's storage; user space replaces the value as a
     // whole, under RCU.
@@ -76,6 +78,13 @@ pub fn hook(
         Verdict::Untouched(counter) => untouched(counter),
         Verdict::Refuse(counter) => refuse(counter),
         Verdict::Redirect { address, port } => {
+            let acceptor = direct::verdict(pod, &facts);
+            if acceptor != 0 {
+                if !direct::mark(sk, pod, &facts, acceptor) {
+                    return refuse(Counter::StorageFailed);
+                }
+                return untouched(Counter::Direct);
+            }
             let own = if destination.is_v4() { pod.own_v4 } else { pod.own_v6 };
             let mut peer = PeerName {
                 address: destination,

@@ -25,6 +25,9 @@ mod getsockname6;
 /// What the four name hooks have in common.
 mod name;
 
+/// Connections that a verdict leaves to two pods of one node.
+mod direct;
+
 mod agent_sock_ops;
 mod pod_sock_ops;
 /// Connections that somebody vouches for.

@@ -8,8 +8,8 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use lark_abi::{
-    Config, Counter, DestinationKey, DestinationValue, Flow, Guard, Pass, PeerName, PodEntry, Refused, Tuple,
-    counter, entry::RangeData,
+    Config, Counter, DestinationKey, DestinationValue, DirectEvent, DirectKey, DirectSocket, DirectValue, Flow,
+    Guard, Pass, PeerName, PodEntry, Refused, Tuple, counter, entry::RangeData,
 };
 
 const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
@@ -78,6 +78,25 @@ pub static TOLD: LruHashMap<Refused, u64, 4096> = LruHashMap::new();
 /// them; when full they are counted and not told.
 #[btf_map]
 pub static EVENTS: RingBuf<Refused, 65_536> = RingBuf::new();
+
+/// Verdicts about connections between pods of this node (`sameNode: direct`). 131,072 are 250 dual-stack pods
+/// with each other; what does not fit goes through the agent, and user space says so.
+#[btf_map]
+pub static DIRECT: HashMap<DirectKey, DirectValue, 131_072, NO_PREALLOC> = HashMap::new();
+
+/// The generation of verdicts that count (one); 0: none does. Raised before anything else when policies
+/// change, so that no verdict of before is used after.
+#[btf_map]
+pub static GENERATION: Array<u32, 1> = Array::new();
+
+/// What a socket remembers that was left alone by a verdict. Freed with the socket.
+#[btf_map]
+pub static SK_DIRECT: SkStorage<DirectSocket> = SkStorage::new();
+
+/// What becomes of direct connections, not pinned: each agent reads what its own programs write. 512 KiB are
+/// 5,400; when full they are counted and not told, and user space looks for itself what is open.
+#[btf_map]
+pub static DIRECT_EVENTS: RingBuf<DirectEvent, 524_288> = RingBuf::new();
 
 /// Settings (one).
 #[btf_map]

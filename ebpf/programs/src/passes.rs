@@ -15,25 +15,38 @@ pub fn key(ctx: &SockOpsContext) -> Tuple {
     Tuple { netns: 0, ..tuple::dialled(ctx) }
 }
 
-/// Records what is being dialled.
+/// Records what is being dialled, until the socket closes.
 #[inline(always)]
 pub fn vouch(ctx: &SockOpsContext, key: &Tuple, kind: u32) {
-    let pass = Pass { cookie: tuple::cookie(ctx), kind, padding: 0 };
-    if PASSES.insert(key, &pass, 0).is_err() {
-        count(Counter::PassesFull);
-        return;
+    if record(ctx, key, kind, 0) {
+        tuple::ask_for_states(ctx);
     }
-    tuple::ask_for_states(ctx);
+}
+
+/// Records it; false if there is no room.
+#[inline(always)]
+pub fn record(ctx: &SockOpsContext, key: &Tuple, kind: u32, acceptor: u32) -> bool {
+    let pass = Pass { cookie: tuple::cookie(ctx), kind, acceptor };
+    let is_full = PASSES.insert(key, &pass, 0).is_err();
+    if is_full {
+        count(Counter::PassesFull);
+    }
+    !is_full
 }
 
 /// Takes back what was recorded of a socket that closes, if anything was.
 #[inline(always)]
 pub fn forget(ctx: &SockOpsContext) {
-    let key = key(ctx);
+    remove(ctx, &key(ctx));
+}
+
+/// The same, by its tuple.
+#[inline(always)]
+pub fn remove(ctx: &SockOpsContext, key: &Tuple) {
     // SAFETY: read under RCU; a changed one fails the cookie's comparison.
-    let Some(pass) = (unsafe { PASSES.get(&key) }) else { return };
+    let Some(pass) = (unsafe { PASSES.get(key) }) else { return };
     if pass.cookie == tuple::cookie(ctx) {
-        let _ = PASSES.remove(&key);
+        let _ = PASSES.remove(key);
     }
 }
 

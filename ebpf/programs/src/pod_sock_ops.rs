@@ -1,11 +1,13 @@
 //! sock_ops on the pod's cgroup (Linux 4.13; socket storage from it since 5.10): publishes redirected
-//! connects to the agent, and takes the source addresses of deliveries over into accepted sockets.
+//! connects to the agent, takes the source addresses of deliveries over into accepted sockets, and follows direct
+//! connections at both of their ends.
 
 use aya_ebpf::{macros::sock_ops, programs::SockOpsContext};
-use lark_abi::{Address, Counter, Flow, PeerName, Tuple};
+use lark_abi::{Address, Counter, DirectSocket, Flow, PeerName, Tuple};
 
 use crate::{
-    maps::{DELIVERIES, FLOWS, SK_PEER, count},
+    direct,
+    maps::{DELIVERIES, FLOWS, SK_DIRECT, SK_PEER, count},
     tuple,
 };
 
@@ -13,6 +15,9 @@ use crate::{
 pub fn lark_pod_sock_ops(ctx: SockOpsContext) -> u32 {
     match tuple::op(&ctx) {
         tuple::TCP_CONNECT => connecting(&ctx),
+        // The first callback that a SYN leads to; without an answer of ours the kernel takes its own window.
+        tuple::RWND_INIT if tuple::is_request(&ctx) => direct::accepting(&ctx),
+        tuple::ACTIVE_ESTABLISHED => dialled(&ctx),
         tuple::PASSIVE_ESTABLISHED => established(&ctx),
         tuple::STATE => state(&ctx),
         _ => {}
@@ -26,7 +31,12 @@ fn connecting(ctx: &SockOpsContext) {
     if sk.is_null() {
         return;
     }
-    let Some(peer) = tuple::storage::<PeerName>(&SK_PEER, sk) else { return };
+    let Some(peer) = tuple::storage::<PeerName>(&SK_PEER, sk) else {
+        if let Some(socket) = tuple::storage::<DirectSocket>(&SK_DIRECT, sk) {
+            direct::connecting(ctx, socket);
+        }
+        return;
+    };
     if peer.role != PeerName::CLIENT {
         return;
     }
@@ -76,12 +86,26 @@ fn established(ctx: &SockOpsContext) {
 }
 
 #[inline(always)]
-fn state(ctx: &SockOpsContext) {
-    if !tuple::closes(ctx) {
-        return;
-    }
+fn dialled(ctx: &SockOpsContext) {
     let sk = tuple::socket(ctx);
     if sk.is_null() {
+        return;
+    }
+    if let Some(socket) = tuple::storage::<DirectSocket>(&SK_DIRECT, sk) {
+        direct::established(ctx, socket);
+    }
+}
+
+#[inline(always)]
+fn state(ctx: &SockOpsContext) {
+    let sk = tuple::socket(ctx);
+    if sk.is_null() {
+        return;
+    }
+    if let Some(socket) = tuple::storage::<DirectSocket>(&SK_DIRECT, sk) {
+        return direct::state(ctx, socket);
+    }
+    if !tuple::closes(ctx) {
         return;
     }
     let Some(peer) = tuple::storage::<PeerName>(&SK_PEER, sk) else { return };

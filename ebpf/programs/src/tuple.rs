@@ -20,8 +20,9 @@ use lark_abi::{Address, Counter, Flow, Tuple};
 use crate::maps::{count, raw};
 
 pub use aya_ebpf::bindings::{
-    BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB as PASSIVE_ESTABLISHED, BPF_SOCK_OPS_STATE_CB as STATE,
-    BPF_SOCK_OPS_TCP_CONNECT_CB as TCP_CONNECT,
+    BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB as ACTIVE_ESTABLISHED,
+    BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB as PASSIVE_ESTABLISHED, BPF_SOCK_OPS_RWND_INIT as RWND_INIT,
+    BPF_SOCK_OPS_STATE_CB as STATE, BPF_SOCK_OPS_TCP_CONNECT_CB as TCP_CONNECT,
 };
 
 /// What sock_ops programs return; the value has no meaning for the callbacks used here.
@@ -128,7 +129,50 @@ pub fn cookie(ctx: &SockOpsContext) -> u64 {
 /// Whether this state callback says that the socket closes.
 #[inline(always)]
 pub fn closes(ctx: &SockOpsContext) -> bool {
-    read!((*ctx.ops).__bindgen_anon_1.args[1]) == TCP_CLOSE
+    states(ctx).1 == TCP_CLOSE
+}
+
+/// The state before and after this state callback (include/net/tcp_states.h).
+#[inline(always)]
+pub fn states(ctx: &SockOpsContext) -> (u32, u32) {
+    (read!((*ctx.ops).__bindgen_anon_1.args[0]), read!((*ctx.ops).__bindgen_anon_1.args[1]))
+}
+
+/// Whether this is a listener that answers a SYN: what runs it then is a request and no socket yet.
+#[inline(always)]
+pub fn is_request(ctx: &SockOpsContext) -> bool {
+    read!((*ctx.ops).is_fullsock) == 0
+}
+
+/// Bytes that the other end has acknowledged (RFC 4898, tcpEStatsAppHCThruOctetsAcked), the SYN and the end
+/// among them.
+#[inline(always)]
+pub fn bytes_acked(ctx: &SockOpsContext) -> u64 {
+    read!((*ctx.ops).bytes_acked)
+}
+
+/// Bytes that were received in order (tcpEStatsAppHCThruOctetsReceived), the other side's end among them.
+#[inline(always)]
+pub fn bytes_received(ctx: &SockOpsContext) -> u64 {
+    read!((*ctx.ops).bytes_received)
+}
+
+/// Whether everything that was sent has been acknowledged.
+#[inline(always)]
+pub fn all_acked(ctx: &SockOpsContext) -> bool {
+    read!((*ctx.ops).snd_una) == read!((*ctx.ops).snd_nxt)
+}
+
+/// The smoothed round-trip time in microseconds; the kernel keeps eight times that.
+#[inline(always)]
+pub fn rtt_us(ctx: &SockOpsContext) -> u32 {
+    read!((*ctx.ops).srtt_us) >> 3
+}
+
+/// Segments that were sent again.
+#[inline(always)]
+pub fn retransmits(ctx: &SockOpsContext) -> u32 {
+    read!((*ctx.ops).total_retrans)
 }
 
 /// The socket's storage in a map, if there is one.

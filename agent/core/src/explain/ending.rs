@@ -11,6 +11,8 @@ closed_set! {
     ResetBySource = "reset_by_source", Own, "See the log of the connecting program: it gave up.";
     /// The pod that was connected to reset the connection.
     ResetByDestination = "reset_by_destination", Own, "See the log of the program that serves: it gave up.";
+    /// One of the two pods reset the connection; of direct ones the kernel does not say which.
+    Reset = "reset", Own, "See the logs of both programs: one gave up.";
     /// It was open, and then the tunnel or an agent went.
     Lost = "lost", Own, "The line before it in the agent's log has the reason; `lark explain` knows it.";
     /// It was open, and a change of policy does not allow it any more.

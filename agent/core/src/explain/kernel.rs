@@ -89,11 +89,11 @@ const fn rest(counter: Counter) -> (Side, &'static str) {
         Counter::ProbePassed => (LookupHook, "Nothing: this is how it should be."),
         Counter::PassesFull => (
             ProbeHook,
-            "Probes hang by the thousands, or strict pods have tens of thousands of connections open to whoever is not captured: see `lark connections`.",
+            "Probes hang by the thousands, or pods have tens of thousands of direct connections open, or strict ones to whoever is not captured: see `lark connections`.",
         ),
         Counter::EventsLost => (
             LookupHook,
-            "A scan, or a flood of addresses: what was refused is counted, but not each is named in the log.",
+            "A scan, or a flood of addresses: what was refused is counted, but not each is named in the log. Of direct connections the bytes of some are not known.",
         ),
         Counter::PendingRefused => {
             (ConnectHook, "`lark workloads` and `lark certs` say what the pod's certificate waits for.")
@@ -107,6 +107,15 @@ const fn rest(counter: Counter) -> (Side, &'static str) {
         Counter::PastHookForwarded => (
             LeaveHook,
             "The log names both ends. Containers inside the pod that have a network of their own are not captured.",
+        ),
+        Counter::Direct => (
+            ConnectHook,
+            "Nothing: the mesh's sameNode is direct. `lark edges` lists these connections as `~ direct`.",
+        ),
+        Counter::DirectPassed => (LookupHook, "Nothing: this is how it should be with sameNode: direct."),
+        Counter::DirectUnconfirmed => (
+            ConnectHook,
+            "Nothing if a pod has just ended. If it stays, the log names the pod: it listens by a socket that was made outside its cgroup, and is reached through the agent from then on.",
         ),
         Counter::UnknownTaken => (
             ConnectHook,

@@ -27,7 +27,8 @@ const fn side(reason: Reason) -> Side {
         | Reason::PastHookDevice
         | Reason::PastHookRaw
         | Reason::PastHookPacket
-        | Reason::PastHookForwarded => Side::Source,
+        | Reason::PastHookForwarded
+        | Reason::DirectUnconfirmed => Side::Source,
         Reason::TunnelHandshake | Reason::PeerIdentityMismatch => Side::Either,
         Reason::PlaintextUncaptured
         | Reason::PlaintextPastHooks

@@ -248,6 +248,26 @@ impl PolicyIndex {
         self.sets.get(usize::try_from(*number).ok()?)
     }
 
+    /// The NetworkPolicies that select a workload.
+    pub(super) fn network_of(&self, workload: &Workload) -> impl Iterator<Item = &NetworkPolicy> {
+        let set = self.set_of(workload).into_iter();
+        let numbers = set.flat_map(|set| [&set.ingress, &set.egress]).flat_map(|list| &list.policies);
+        numbers.filter_map(|number| self.policies.network.get(usize::try_from(*number).ok()?))
+    }
+
+    /// The AuthorizationPolicies that select a workload, those under dry run among them.
+    pub(super) fn authorization_of(&self, workload: &Workload) -> impl Iterator<Item = &AuthorizationPolicy> {
+        let set = self.set_of(workload).into_iter();
+        let lists = set.flat_map(|set| [&set.deny, &set.allow, &set.dry_deny, &set.dry_allow]);
+        let numbers = lists.flat_map(|list| &list.policies);
+        numbers.filter_map(|number| self.policies.authorization.get(usize::try_from(*number).ok()?))
+    }
+
+    /// Whether these are the policies of another index, compiled for other workloads perhaps.
+    pub fn has_policies_of(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.policies, &other.policies) || self.policies == other.policies
+    }
+
     /// What the source's agent asks.
     pub fn egress(&self, attempt: &Attempt<'_>) -> Decision<'_> {
         self.network(Direction::Egress, attempt)

@@ -13,6 +13,7 @@ mod denial;
 mod index;
 mod network;
 mod passage;
+mod ports;
 mod selector;
 mod told;
 
@@ -23,6 +24,7 @@ pub use denial::{Denial, How};
 pub use index::{Listed, Policy, PolicyIndex};
 pub use network::{Direction, NetworkPolicy, NetworkRule, Peer, Peers, PortMatch, Ports};
 pub use passage::{At, Denied, Passage, Verdict};
+pub use ports::{PORTS_MAX, PortsAsked};
 pub use selector::{Labels, Operator, Requirement, Selector};
 pub use told::{explain, list};
 

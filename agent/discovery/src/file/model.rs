@@ -88,6 +88,9 @@ pub enum SameNode {
     Agent,
     /// By mTLS like those between nodes, through a tunnel of the agent to itself.
     Mtls,
+    /// Pod to pod in plaintext where the kernel can decide it by identities and policies; joined inside the agent
+    /// where not.
+    Direct,
 }
 
 /// See [`Mesh::agent_down`].

@@ -86,6 +86,7 @@ fn build(path: &Path, file: model::MeshFile, generation: u64) -> Result<Snapshot
         same_node: match file.mesh.same_node {
             model::SameNode::Agent => snapshot::SameNode::Agent,
             model::SameNode::Mtls => snapshot::SameNode::Mtls,
+            model::SameNode::Direct => snapshot::SameNode::Direct,
         },
         agent_down: match file.mesh.agent_down {
             model::AgentDown::Untouched => snapshot::AgentDown::Untouched,

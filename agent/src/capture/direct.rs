@@ -1,0 +1,211 @@
+//! Verdicts of `sameNode: direct` in the kernel. What changes is taken back before anything new is said: when
+//! policies or pods are different all verdicts at once, by their generation; when a pod is gone those about it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+
+use lark_abi::direct::acceptor_of;
+use lark_abi::{Address, DirectKey, DirectValue};
+use lark_bpf::{Kernel, MapError};
+use lark_core::direct::{Subject, Verdict, verdicts};
+use lark_core::snapshot::{SameNode, Snapshot};
+
+use super::pod::Pod;
+use super::reconcile::locked;
+
+/// Namespaces that were to accept a direct connection and did not say so: they are reached through the agent
+/// until their pods are captured anew.
+#[derive(Debug, Clone, Default)]
+pub struct Doubted(Arc<Mutex<BTreeSet<u32>>>);
+
+impl Doubted {
+    /// This one did not.
+    pub fn add(&self, acceptor: u32) {
+        locked(&self.0).insert(acceptor);
+    }
+
+    fn has(&self, acceptor: u32) -> bool {
+        locked(&self.0).contains(&acceptor)
+    }
+
+    fn keep(&self, wanted: impl Fn(u32) -> bool) {
+        locked(&self.0).retain(|acceptor| wanted(*acceptor));
+    }
+}
+
+/// A captured pod as verdicts name it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Named {
+    id: u32,
+    /// 0 if nothing is to be left to it.
+    acceptor: u32,
+    addresses: Vec<[u32; 4]>,
+}
+
+/// What the verdicts in the kernel were made from.
+struct Made {
+    snapshot: Arc<Snapshot>,
+    generation: u32,
+    /// All of these have verdicts about each other.
+    pods: BTreeMap<Arc<str>, Named>,
+}
+
+pub(super) struct Direct {
+    kernel: Arc<Mutex<Kernel>>,
+    /// Nothing while no verdict counts.
+    made: Option<Made>,
+    /// Whether what an agent before this one wrote is gone.
+    is_clean: bool,
+    doubted: Doubted,
+}
+
+impl Direct {
+    pub(super) fn new(kernel: Arc<Mutex<Kernel>>) -> Self {
+        Self { kernel, made: None, is_clean: false, doubted: Doubted::default() }
+    }
+
+    pub(super) fn doubted(&self) -> Doubted {
+        self.doubted.clone()
+    }
+
+    /// Another agent has written its own.
+    pub(super) fn retake(&mut self) {
+        self.made = None;
+        self.is_clean = false;
+    }
+
+    /// Takes back what must not count any more, before anything else is done with a snapshot; `captured` tells
+    /// the captured pods that are there.
+    pub(super) fn take_back<'a>(
+        &mut self,
+        snapshot: &Arc<Snapshot>,
+        captured: impl Iterator<Item = &'a Arc<Pod>>,
+    ) {
+        if let Err(error) = self.try_take_back(snapshot, captured) {
+            // What cannot be taken back singly goes as a whole; should that fail too, it is tried at each pass.
+            tracing::error!(%error, "verdicts about direct connections cannot be changed");
+            self.retake();
+        }
+    }
+
+    fn try_take_back<'a>(
+        &mut self,
+        snapshot: &Arc<Snapshot>,
+        captured: impl Iterator<Item = &'a Arc<Pod>>,
+    ) -> Result<(), MapError> {
+        let is_wanted = snapshot.mesh.same_node == SameNode::Direct;
+        if !self.is_clean || !is_wanted && self.made.is_some() {
+            locked(&self.kernel).directs().clear()?;
+            self.made = None;
+            self.is_clean = true;
+        }
+        if !is_wanted {
+            return Ok(());
+        }
+        let named = self.named(captured);
+        self.doubted.keep(|acceptor| named.values().any(|pod| acceptor == pod.1));
+        let Some(made) = &mut self.made else {
+            let generation = locked(&self.kernel).directs().raise()?;
+            self.made = Some(Made { snapshot: snapshot.clone(), generation, pods: BTreeMap::new() });
+            return Ok(());
+        };
+        let gone: Vec<Arc<str>> = made
+            .pods
+            .iter()
+            .filter(|(uid, pod)| named.get(*uid).is_none_or(|(now, _)| now != *pod))
+            .map(|(uid, _)| uid.clone())
+            .collect();
+        for uid in gone {
+            let Some(pod) = made.pods.remove(&uid) else { continue };
+            locked(&self.kernel).directs().remove(|key, value| {
+                key.pod == pod.id
+                    || pod.acceptor != 0 && value.acceptor == pod.acceptor
+                    || pod.addresses.contains(&key.address_be)
+            })?;
+        }
+        let before = &made.snapshot;
+        let is_same = snapshot.policies().has_policies_of(before.policies())
+            && made.pods.keys().all(|uid| snapshot.workload(uid) == before.workload(uid));
+        if !is_same {
+            made.generation = locked(&self.kernel).directs().raise()?;
+            made.pods.clear();
+        }
+        made.snapshot = snapshot.clone();
+        Ok(())
+    }
+
+    /// Each pod as it is to be named, and its namespace's number even if nothing is left to it.
+    fn named<'a>(&self, captured: impl Iterator<Item = &'a Arc<Pod>>) -> BTreeMap<Arc<str>, (Named, u32)> {
+        captured
+            .filter_map(|pod| {
+                let number = pod.acceptor()?;
+                let acceptor = if self.doubted.has(number) { 0 } else { number };
+                let addresses = pod.addresses.iter().map(|a| Address::from(a.to_canonical()).words_be);
+                let named = Named { id: pod.id, acceptor, addresses: addresses.collect() };
+                Some((pod.uid.clone(), (named, number)))
+            })
+            .collect()
+    }
+
+    /// Writes what is missing, for all pods that are captured.
+    pub(super) fn write<'a>(&mut self, snapshot: &Snapshot, captured: impl Iterator<Item = &'a Arc<Pod>>) {
+        if self.made.is_none() {
+            return;
+        }
+        let named = self.named(captured);
+        let Some(made) = &mut self.made else { return };
+        if named.keys().all(|uid| made.pods.contains_key(uid)) {
+            return;
+        }
+        let subjects: Vec<(&Named, Subject<'_>, bool)> = named
+            .iter()
+            .filter_map(|(uid, (pod, _))| {
+                let workload = snapshot.workload(uid)?;
+                Some((pod, Subject::of(snapshot, workload), !made.pods.contains_key(uid)))
+            })
+            .collect();
+        let mut written = Vec::new();
+        for (from, source, is_new) in &subjects {
+            for (to, destination, is_new_too) in subjects.iter().filter(|(to, ..)| to.acceptor != 0) {
+                if *is_new || *is_new_too {
+                    let found = verdicts(snapshot, source, destination);
+                    written.extend(found.iter().map(|v| entry(v, from.id, to.acceptor, made.generation)));
+                }
+            }
+        }
+        let result = {
+            let mut kernel = locked(&self.kernel);
+            let directs = kernel.directs();
+            let generation = made.generation;
+            let written = directs.write_all(&written);
+            written.and_then(|synced| {
+                directs.remove(|_, value| value.generation != generation)?;
+                Ok(synced)
+            })
+        };
+        made.pods = named.into_iter().map(|(uid, (pod, _))| (uid, pod)).collect();
+        match result {
+            Ok(synced) if synced.left_out > 0 => tracing::error!(
+                left_out = synced.left_out,
+                "the kernel's map of direct connections is full: the rest goes through the agent"
+            ),
+            Ok(synced) => tracing::debug!(written = synced.written, "verdicts about direct connections"),
+            Err(error) => tracing::error!(%error, "verdicts about direct connections cannot be written"),
+        }
+    }
+}
+
+fn entry(verdict: &Verdict, pod: u32, acceptor: u32, generation: u32) -> (DirectKey, DirectValue) {
+    let key = DirectKey {
+        address_be: Address::from(verdict.address).words_be,
+        pod,
+        port: verdict.port.unwrap_or(0),
+        padding: 0,
+    };
+    (key, DirectValue { generation, acceptor: if verdict.is_direct { acceptor } else { 0 } })
+}
+
+/// How verdicts name a namespace, by its cookie.
+pub(super) fn number(cookie: u64) -> Option<u32> {
+    Some(acceptor_of(cookie)).filter(|number| *number != 0)
+}
