@@ -176,6 +176,7 @@ impl House {
 fn a_valid_certificate_of_a_denied_workload_opens_nothing() {
     let mut house = House::captured();
     let nginx = Nginx::start(&house.bed, &house.server).unwrap();
+    house.strict(&house.server.clone());
     let allow = json!({
         "apiVersion": "lark.mesh/v1alpha1", "kind": "AuthorizationPolicy",
         "metadata": { "namespace": "shop", "name": "client-only" },
@@ -235,8 +236,9 @@ print('end')
 
 #[test]
 fn straight_to_the_tunnel_port_without_a_certificate_leads_nowhere_from_anywhere() {
-    let house = House::captured();
+    let mut house = House::captured();
     let nginx = Nginx::start(&house.bed, &house.server).unwrap();
+    house.strict(&house.server.clone());
     let url = format!("http://{}:8080/", house.server.ip);
     house.curl(&url);
     let name = lark_tunnel::name::server_name(&id("server"));
@@ -265,6 +267,7 @@ fn an_address_that_changed_hands_during_a_connection_leads_nobody_to_its_next_ow
     // The tunnel of this test answers no PING.
     let mut house = House::captured_with(&["--keepalive", "300"]);
     let nginx = Nginx::start(&house.bed, &house.server).unwrap();
+    house.strict(&house.server.clone());
     // Another pod of the same account, so that the node goes on to be `server` for others.
     let (_, two) = house.nodes.clone();
     let second = house.bed.pod(&two, "second").unwrap();

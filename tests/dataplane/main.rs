@@ -5,9 +5,12 @@
 mod answers;
 mod attacks;
 mod capture;
+mod direct;
 mod failure;
+mod grpc;
 mod house;
 mod identity;
+mod ingress;
 mod kinds;
 mod long;
 mod many;

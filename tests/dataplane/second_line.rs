@@ -73,6 +73,11 @@ struct Senders<'a> {
 impl Senders<'_> {
     /// By a socket that was made outside of the pod and passed in.
     fn passed(&mut self, pod: &Pod, to: IpAddr, device: Option<&str>, patience: &str) -> String {
+        self.run(pod, to, device, TAKES, patience)
+    }
+
+    /// The same, used by another program.
+    fn run(&mut self, pod: &Pod, to: IpAddr, device: Option<&str>, takes: &str, patience: &str) -> String {
         self.made += 1;
         let path = self.house.bed.directory().join(format!("passed-{}", self.made));
         let (path, to) = (path.to_str().unwrap(), to.to_string());
@@ -83,7 +88,7 @@ impl Senders<'_> {
         let gives = maker.start(gives, &log).unwrap();
         eventually(Duration::from_secs(20), "the socket is made", || Ok(gives.log().contains("ready")))
             .unwrap();
-        pod.place.run("python3", &["-c", TAKES, path, &to, patience]).unwrap().trim().to_owned()
+        pod.place.run("python3", &["-c", takes, path, &to, patience]).unwrap().trim().to_owned()
     }
 
     fn forged(&self, kind: &str, pod: &Pod, to: IpAddr) {
@@ -155,6 +160,96 @@ fn what_leaves_a_strict_pod_past_its_hooks_is_dropped_and_told_apart_and_not_on_
     assert!(house.one.table(&["edges"]).unwrap().contains("past_hook_packet"));
     let check = House::checks(&house.one);
     assert!(check.is_ok(), "{check:?}");
+}
+
+#[test]
+fn what_a_strict_pod_forwards_for_a_network_of_its_own_is_dropped_and_told_apart() {
+    let mut house = House::captured();
+    let (client, server) = (house.client.clone(), house.server.clone());
+    let nginx = Nginx::start(&house.bed, &server).unwrap();
+    // A container inside the pod that has a network of its own, masqueraded to the pod's address.
+    let inner = format!("{}-inner", house.bed.name());
+    let own = client.place.netns.file_name().unwrap().to_str().unwrap().to_owned();
+    let ip = |arguments: &[&str]| {
+        assert!(
+            std::process::Command::new("ip").args(arguments).status().unwrap().success(),
+            "{arguments:?}"
+        );
+    };
+    ip(&["netns", "add", &inner]);
+    ip(&["-n", &own, "link", "add", "inner", "type", "veth", "peer", "name", "eth0", "netns", &inner]);
+    ip(&["-n", &own, "addr", "add", "10.200.0.1/24", "dev", "inner"]);
+    ip(&["-n", &own, "link", "set", "inner", "up"]);
+    ip(&["-n", &inner, "addr", "add", "10.200.0.2/24", "dev", "eth0"]);
+    ip(&["-n", &inner, "link", "set", "eth0", "up"]);
+    ip(&["-n", &inner, "route", "add", "default", "via", "10.200.0.1"]);
+    client.place.run("sysctl", &["-qw", "net.ipv4.ip_forward=1"]).unwrap();
+    let rules = "table ip inner { chain out { type nat hook postrouting priority srcnat; ip saddr 10.200.0.0/24 masquerade; }; }";
+    client.place.run("nft", &[rules]).unwrap();
+    let place =
+        Place { cgroup: house.host(true, "inner").cgroup, netns: PathBuf::from("/run/netns").join(&inner) };
+    let ask = |patience: &str, path: &str| {
+        let url = format!("http://{}:8080/{path}", server.ip);
+        place.output("curl", &["-sS", "--max-time", patience, &url]).unwrap().status.code()
+    };
+    assert_eq!(ask("20", ""), Some(0));
+    house.strict(&client);
+    let wire = Wire::listen(&house.bed).unwrap();
+    // Silence: nobody is there to say no.
+    assert_eq!(ask("1", "canary-of-lark"), Some(28));
+    assert_eq!(wire.count("canary-of-lark").unwrap(), 0);
+    assert!(!nginx.access_log().contains("canary"), "{}", nginx.access_log());
+    assert!(house.one.kernel_counter("past_hook_forwarded").unwrap() >= 1);
+    let log = house.one.process.log();
+    let is_told = |line: &str| {
+        ["reason=\"past_hook_forwarded\"", "src.workload=\"client\"", "dst.workload=\"server\""]
+            .iter()
+            .all(|part| line.contains(part))
+    };
+    assert!(log.lines().any(is_told), "{log}");
+}
+
+/// Dials with its first bytes in the SYN by a socket that was made elsewhere.
+const FAST: &str = r"
+import socket, sys
+u = socket.socket(socket.AF_UNIX); u.connect(sys.argv[1])
+s = socket.socket(fileno=socket.recv_fds(u, 1, 1)[1][0])
+s.settimeout(float(sys.argv[3]))
+try:
+    s.sendto(b'GET /canary-of-lark HTTP/1.0\r\n\r\n', 0x20000000, (sys.argv[2], 8080))  # MSG_FASTOPEN
+    print('bytes' if s.recv(1) else 'end', bool(s.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)[5] & 32))
+except (TimeoutError, ConnectionAbortedError): print('nothing')
+";
+
+#[test]
+fn fast_open_past_the_hooks_puts_no_byte_on_the_wire() {
+    let mut house = House::captured();
+    let (client, neighbour, server) = (house.client.clone(), house.neighbour.clone(), house.server.clone());
+    let outside = house.host(true, "outside").cgroup;
+    // Without cookies, so that the very first SYN has the data (ip-sysctl.rst, tcp_fastopen).
+    for pod in [&client, &neighbour, &server] {
+        pod.place.run("sysctl", &["-qw", "net.ipv4.tcp_fastopen=0x607"]).unwrap();
+    }
+    let _nginx = Nginx::start(&house.bed, &server).unwrap();
+    house.strict(&client);
+    let mut senders = Senders { house: &house, outside, made: 20 };
+    let wire = Wire::listen(&house.bed).unwrap();
+    assert_eq!(senders.run(&neighbour, server.ip, None, FAST, "20"), "bytes True");
+    assert!(wire.count("canary-of-lark").unwrap() >= 1);
+    let wire = Wire::listen(&house.bed).unwrap();
+    assert_eq!(senders.run(&client, server.ip, None, FAST, "0.5"), "nothing");
+    assert_eq!(wire.count("canary-of-lark").unwrap(), 0);
+    assert!(house.one.kernel_counter("past_hook_socket").unwrap() >= 1);
+    // The same socket of the pod's own goes into a tunnel, data and all.
+    let wire = Wire::listen(&house.bed).unwrap();
+    assert_eq!(house.curl(&format!("http://{}:8080/", server.ip)), "canary-of-lark\n");
+    let own = "import socket, sys\n\
+        s = socket.socket(); s.settimeout(20)\n\
+        s.sendto(b'GET /canary-of-lark HTTP/1.0\\r\\n\\r\\n', 0x20000000, (sys.argv[1], 8080))\n\
+        print('bytes' if s.recv(1) else 'end')\n";
+    let said = client.place.run("python3", &["-c", own, &server.ip.to_string()]).unwrap();
+    assert_eq!(said.trim(), "bytes", "{}", house.logs());
+    assert_eq!(wire.count("canary-of-lark").unwrap(), 0);
 }
 
 #[test]

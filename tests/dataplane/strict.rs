@@ -1,11 +1,13 @@
 //! Strict pods: what reaches them and what does not, what they dial, probes, and what is older than strict.
 
+use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use lark_testbed::{Agent, Controller, Nginx, Place, Pod, Record, Running, Wire, eventually};
 use serde_json::{Value, json};
 
+use crate::grpc;
 use crate::house::House;
 use crate::upgrade::{LOOP, echo, python};
 
@@ -21,6 +23,21 @@ try:
     print('bytes' if s.recv(1) else 'end')
 except ConnectionRefusedError: print('refused')
 except ConnectionResetError: print('reset')
+";
+/// The same from a port of its own, which is free again at once. Arguments: address, port, own port.
+const FROM_PORT: &str = r"
+import socket, struct, sys
+host, port, own = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+s = socket.socket(socket.AF_INET6 if ':' in host else socket.AF_INET)
+s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
+s.bind(('', own))
+s.settimeout(30)
+try:
+    s.connect((host, port))
+    s.sendall(b'GET /canary-of-lark HTTP/1.0\r\n\r\n')
+    print('bytes' if s.recv(1) else 'end')
+except ConnectionRefusedError: print('refused')
 ";
 const MPTCP: &str = "262";
 const RANGES: [&str; 2] = ["10.77.0.0/16", "fd77::/16"];
@@ -181,7 +198,19 @@ fn probes_pass_by_the_kubelets_cgroup_and_nobody_passes_for_them() {
         node.ip, server.ip, server.ip
     );
     node.place.run("nft", &[&rules]).unwrap();
+    grpc::serve(&server.place);
     for to in [server.ip, server.ip6] {
+        // gRPC.
+        assert_eq!(grpc::probe(&kubelet, to), Ok(1));
+        for from in [&host, &near.place] {
+            assert_eq!(grpc::probe(from, to), Err(ErrorKind::ConnectionRefused));
+        }
+        // Exec: a process of the pod, by its own address and by loopback.
+        let loopback = if to.is_ipv6() { "::1".parse().unwrap() } else { "127.0.0.1".parse().unwrap() };
+        for own in [to, loopback] {
+            assert_eq!(canary(&server.place, own, 8080, "0"), "bytes");
+            assert_eq!(grpc::probe(&server.place, own), Ok(1));
+        }
         // HTTP, and TCP as far as its handshake.
         let url = if to.is_ipv6() { format!("http://[{to}]:8080/") } else { format!("http://{to}:8080/") };
         assert_eq!(kubelet.run("curl", &["-sS", "--max-time", "20", &url]).unwrap(), "canary-of-lark\n");
@@ -191,7 +220,17 @@ fn probes_pass_by_the_kubelets_cgroup_and_nobody_passes_for_them() {
         }
     }
     assert_eq!(canary(&near.place, node.ip, 30080, "0"), "refused", "a node port passed for a probe");
-    assert_eq!(house.two.kernel_counter("probe_passed").unwrap(), 4);
+    // Whoever has the kubelet's address and port right after it.
+    for to in [server.ip, server.ip6] {
+        let from_port = |place: &Place| {
+            let said = place.run("python3", &["-c", FROM_PORT, &to.to_string(), "8080", "40404"]);
+            said.unwrap_or_else(|e| panic!("{e:#}\n{}", house.logs())).trim().to_owned()
+        };
+        for _ in 0..3 {
+            assert_eq!((from_port(&kubelet), from_port(&host)), ("bytes".to_owned(), "refused".to_owned()));
+        }
+    }
+    assert_eq!(house.two.kernel_counter("probe_passed").unwrap(), 12);
     let log = house.two.process.log();
     // The node's end of the pods' bridge, which discovery does not list.
     let bridge = |line: &str| {

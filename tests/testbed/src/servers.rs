@@ -1,5 +1,6 @@
 //! Real servers in pods.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -41,6 +42,18 @@ impl Nginx {
     /// # Errors
     /// When it does not come up; with its log.
     pub fn start(bed: &Testbed, pod: &Pod) -> Result<Self> {
+        Self::with(bed, pod, "location /put/ { dav_methods PUT; create_full_put_path on; }")
+    }
+
+    /// Starts one that asks another server, as an ingress does; but for /who, which it answers itself.
+    ///
+    /// # Errors
+    /// When it does not come up; with its log.
+    pub fn before(bed: &Testbed, pod: &Pod, upstream: SocketAddr) -> Result<Self> {
+        Self::with(bed, pod, &format!("location / {{ proxy_pass http://{upstream}; }}"))
+    }
+
+    fn with(bed: &Testbed, pod: &Pod, location: &str) -> Result<Self> {
         need("nginx", "nginx")?;
         let home = bed.directory().join(format!("nginx-{}", pod.name));
         let files = home.join("files");
@@ -53,7 +66,7 @@ impl Nginx {
              client_body_temp_path {h}/tmp; proxy_temp_path {h}/tmp; fastcgi_temp_path {h}/tmp; uwsgi_temp_path {h}/tmp; scgi_temp_path {h}/tmp;\n\
              client_max_body_size 0;\n\
              server {{\n    listen 8080;\n    listen [::]:8080;\n    root {h}/files;\n\
-             location /put/ {{ dav_methods PUT; create_full_put_path on; }}\n\
+             {location}\n\
              location /who {{ return 200 \"$remote_addr $server_addr\\n\"; }}\n  }}\n}}\n",
             h = home.display()
         );
@@ -65,7 +78,7 @@ impl Nginx {
             if !process.is_running() {
                 bail!("nginx ended: {}", process.log());
             }
-            Ok(pod.place.output("curl", &["-sf", "http://127.0.0.1:8080/"])?.status.success())
+            Ok(pod.place.output("curl", &["-sf", "http://127.0.0.1:8080/who"])?.status.success())
         })?;
         Ok(Self { files, access: home.join("access.log"), _process: process })
     }

@@ -1,9 +1,13 @@
-//! What crosses the wire between the nodes.
+//! What crosses the wire between the nodes. A capture proves something only if it has seen all: a datagram goes
+//! before what is captured and one after it, both must be in the capture, and nothing may have been dropped.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
+use lark_sys::netns::NetNs;
+use socket2::{Domain, Socket, Type};
 
 use crate::bed::{Node, Pod, Testbed};
 use crate::place::{Place, Running, eventually};
@@ -14,6 +18,34 @@ use crate::servers::need;
 pub struct Wire {
     tcpdump: Running,
     file: PathBuf,
+    control: Control,
+}
+
+/// Where datagrams are sent that the capture must have.
+#[derive(Debug)]
+struct Control {
+    netns: PathBuf,
+    /// The interface, where there is no way to it by an address.
+    device: Option<&'static str>,
+    to: IpAddr,
+}
+
+/// What the datagrams say, and the port, `discard`, to which they go.
+const CONTROL: &str = "in-this-capture-";
+const DISCARD: u16 = 9;
+
+impl Control {
+    fn say(&self, which: &str) -> Result<()> {
+        let send = || {
+            let socket = Socket::new(Domain::for_address(SocketAddr::new(self.to, 0)), Type::DGRAM, None)?;
+            socket.set_broadcast(true)?;
+            socket.bind_device(self.device.map(str::as_bytes))?;
+            let text = format!("{CONTROL}{which}");
+            socket.send_to(text.as_bytes(), &SocketAddr::new(self.to, DISCARD).into())
+        };
+        NetNs::open(&self.netns)?.within(send)?.context("send what the capture must have")?;
+        Ok(())
+    }
 }
 
 impl Wire {
@@ -22,7 +54,7 @@ impl Wire {
     /// # Errors
     /// When tcpdump is missing or does not start.
     pub fn listen(bed: &Testbed) -> Result<Self> {
-        Self::at(bed, &bed.wire_place()?, "br0")
+        Self::at(bed, &bed.wire_place()?, "br0", Ipv4Addr::BROADCAST.into())
     }
 
     /// Begins to capture on every interface of a node: its loopback, its pods' wires and its own.
@@ -30,7 +62,7 @@ impl Wire {
     /// # Errors
     /// As [`Self::listen`].
     pub fn of_node(bed: &Testbed, node: &Node) -> Result<Self> {
-        Self::at(bed, &node.place, "any")
+        Self::at(bed, &node.place, "any", Ipv4Addr::LOCALHOST.into())
     }
 
     /// Begins to capture in a pod, on its one interface.
@@ -38,10 +70,13 @@ impl Wire {
     /// # Errors
     /// As [`Self::listen`].
     pub fn of_pod(bed: &Testbed, pod: &Pod) -> Result<Self> {
-        Self::at(bed, &pod.place, "eth0")
+        let IpAddr::V4(own) = pod.ip else { anyhow::bail!("pods have IPv4 addresses") };
+        let [a, b, c, _] = own.octets();
+        // Its gateway.
+        Self::at(bed, &pod.place, "eth0", Ipv4Addr::new(a, b, c, 254).into())
     }
 
-    fn at(bed: &Testbed, place: &Place, interface: &str) -> Result<Self> {
+    fn at(bed: &Testbed, place: &Place, interface: &'static str, to: IpAddr) -> Result<Self> {
         need("tcpdump", "tcpdump")?;
         // By its place, for there may be several at once.
         let netns = place.netns.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -56,18 +91,36 @@ impl Wire {
         eventually(Duration::from_secs(10), "tcpdump listens", || {
             Ok(tcpdump.log().contains("listening on"))
         })?;
-        Ok(Self { tcpdump, file })
+        let device = (to == IpAddr::V4(Ipv4Addr::BROADCAST)).then_some(interface);
+        let control = Control { netns: place.netns.clone(), device, to };
+        control.say("first")?;
+        Ok(Self { tcpdump, file, control })
     }
 
     /// Ends the capture and returns its bytes.
     ///
     /// # Errors
-    /// When tcpdump does not end or its file cannot be read.
+    /// When tcpdump does not end, its file cannot be read, or it has not seen everything.
     pub fn finish(mut self) -> Result<Vec<u8>> {
+        self.control.say("last")?;
         self.settle()?;
         self.tcpdump.signal("INT");
         eventually(Duration::from_secs(10), "tcpdump ends", || Ok(!self.tcpdump.is_running()))?;
-        Ok(std::fs::read(&self.file)?)
+        let log = self.tcpdump.log();
+        let dropped = log.lines().any(|line| {
+            let words: Vec<&str> = line.split([' ', ',']).filter(|word| !word.is_empty()).collect();
+            words.windows(3).any(|w| w[0] != "0" && w[1].starts_with("packet") && w[2] == "dropped")
+        });
+        ensure!(!dropped, "frames were dropped, so the capture proves nothing: {log}");
+        let bytes = std::fs::read(&self.file)?;
+        for which in ["first", "last"] {
+            let text = format!("{CONTROL}{which}");
+            ensure!(
+                occurrences(&bytes, &text) > 0,
+                "{text} is not in the capture, which proves nothing: {log}"
+            );
+        }
+        Ok(bytes)
     }
 
     /// Waits until tcpdump has written what came: at its end it forgets what is still in the kernel's buffer,
@@ -104,8 +157,10 @@ impl Wire {
     /// # Errors
     /// As [`Self::finish`].
     pub fn count(self, text: &str) -> Result<usize> {
-        let bytes = self.finish()?;
-        anyhow::ensure!(bytes.len() > 100, "nothing was captured on the wire, so nothing is proved");
-        Ok(bytes.windows(text.len()).filter(|w| *w == text.as_bytes()).count())
+        Ok(occurrences(&self.finish()?, text))
     }
+}
+
+fn occurrences(bytes: &[u8], text: &str) -> usize {
+    bytes.windows(text.len()).filter(|window| *window == text.as_bytes()).count()
 }
