@@ -18,7 +18,7 @@ const PODS: usize = 500;
 const ACCOUNTS: usize = 20;
 
 /// A figure, its unit and the most that it may be; nothing where it is only stated.
-const FIGURES: [(&str, &str, Option<f64>); 28] = [
+const FIGURES: [(&str, &str, Option<f64>); 30] = [
     ("load_s", "s to build a snapshot of 100,000 workloads, 10,000 Services and 5,000 nodes", Some(2.0)),
     ("bytes_a_workload", "bytes of it for each workload", Some(1024.0)),
     ("update_p50_ms", "ms from a replaced pod to the next snapshot and the kernel's changes", Some(1.0)),
@@ -33,6 +33,8 @@ const FIGURES: [(&str, &str, Option<f64>); 28] = [
     ("permissive_miss_hook_ns", "ns of it in the hook", None),
     ("strict_miss_hook_ns", "ns of it in the hook", None),
     ("permissive_taken_hook_ns", "ns in the hook for a connect that is taken, of a permissive pod", None),
+    ("direct_hook_ns", "ns in the hook for a connect that a verdict leaves to two pods of one node", None),
+    ("second_line_ns", "ns in the second line for a segment that leaves a strict pod", None),
     ("strict_taken_hook_ns", "ns in the hook for a connect that is taken, of a strict pod", None),
     ("guard_refused_hook_ns", "ns in the look-up hook for plaintext that a strict pod refuses", None),
     ("capture_ms", "ms to capture a pod, of 500 on one node", Some(5.0)),

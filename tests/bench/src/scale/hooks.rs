@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::MetadataExt;
@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use aya::programs::loaded_programs;
-use lark_abi::{Config, DestinationKey, DestinationValue, Guard, PodEntry};
+use lark_abi::{Config, DestinationKey, DestinationValue, DirectKey, DirectValue, Guard, PodEntry};
 use lark_bpf::{Kernel, KernelConfig};
 use lark_sys::cgroup::Cgroup;
 use serde_json::{Map, Value, json};
@@ -23,6 +23,10 @@ const OWN: &str = "10.200.0.1";
 const MESH: &str = "10.200.0.2";
 const OUTSIDE: &str = "10.201.0.1";
 const STRANGER: &str = "10.200.0.3";
+/// A pod of the same node that a verdict leaves to it.
+const NEIGHBOUR: &str = "10.200.0.4";
+/// Verdicts about other pods: those of a node with a hundred dual-stack pods.
+const VERDICTS: u32 = 19_800;
 
 /// One way of a connect: what the pod's entry says, where it goes, from where, whether it is refused, and the
 /// program whose runs are counted.
@@ -37,7 +41,8 @@ struct Case {
 
 const CONNECT: &str = "lark_connect4";
 const LOOKUP: &str = "lark_lookup";
-const CASES: [Case; 7] = [
+const SECOND_LINE: &str = "lark_leave";
+const CASES: [Case; 8] = [
     Case { name: "uncaptured", flags: None, to: OUTSIDE, from: None, refused: false, program: "" },
     Case {
         name: "permissive_miss",
@@ -72,6 +77,14 @@ const CASES: [Case; 7] = [
         program: CONNECT,
     },
     Case {
+        name: "direct",
+        flags: Some(PodEntry::ACTIVE),
+        to: NEIGHBOUR,
+        from: None,
+        refused: false,
+        program: CONNECT,
+    },
+    Case {
         name: "strict_refused",
         flags: Some(PodEntry::STRICT),
         to: MESH,
@@ -99,19 +112,21 @@ pub(crate) fn measure(connects: usize, destinations: u32) -> Result<Value> {
          unshare --net lark-scale hooks"
     );
     ip(&["link", "set", "lo", "up"])?;
-    for address in [OWN, MESH, OUTSIDE, STRANGER] {
+    for address in [OWN, MESH, OUTSIDE, STRANGER, NEIGHBOUR] {
         ip(&["addr", "add", &format!("{address}/32"), "dev", "lo"])?;
     }
     let place = Place::new()?;
     let mut kernel = Kernel::open(&KernelConfig {
         pin_root: place.pins.join("v1"),
-        destinations_max: destinations.saturating_add(1),
+        destinations_max: destinations.saturating_add(2),
     })?;
     kernel.set_config(Config { layout: lark_abi::LAYOUT_VERSION, flags: 0, heartbeat_stale_ns: u64::MAX })?;
     kernel.heartbeat()?.beat()?;
     let others = (0..destinations).map(|n| key(IpAddr::from((0x0a00_0000 | n).to_be_bytes()), 0));
     let redirect = DestinationValue { action: DestinationValue::REDIRECT };
-    kernel.sync_destinations(others.chain([key(MESH.parse()?, 0)]).map(|key| (key, redirect)))?;
+    let mesh = [key(MESH.parse()?, 0), key(NEIGHBOUR.parse()?, 0)];
+    kernel.sync_destinations(others.chain(mesh).map(|key| (key, redirect)))?;
+    verdicts(&mut kernel)?;
     kernel.guards().sync_ranges([
         ("10.0.0.0".parse()?, 9),
         (MESH.parse()?, 24),
@@ -123,8 +138,15 @@ pub(crate) fn measure(connects: usize, destinations: u32) -> Result<Value> {
     let drain = listener.try_clone()?;
     std::thread::spawn(move || drain.incoming().for_each(drop));
     let pod = Cgroup::open(&place.cgroup)?;
+    // The neighbour's hooks are the pod's own, so that its connections are confirmed.
+    enter(&place.cgroup)?;
+    let neighbour = TcpListener::bind((NEIGHBOUR, 0))?;
+    enter(&place.home)?;
+    let neighbours = neighbour.local_addr()?.port();
+    std::thread::spawn(move || neighbour.incoming().for_each(drop));
     let entry = |flags: u32| {
         let mut entry = PodEntry {
+            pod_id: 1,
             flags,
             workers: 1,
             own_v4: IpAddr::from([10, 200, 0, 9]).into(),
@@ -136,7 +158,7 @@ pub(crate) fn measure(connects: usize, destinations: u32) -> Result<Value> {
     let _stats =
         aya::sys::enable_stats(aya::sys::Stats::RunTime).context("enable the kernel's statistics")?;
     let mut figures = Map::new();
-    figures.insert("destinations_in_map".to_owned(), json!(destinations + 1));
+    figures.insert("destinations_in_map".to_owned(), json!(destinations + 2));
     for case in &CASES {
         if let Some(flags) = case.flags {
             kernel.capture("pod", pod.as_fd(), pod.id(), entry(flags))?;
@@ -147,7 +169,9 @@ pub(crate) fn measure(connects: usize, destinations: u32) -> Result<Value> {
         }
         enter(if case.flags.is_some() { &place.cgroup } else { &place.home })?;
         let before = runs(&kernel, case.program)?;
-        let mut times = (0..connects).map(|_| connect(case, port)).collect::<Result<Vec<f64>>>()?;
+        let mut times = (0..connects)
+            .map(|_| connect(case, if case.to == NEIGHBOUR { neighbours } else { port }))
+            .collect::<Result<Vec<f64>>>()?;
         let after = runs(&kernel, case.program)?;
         enter(&place.home)?;
         times.sort_by(f64::total_cmp);
@@ -162,7 +186,66 @@ pub(crate) fn measure(connects: usize, destinations: u32) -> Result<Value> {
         kernel.release("pod")?;
         kernel.unguard("pod")?;
     }
+    second_line(&mut kernel, &place, connects, &mut figures)?;
     Ok(Value::Object(figures))
+}
+
+/// Lets the pod dial its neighbour itself, and many others as well.
+fn verdicts(kernel: &mut Kernel) -> Result<()> {
+    let acceptor = lark_abi::direct::acceptor_of(lark_sys::netns::NetNs::current()?.cookie()?);
+    let generation = kernel.directs().raise()?;
+    let about = |address: IpAddr| DirectKey {
+        address_be: lark_abi::Address::from(address).words_be,
+        pod: 1,
+        port: 0,
+        padding: 0,
+    };
+    let others = (0..VERDICTS).map(|n| about(IpAddr::from((0x0a80_0000 | n).to_be_bytes())));
+    let all = others.chain([about(NEIGHBOUR.parse()?)]);
+    let all: Vec<_> = all.map(|key| (key, DirectValue { generation, acceptor })).collect();
+    ensure!(kernel.directs().write_all(&all)?.left_out == 0, "the verdicts do not fit");
+    Ok(())
+}
+
+/// What leaves a strict pod, by a wire of two ends in this namespace: nanoseconds in the second line for each
+/// segment of a connection that may leave.
+fn second_line(
+    kernel: &mut Kernel,
+    place: &Place,
+    segments: usize,
+    figures: &mut Map<String, Value>,
+) -> Result<()> {
+    let there = place.netns()?;
+    ip(&["link", "add", "host", "type", "veth", "peer", "name", "eth0", "netns", &there])?;
+    ip(&["addr", "add", "10.202.0.1/24", "dev", "host"])?;
+    ip(&["link", "set", "host", "up"])?;
+    ip(&["-n", &there, "addr", "add", "10.202.0.2/24", "dev", "eth0"])?;
+    ip(&["-n", &there, "link", "set", "eth0", "up"])?;
+    kernel.guards().sync_ranges([("10.202.0.0".parse()?, 16)])?;
+    // A port that is exempt answers whoever dials, by the longest of the ways that let something pass.
+    let port = 8080;
+    let guards = [(0, Guard::REFUSE), (port, Guard::PASS)];
+    let guards = guards.map(|(port, action)| (key([10, 202, 0, 2].into(), port), Guard { pod: 1, action }));
+    kernel.guards().sync(guards)?;
+    let netns = lark_sys::netns::NetNs::open(&Path::new("/run/netns").join(&there))?;
+    let server = netns.within(|| TcpListener::bind(("10.202.0.2", port)))??;
+    let index =
+        lark_sys::links::interfaces()?.into_iter().find(|i| i.name == "host").context("no wire")?.index;
+    kernel.second_line("pod", &[index])?;
+    let mut client = TcpStream::connect(("10.202.0.2", port))?;
+    let (mut answers, _) = server.accept()?;
+    answers.set_nodelay(true)?;
+    let before = runs(kernel, SECOND_LINE)?;
+    for _ in 0..segments {
+        answers.write_all(&[7])?;
+        client.read_exact(&mut [0])?;
+    }
+    let after = runs(kernel, SECOND_LINE)?;
+    let (time, count) = (after.0 - before.0, after.1 - before.1);
+    ensure!(count >= segments as f64, "{SECOND_LINE} ran {count} times for {segments} segments");
+    figures.insert("second_line_ns".to_owned(), json!(time / count));
+    kernel.unguard("pod")?;
+    Ok(())
 }
 
 /// Nanoseconds of one connect.
@@ -233,6 +316,17 @@ impl Place {
         fs::create_dir(&cgroup).with_context(|| format!("make {}", cgroup.display()))?;
         Ok(Self { cgroup, home, pins: Path::new("/sys/fs/bpf").join(name) })
     }
+
+    /// A network namespace for the pod, by its name.
+    fn netns(&self) -> Result<String> {
+        let name = self.name();
+        ip(&["netns", "add", &name])?;
+        Ok(name)
+    }
+
+    fn name(&self) -> String {
+        self.pins.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
 }
 
 impl Drop for Place {
@@ -241,5 +335,8 @@ impl Drop for Place {
         let _ = enter(&self.home);
         let _ = fs::remove_dir(&self.cgroup);
         let _ = fs::remove_dir_all(&self.pins);
+        if Path::new("/run/netns").join(self.name()).exists() {
+            let _ = ip(&["netns", "del", &self.name()]);
+        }
     }
 }
