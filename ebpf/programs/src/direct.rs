@@ -29,12 +29,8 @@ pub fn verdict(pod: &PodEntry, facts: &ConnectFacts) -> u32 {
     if generation == 0 {
         return 0;
     }
-    let mut key = DirectKey {
-        address_be: facts.destination.words_be,
-        pod: pod.pod_id,
-        port: facts.port,
-        padding: 0,
-    };
+    let mut key =
+        DirectKey { address_be: facts.destination.words_be, pod: pod.pod_id, port: facts.port, padding: 0 };
     let exact = look_up(&key);
     key.port = 0;
     let other = look_up(&key);

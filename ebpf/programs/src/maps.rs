@@ -8,8 +8,8 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use lark_abi::{
-    Config, Counter, DestinationKey, DestinationValue, DirectEvent, DirectKey, DirectSocket, DirectValue, Flow,
-    Guard, Pass, PeerName, PodEntry, Refused, Tuple, counter, entry::RangeData,
+    Config, Counter, DestinationKey, DestinationValue, DirectEvent, DirectKey, DirectSocket, DirectValue,
+    Flow, Guard, Pass, PeerName, PodEntry, Refused, Tuple, counter, entry::RangeData,
 };
 
 const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;

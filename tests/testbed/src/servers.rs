@@ -45,7 +45,7 @@ impl Nginx {
         Self::with(bed, pod, "location /put/ { dav_methods PUT; create_full_put_path on; }")
     }
 
-    /// Starts one that asks another server, as an ingress does; but for /who, which it answers itself.
+    /// Starts one that asks another server, as an ingress does; but for /who and /up, which it answers itself.
     ///
     /// # Errors
     /// When it does not come up; with its log.
@@ -67,6 +67,7 @@ impl Nginx {
              client_max_body_size 0;\n\
              server {{\n    listen 8080;\n    listen [::]:8080;\n    root {h}/files;\n\
              {location}\n\
+             location = /up {{ access_log off; return 204; }}\n\
              location /who {{ return 200 \"$remote_addr $server_addr\\n\"; }}\n  }}\n}}\n",
             h = home.display()
         );
@@ -78,7 +79,7 @@ impl Nginx {
             if !process.is_running() {
                 bail!("nginx ended: {}", process.log());
             }
-            Ok(pod.place.output("curl", &["-sf", "http://127.0.0.1:8080/who"])?.status.success())
+            Ok(pod.place.output("curl", &["-sf", "http://127.0.0.1:8080/up"])?.status.success())
         })?;
         Ok(Self { files, access: home.join("access.log"), _process: process })
     }
