@@ -181,23 +181,31 @@ impl Follower {
         Err(refused)
     }
 
-    /// Answers in a task of its own: what is to be trusted does not wait for a large answer.
+    /// Answers in a task of its own: what is to be trusted does not wait for a large answer. It has its place until
+    /// the last part is taken, so a controller that asks and does not read is owed no more than that.
     fn answer(&self, ask: Ask, said: mpsc::Sender<FromNode>) {
-        let (answers, answering) = (self.answers.clone(), self.answering.clone());
+        let Ask { number, path } = ask;
+        let part = move |status: u16, part: Vec<u8>, last| {
+            let answered = Answered { number, status: status.into(), part, last };
+            FromNode { said: Some(Said::Answered(answered)) }
+        };
+        let Ok(place) = self.answering.clone().try_acquire_owned() else {
+            let busy = b"other questions are being answered; ask again".to_vec();
+            // Should there be no room for this either, the question's time runs out.
+            let _ = said.try_send(part(503, busy, true));
+            return;
+        };
+        let answers = self.answers.clone();
         tokio::spawn(async move {
-            let Ask { number, path } = ask;
-            let (status, body) = match answering.try_acquire() {
-                Ok(_permit) => tokio::task::spawn_blocking(move || answers.answer(&path))
-                    .await
-                    .unwrap_or_else(|error| (500, error.to_string().into_bytes())),
-                Err(_) => (503, b"other questions are being answered; ask again".to_vec()),
-            };
+            let _place = place;
+            let (status, body) = tokio::task::spawn_blocking(move || answers.answer(&path))
+                .await
+                .unwrap_or_else(|error| (500, error.to_string().into_bytes()));
             let mut parts = body.chunks(PART_MAX).peekable();
             loop {
-                let part = parts.next().unwrap_or_default().to_vec();
+                let bytes = parts.next().unwrap_or_default().to_vec();
                 let last = parts.peek().is_none();
-                let answered = Answered { number, status: status.into(), part, last };
-                if said.send(FromNode { said: Some(Said::Answered(answered)) }).await.is_err() || last {
+                if said.send(part(status, bytes, last)).await.is_err() || last {
                     return;
                 }
             }

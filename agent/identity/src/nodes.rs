@@ -159,7 +159,7 @@ impl Session {
         }
         let mut instance = None;
         let (place, mut wanted) = self.nodes.0.desk.place(&self.caller.node);
-        let mut asking = Asking::default();
+        let mut asking = self.nodes.0.desk.asking();
         let mut heard = tokio::time::Instant::now();
         let over = loop {
             tokio::select! {

@@ -121,7 +121,7 @@ fn table<T>(all: &[NodeAnswer<T>], head: &[&str], rows: impl Fn(&T) -> Vec<Vec<S
     let mut text = table.render();
     for node in all {
         if let Some(why) = &node.missing {
-            text.push_str(&format!("✗ {}: {why}\n", node.node));
+            text.push_str(&format!("✗ {}: {}\n", node.node, output::plain(why)));
         }
     }
     text
@@ -133,10 +133,15 @@ mod tests {
 
     #[test]
     fn what_is_missing_stands_below_what_was_said() {
-        let all =
-            [NodeAnswer::new("one", Ok(vec!["a", "b"])), NodeAnswer::new("two", Err("it sleeps".to_owned()))];
+        let all = [
+            NodeAnswer::new("one", Ok(vec!["a", "b\x07"])),
+            NodeAnswer::new("two", Err("it \x1b[2Jsleeps".to_owned())),
+        ];
         let rows = |answer: &Vec<&str>| answer.iter().map(|&a| vec![a.to_owned()]).collect();
-        assert_eq!(table(&all, &["WHAT"], rows), "NODE   WHAT\none    a\none    b\n✗ two: it sleeps\n");
+        assert_eq!(
+            table(&all, &["WHAT"], rows),
+            "NODE   WHAT\none    a\none    b\u{fffd}\n✗ two: it \u{fffd}[2Jsleeps\n"
+        );
         let told = Told::Everywhere(all.to_vec());
         assert!(!told.is_whole() && told.answers().count() == 1);
     }

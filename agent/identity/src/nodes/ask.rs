@@ -1,13 +1,13 @@
 //! Questions to agents, asked on the streams that they keep: nobody dials a node for them.
 //!
-//! Invariants: an answer is bounded before it is kept, a question by time, and of questions there are a
-//! few at a time on one stream.
+//! Invariants: an answer, and all that are on their way together, are bounded before they are kept; a question is
+//! bounded by time, and of questions there are a few at a time on one stream.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::{Answered, Ask};
 
@@ -15,6 +15,8 @@ use super::{Answered, Ask};
 const LIMIT: Duration = Duration::from_secs(5);
 /// Largest answer of one agent, in bytes: its tables are bounded far below.
 const ANSWER_MAX: usize = 8 * 1024 * 1024;
+/// Bytes of all answers that are on their way.
+const WAITING_MAX: usize = 64 * 1024 * 1024;
 /// Questions under way on one stream.
 const AT_ONCE: usize = 4;
 
@@ -30,6 +32,9 @@ pub enum AskError {
     /// Others are asked already.
     #[error("its agent is asked for too much already; ask again")]
     Busy,
+    /// Too many answers are on their way.
+    #[error("too much is being answered at once; ask again, or ask it on its own node")]
+    Crowded,
     /// The answer is larger than is taken.
     #[error("its agent's answer has more than {ANSWER_MAX} bytes; ask it on its own node")]
     TooLarge,
@@ -52,14 +57,26 @@ pub(super) struct Wanted {
     reply: Reply,
 }
 
+type Streams = Arc<Mutex<HashMap<Arc<str>, mpsc::Sender<Wanted>>>>;
+
 /// Where questions for a node go: to the stream that it opened last.
-#[derive(Debug, Default)]
-pub(super) struct Desk(Arc<Mutex<HashMap<Arc<str>, mpsc::Sender<Wanted>>>>);
+#[derive(Debug)]
+pub(super) struct Desk {
+    streams: Streams,
+    /// A permit for each byte that may be on its way.
+    room: Arc<Semaphore>,
+}
+
+impl Default for Desk {
+    fn default() -> Self {
+        Self { streams: Streams::default(), room: Arc::new(Semaphore::new(WAITING_MAX)) }
+    }
+}
 
 /// A stream's place at the desk; given up when dropped.
 #[derive(Debug)]
 pub(super) struct Place {
-    desk: Arc<Mutex<HashMap<Arc<str>, mpsc::Sender<Wanted>>>>,
+    desk: Streams,
     node: Arc<str>,
     own: mpsc::Sender<Wanted>,
 }
@@ -72,12 +89,17 @@ impl Desk {
     /// A place for a node's newest stream.
     pub(super) fn place(&self, node: &Arc<str>) -> (Place, mpsc::Receiver<Wanted>) {
         let (own, wanted) = mpsc::channel(AT_ONCE);
-        locked(&self.0).insert(node.clone(), own.clone());
-        (Place { desk: self.0.clone(), node: node.clone(), own }, wanted)
+        locked(&self.streams).insert(node.clone(), own.clone());
+        (Place { desk: self.streams.clone(), node: node.clone(), own }, wanted)
+    }
+
+    /// What keeps the questions of one stream.
+    pub(super) fn asking(&self) -> Asking {
+        Asking { room: self.room.clone(), last: 0, open: HashMap::new() }
     }
 
     pub(super) async fn ask(&self, node: &str, path: &str) -> Result<Vec<u8>, AskError> {
-        let stream = locked(&self.0).get(node).cloned().ok_or(AskError::NotFollowing)?;
+        let stream = locked(&self.streams).get(node).cloned().ok_or(AskError::NotFollowing)?;
         let (reply, answer) = oneshot::channel();
         stream.try_send(Wanted { path: path.to_owned(), reply }).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => AskError::Busy,
@@ -106,11 +128,14 @@ impl Drop for Place {
 struct Open {
     reply: Reply,
     body: Vec<u8>,
+    /// As many permits as the body has bytes.
+    room: Option<OwnedSemaphorePermit>,
 }
 
 /// The questions under way on one stream.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Asking {
+    room: Arc<Semaphore>,
     last: u64,
     open: HashMap<u64, Open>,
 }
@@ -126,7 +151,7 @@ impl Asking {
             return None;
         }
         self.last += 1;
-        self.open.insert(self.last, Open { reply, body: Vec::new() });
+        self.open.insert(self.last, Open { reply, body: Vec::new(), room: None });
         Some(Ask { number: self.last, path })
     }
 
@@ -139,6 +164,15 @@ impl Asking {
         if open.body.len() + part.part.len() > ANSWER_MAX {
             let _ = open.reply.send(Err(AskError::TooLarge));
             return;
+        }
+        let bytes = u32::try_from(part.part.len()).unwrap_or(u32::MAX);
+        match (self.room.clone().try_acquire_many_owned(bytes), &mut open.room) {
+            (Ok(more), Some(room)) => room.merge(more),
+            (Ok(more), room) => *room = Some(more),
+            (Err(_), _) => {
+                let _ = open.reply.send(Err(AskError::Crowded));
+                return;
+            }
         }
         open.body.extend_from_slice(&part.part);
         if !part.last {
@@ -171,7 +205,7 @@ mod tests {
 
     #[tokio::test]
     async fn parts_of_several_answers_find_their_questions() {
-        let mut asking = Asking::default();
+        let mut asking = Desk::default().asking();
         let (one, first) = wanted();
         let (two, second) = wanted();
         let (one, two) = (asking.ask(one).unwrap().number, asking.ask(two).unwrap().number);
@@ -186,7 +220,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_answer_is_bounded_and_so_are_questions() {
-        let mut asking = Asking::default();
+        let mut asking = Desk::default().asking();
         let (large, answer) = wanted();
         let number = asking.ask(large).unwrap().number;
         let whole = vec![0; ANSWER_MAX];
@@ -207,6 +241,32 @@ mod tests {
         drop(kept);
         let (again, _answer) = wanted();
         assert!(asking.ask(again).is_some());
+    }
+
+    #[tokio::test]
+    async fn answers_on_their_way_are_bounded_together_and_give_back_their_room() {
+        let desk = Desk::default();
+        let whole = vec![0; ANSWER_MAX];
+        let mut streams: Vec<Asking> = Vec::new();
+        let mut waiting = Vec::new();
+        for _ in 0..WAITING_MAX / ANSWER_MAX {
+            let mut stream = desk.asking();
+            let (large, answer) = wanted();
+            let number = stream.ask(large).unwrap().number;
+            stream.answered(part(number, &whole, false));
+            streams.push(stream);
+            waiting.push(answer);
+        }
+        let mut last = desk.asking();
+        let (more, refused) = wanted();
+        let number = last.ask(more).unwrap().number;
+        last.answered(part(number, b"x", true));
+        assert_eq!(refused.await.unwrap(), Err(AskError::Crowded));
+        // A stream that ends takes what waits on it away, and so does an answer that is whole.
+        drop(streams.pop());
+        streams[0].answered(part(1, b"", true));
+        assert_eq!(waiting.swap_remove(0).await.unwrap().unwrap().len(), ANSWER_MAX);
+        assert_eq!(desk.room.available_permits(), 2 * ANSWER_MAX);
     }
 
     #[tokio::test(start_paused = true)]
