@@ -47,6 +47,16 @@ impl House {
             .unwrap_or_else(|e| panic!("{e:#}\n{}\n{}", self.one.table(&["bpf"]).unwrap(), self.logs()));
     }
 
+    /// Waits until the kernel has recorded so many direct connections.
+    fn recorded(&self, count: u64) {
+        let has = |bpf: &Value| {
+            let maps = bpf["maps"].as_array().into_iter().flatten();
+            maps.filter(|m| m["name"] == "DIRECT_PASSES").any(|m| m["entries"] == count)
+        };
+        eventually(Duration::from_secs(20), "as many are recorded", || Ok(has(&self.one.json("bpf")?)))
+            .unwrap_or_else(|e| panic!("{e:#}\n{}\n{}", self.one.table(&["bpf"]).unwrap(), self.logs()));
+    }
+
     /// The edges of the first node that are secured so: connections, open ones, and bytes both ways.
     fn edges_of(&self, secured: &str) -> Vec<[u64; 4]> {
         let edges = self.one.json("edges").unwrap();
@@ -271,4 +281,46 @@ fn a_verdict_leads_nobody_to_the_next_owner_of_an_address() {
     }
     assert_eq!(wire.count(CANARY).unwrap(), 0, "{}", house.logs());
     assert!(!nginx.access_log().contains("/put/"), "{}", nginx.access_log());
+}
+
+#[test]
+fn what_was_open_before_an_agent_is_its_to_end_however_busy_the_node_and_nothing_stays_recorded() {
+    let mut house = House::direct();
+    let (client, neighbour) = (house.client.clone(), house.neighbour.clone());
+    house.labelled();
+    let _nginx = Nginx::start(&house.bed, &neighbour).unwrap();
+    let held = hold(&house, &neighbour);
+    house.recorded(1);
+    // Killed; the next one meets a node where connections come and go all the time.
+    house.one.process.kill();
+    house.one = Agent::start(&house.bed, &house.nodes.0, &house.controller, &house.mesh).unwrap();
+    house.verdicts(4);
+    let mut busy = client.place.command("bash");
+    let url = format!("http://{}:8080/", neighbour.ip);
+    busy.args(["-c", &format!("while :; do curl -s --max-time 5 {url} >/dev/null; done")]);
+    let busy = client.place.start(busy, &house.bed.directory().join("busy")).unwrap();
+    eventually(Duration::from_secs(20), "they do", || Ok(house.counted().0 > 20)).unwrap();
+    let rule = json!([{ "from": [{ "accounts": ["client"] }], "to": [{ "ports": [8080] }] }]);
+    let deny = json!({ "action": "DENY", "selector": app("neighbour"), "rules": rule });
+    eventually(Duration::from_secs(20), "the held one is listed", || {
+        let all = house.one.json("connections")?;
+        let is_it = |c: &&Value| c["secured"] == "direct" && c["age_seconds"].as_u64() > Some(0);
+        Ok(all.as_array().into_iter().flatten().any(|c| is_it(&c)))
+    })
+    .unwrap_or_else(|e| panic!("{e:#}\n{:#}", house.one.json("connections").unwrap()));
+    house.policies(&[], &[("not-8080", deny)]);
+    eventually(Duration::from_secs(20), "the held one is ended", || Ok(held.log().contains("reset")))
+        .unwrap_or_else(|e| panic!("{e:#}\n{}\n{}", held.log(), house.logs()));
+    drop(busy);
+    house.policies(&[], &[]);
+    house.verdicts(4);
+
+    // Nobody sees the end of one whose pod was let go while no agent ran.
+    let held = hold(&house, &neighbour);
+    house.recorded(1);
+    house.one.process.kill();
+    house.mesh.label(&client, "lark.mesh/capture", "disabled").unwrap();
+    house.one = Agent::start(&house.bed, &house.nodes.0, &house.controller, &house.mesh).unwrap();
+    house.recorded(0);
+    assert!(!held.log().contains("reset"), "{}", held.log());
 }

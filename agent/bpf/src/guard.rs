@@ -31,6 +31,7 @@ pub struct Guards {
     root: PathBuf,
     guarded: Mirror<DestinationKey, Guard>,
     passes: BpfHashMap<MapData, Tuple, Pass>,
+    direct: BpfHashMap<MapData, Tuple, Pass>,
     ranges: LpmTrie<MapData, RangeData, u32>,
 }
 
@@ -41,6 +42,7 @@ impl Guards {
             root: root.to_owned(),
             guarded: Mirror::open(&maps, "GUARDED", GUARDED_MAX)?,
             passes: load::open(&maps, "PASSES", Map::HashMap)?,
+            direct: load::open(&maps, "DIRECT_PASSES", Map::HashMap)?,
             ranges: load::open(&maps, "RANGES", Map::LpmTrie)?,
         })
     }
@@ -75,7 +77,7 @@ impl Guards {
         Ok(())
     }
 
-    /// Whether a connection may reach a strict pod because somebody vouches for it: the kubelet's, for instance.
+    /// Whether a connection may reach a strict pod because somebody vouches for it, or a verdict leaves it alone.
     pub fn is_passing(&self, source: (IpAddr, u16), destination: (IpAddr, u16)) -> bool {
         let tuple = Tuple {
             netns: 0,
@@ -85,17 +87,33 @@ impl Guards {
             destination_port: destination.1,
             padding: 0,
         };
-        self.passes.get(&tuple, 0).is_ok()
+        self.passes.get(&tuple, 0).is_ok() || self.direct.get(&tuple, 0).is_ok()
     }
 
-    /// Connections that are vouched for at this moment.
+    /// Connections that are vouched for or left alone at this moment.
     pub fn passes(&self) -> usize {
-        self.passes.keys().count()
+        self.passes.keys().count() + self.directs()
+    }
+
+    /// Those of them that a verdict leaves alone.
+    pub(crate) fn directs(&self) -> usize {
+        self.direct.keys().count()
+    }
+
+    /// Takes back what is recorded of direct connections from these addresses: the hooks of their pods are
+    /// detached, so nobody sees their sockets close, and the next pod of that address must not pass for them.
+    pub fn forget_direct(&mut self, is_gone: impl Fn(IpAddr) -> bool) {
+        let sources = self.direct.keys().filter_map(Result::ok);
+        let gone: Vec<Tuple> = sources.filter(|tuple| is_gone(tuple.source.into())).collect();
+        for tuple in gone {
+            // Gone already is as good as removed.
+            let _ = self.direct.remove(&tuple);
+        }
     }
 
     /// The direct connections that are open.
     pub fn direct(&self) -> Vec<OpenDirect> {
-        let recorded = self.passes.iter().filter_map(Result::ok);
+        let recorded = self.direct.iter().filter_map(Result::ok);
         let confirmed = recorded.filter(|(_, pass)| pass.kind == Pass::CONFIRMED);
         confirmed
             .map(|(tuple, pass)| OpenDirect {

@@ -437,6 +437,7 @@ impl Kernel {
         }
         let (entries, max) = self.directs.usage();
         usage.push(MapUsage { map: "DIRECT", entries, max });
+        usage.push(MapUsage { map: "DIRECT_PASSES", entries: self.guards.directs(), max: 65_536 });
         Ok(usage)
     }
 

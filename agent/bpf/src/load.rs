@@ -15,7 +15,7 @@ use crate::hook::{AGENT_PROGRAM, Hook, LEAVE_PROGRAM, LOOKUP_PROGRAM, PROBE_PROG
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../object/lark.bpf.o");
 
 /// The maps that are pinned: all but the events and when they were told, which are each agent's own.
-pub(crate) const MAPS: [&str; 16] = [
+pub(crate) const MAPS: [&str; 17] = [
     "POD",
     "DESTINATIONS",
     "FLOWS",
@@ -26,6 +26,7 @@ pub(crate) const MAPS: [&str; 16] = [
     "RANGES",
     "GUARDED",
     "PASSES",
+    "DIRECT_PASSES",
     "DIRECT",
     "GENERATION",
     "SK_DIRECT",

@@ -186,6 +186,9 @@ fn map(usage: &MapView) -> CheckView {
                 "it is full; start the agent with a larger --destinations-max",
             ),
             "DIRECT" => line(&subject, Verdict::Warn, found, "it is full; the rest goes through the agent"),
+            "DIRECT_PASSES" => {
+                line(&subject, Verdict::Fail, found, "it is full; more direct connections are cut off")
+            }
             _ => line(&subject, Verdict::Fail, found, "it is full; connections are reset, see `lark bpf`"),
         }
     } else if usage.entries > max / 10 * 9 {

@@ -5,6 +5,7 @@
 //! release: entry inactive (new connects are left alone), hooks when the last connection is over.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -105,7 +106,7 @@ impl Capturer {
     /// A reconciler that knows only what the kernel has pinned.
     pub fn new(inputs: Inputs, kernel: Arc<Mutex<Kernel>>, pods: Arc<Pods>) -> Self {
         // Numbers differ from those of an agent before, whose flows may still be around.
-        let next_id = std::process::id() << 10 | 1;
+        let next_id = (std::process::id() << 10 | 1).max(largest_id(&locked(&kernel)).wrapping_add(1));
         let strict = Strict::new(inputs.node.clone(), inputs.kubelet.clone(), kernel.clone());
         let direct = Direct::new(kernel.clone());
         Self {
@@ -167,6 +168,9 @@ impl Capturer {
             .map(|w| lark_bpf::file_name(&w.uid))
             .collect();
         let own: BTreeSet<String> = self.captured.keys().map(|uid| lark_bpf::file_name(uid)).collect();
+        // Whose hooks see their sockets close still.
+        let mut hooked: BTreeSet<IpAddr> =
+            self.captured.values().flat_map(|c| c.pod.addresses.iter().map(IpAddr::to_canonical)).collect();
         for pinned in kernel.pinned().into_iter().filter(|p| !own.contains(&p.name)) {
             let removed = if !wanted.contains(&pinned.name) {
                 kernel.forget_pinned(&pinned.name)
@@ -174,18 +178,19 @@ impl Capturer {
                 // Whether it is guarded still is another matter.
                 kernel.release_pinned(&pinned.name)
             } else {
-                Self::deactivate(&mut kernel, &pinned);
+                hooked.extend(Self::deactivate(&mut kernel, &pinned));
                 continue;
             };
             if let Err(error) = removed {
                 tracing::error!(pod = pinned.name, %error, "what an earlier agent left cannot be removed");
             }
         }
+        kernel.guards().forget_direct(|source| !hooked.contains(&source));
     }
 
-    /// Lets a pod's entry lead nowhere.
-    fn deactivate(kernel: &mut Kernel, pinned: &PinnedPod) {
-        let Some(cgroup) = pinned.links.first().and_then(|l| l.cgroup_id) else { return };
+    /// Lets a pod's entry lead nowhere; returns the pod's own addresses.
+    fn deactivate(kernel: &mut Kernel, pinned: &PinnedPod) -> [IpAddr; 2] {
+        let cgroup = pinned.links.first().and_then(|l| l.cgroup_id).unwrap_or_default();
         // What was strict stays so: refused, and not left alone.
         let before = kernel.entry(cgroup).unwrap_or_default();
         let flags = before.flags & PodEntry::STRICT;
@@ -193,6 +198,7 @@ impl Capturer {
         if let Err(error) = kernel.update(cgroup, entry) {
             tracing::error!(pod = pinned.name, %error, "an earlier agent's entry cannot be reset");
         }
+        [before.own_v4.into(), before.own_v6.into()]
     }
 
     /// Takes back what another agent has taken over and does not keep: programs, entries and with them the
@@ -444,6 +450,7 @@ impl Capturer {
         captured.pod.set_hooks_live(false);
         self.pods.remove(uid);
         let kernel = &mut *locked(&self.kernel);
+        let is_seen = keeps_hooks && captured.pod.cgroup.is_alive();
         if keeps_hooks {
             let entry =
                 PodEntry { flags: PodEntry::STRICT, ..listeners::own_addresses(&captured.pod.addresses) };
@@ -452,8 +459,18 @@ impl Capturer {
         } else if let Err(error) = kernel.release(uid) {
             tracing::error!(pod = captured.pod.name, %error, "pins cannot be removed");
         }
+        if !is_seen {
+            let gone = |source| captured.pod.addresses.iter().any(|own| own.to_canonical() == source);
+            kernel.guards().forget_direct(gone);
+        }
         self.inputs.to_worker.unlisten(uid);
     }
+}
+
+/// The largest number that a pod has in the kernel.
+fn largest_id(kernel: &Kernel) -> u32 {
+    let cgroups = kernel.pinned().into_iter().filter_map(|pinned| pinned.links.first()?.cgroup_id);
+    cgroups.filter_map(|cgroup| Some(kernel.entry(cgroup).ok()?.pod_id)).max().unwrap_or(0)
 }
 
 /// The captured pods that are there and not about to be released.

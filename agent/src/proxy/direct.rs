@@ -62,6 +62,14 @@ struct Ends {
     to: SocketAddr,
 }
 
+impl Ends {
+    /// Policies can be asked about no others: after a start pods are captured one by one, and until both are, it is
+    /// looked for again.
+    fn are_known(&self) -> bool {
+        self.source.is_some() && self.destination.is_some()
+    }
+}
+
 /// All that are open, by the cookie of the socket that dialled.
 #[derive(Default)]
 struct Table {
@@ -76,7 +84,8 @@ impl Direct {
         let standing = Standing::new(self.observer.clone());
         tokio::task::spawn_local(standing.clone().follow(self.snapshot.clone()));
         let mut table = Table::default();
-        let mut next = LOOK;
+        // A moment, and not a time from each event: those that come all the time must not put it off.
+        let mut next = tokio::time::Instant::now() + LOOK;
         loop {
             if *self.paused.borrow_and_update() {
                 table.open.drain().for_each(|(_, open)| open.connection.leave());
@@ -92,10 +101,10 @@ impl Direct {
                         return;
                     }
                 },
-                () = tokio::time::sleep(next) => {
+                () = tokio::time::sleep_until(next) => {
                     let began = Instant::now();
                     self.look(&mut table, &standing);
-                    next = LOOK.max(began.elapsed() * SHARE);
+                    next = tokio::time::Instant::now() + LOOK.max(began.elapsed() * SHARE);
                 }
                 changed = self.paused.changed() => if changed.is_err() { return },
             }
@@ -110,7 +119,7 @@ impl Direct {
             to: socket_address(event.destination, event.port),
         };
         match event.kind {
-            DirectEvent::OPENED => {
+            DirectEvent::OPENED if ends.are_known() => {
                 let open = self.open(standing, ends);
                 table.open.insert(event.cookie, open);
             }
@@ -126,7 +135,10 @@ impl Direct {
                 tracing::debug!(from = %open.ends.0, to = %open.ends.1, rtt_us = event.rtt_us, retransmits = event.retransmits, "a direct connection ended");
                 open.end(ending);
             }
-            DirectEvent::UNCONFIRMED => self.cut_off(event.acceptor, &ends),
+            DirectEvent::UNCONFIRMED => {
+                let is_recorded = event.seen & DirectSocket::UNRECORDED == 0;
+                self.cut_off(is_recorded.then_some(event.acceptor), &ends);
+            }
             _ => {}
         }
     }
@@ -150,9 +162,12 @@ impl Direct {
         Open { connection, held, ends: (ends.from, ends.to), source: ends.source, _counted: counted }
     }
 
-    /// Another than the one that was meant has answered. Nothing of the connection leaves its pod; here it ends.
-    fn cut_off(&self, acceptor: u32, ends: &Ends) {
-        self.doubted.add(acceptor);
+    /// Another than the one that was meant has answered, or there was no room to tell (`doubted` is nothing then).
+    /// Nothing of the connection leaves its pod; here it ends.
+    fn cut_off(&self, doubted: Option<u32>, ends: &Ends) {
+        if let Some(acceptor) = doubted {
+            self.doubted.add(acceptor);
+        }
         let snapshot = self.snapshot.borrow().clone();
         let destroyed =
             ends.source.as_ref().map(|pod| pod.netns.within(|| destroy_on_loopback(ends.from, ends.to)));
@@ -184,7 +199,9 @@ impl Direct {
                 open.end(Ending::Lost);
             } else if let Some(found) = recorded.get(cookie) {
                 let ends = self.ends_of(found);
-                table.open.insert(*cookie, self.open(standing, ends));
+                if ends.are_known() {
+                    table.open.insert(*cookie, self.open(standing, ends));
+                }
             }
         }
         table.odd = odd;

@@ -70,6 +70,8 @@ impl DirectSocket {
     pub const END_IN: u32 = 2;
     /// This end has closed its direction and that was acknowledged; the kernel counts that as a byte too.
     pub const END_OUT: u32 = 4;
+    /// There was no room to record it, so nobody could say that he is the right one.
+    pub const UNRECORDED: u32 = 8;
 }
 
 /// What becomes of a direct connection, told to user space.

@@ -18,7 +18,7 @@ use lark_abi::{
 };
 
 use crate::{
-    maps::{DIRECT, DIRECT_EVENTS, GENERATION, PASSES, SK_DIRECT, count, raw},
+    maps::{DIRECT, DIRECT_EVENTS, DIRECT_PASSES, GENERATION, SK_DIRECT, count, raw},
     passes, tuple,
 };
 
@@ -82,7 +82,9 @@ pub fn connecting(ctx: &SockOpsContext, socket: &mut DirectSocket) {
     // A connect that was turned elsewhere after our hook (another product's) is recorded by nobody, and so cut
     // off once it is established.
     if key.destination.same(&socket.destination) && key.destination_port == socket.port {
-        passes::record(ctx, &key, Pass::DIRECT, socket.acceptor);
+        if !passes::record_direct(ctx, &key, socket.acceptor) {
+            socket.seen |= DirectSocket::UNRECORDED;
+        }
     }
     tuple::ask_for_states(ctx);
 }
@@ -92,7 +94,7 @@ pub fn connecting(ctx: &SockOpsContext, socket: &mut DirectSocket) {
 pub fn accepting(ctx: &SockOpsContext) {
     let accepted = tuple::accepted(ctx);
     let key = Tuple { netns: 0, ..accepted };
-    let Some(pass) = PASSES.get_ptr_mut(&key) else { return };
+    let Some(pass) = DIRECT_PASSES.get_ptr_mut(&key) else { return };
     // SAFETY: the entry stays readable until the program ends (RCU); the dialling end writes it once, before
     // its SYN, and removes it as a whole.
     unsafe {
@@ -106,7 +108,7 @@ pub fn accepting(ctx: &SockOpsContext) {
 #[inline(always)]
 pub fn established(ctx: &SockOpsContext, socket: &mut DirectSocket) {
     // SAFETY: read under RCU and copied.
-    let pass = unsafe { PASSES.get(&dialled(socket)) }.copied();
+    let pass = unsafe { DIRECT_PASSES.get(&dialled(socket)) }.copied();
     let is_confirmed =
         pass.is_some_and(|pass| pass.kind == Pass::CONFIRMED && pass.cookie == tuple::cookie(ctx));
     if is_confirmed {
@@ -119,17 +121,24 @@ pub fn established(ctx: &SockOpsContext, socket: &mut DirectSocket) {
     }
 }
 
-/// Nothing more of this socket leaves its namespace.
+/// Nothing more of this socket leaves its namespace, and it ends by itself should nobody be told.
 #[inline(always)]
 fn cut_off(ctx: &SockOpsContext) {
     const SOL_SOCKET: i32 = 1;
     const SO_BINDTODEVICE: i32 = 25;
+    const SOL_TCP: i32 = 6;
+    const TCP_USER_TIMEOUT: i32 = 18;
     let mut lo = *b"lo\0\0";
     // It was bound to no device, or there would have been no verdict. Should the kernel refuse, user space still
     // ends the connection.
     // SAFETY: the context is the program's own, and the helper reads four bytes of the array.
     let _ = unsafe {
         bpf_setsockopt(ctx.as_ptr(), SOL_SOCKET, SO_BINDTODEVICE, lo.as_mut_ptr().cast(), lo.len() as i32)
+    };
+    let mut limit: u32 = 5_000;
+    // SAFETY: as above, of four bytes.
+    let _ = unsafe {
+        bpf_setsockopt(ctx.as_ptr(), SOL_TCP, TCP_USER_TIMEOUT, core::ptr::from_mut(&mut limit).cast(), 4)
     };
 }
 
@@ -146,7 +155,7 @@ pub fn state(ctx: &SockOpsContext, socket: &mut DirectSocket) {
     if !tuple::closes(ctx) {
         return;
     }
-    passes::remove(ctx, &dialled(socket));
+    passes::forget_direct(ctx, &dialled(socket));
     if socket.seen & DirectSocket::OPEN != 0 {
         tell(ctx, socket, DirectEvent::CLOSED);
         socket.seen = 0;

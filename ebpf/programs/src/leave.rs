@@ -9,14 +9,15 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use lark_abi::{
-    Address, Pass, Refused, Tuple,
+    Address, Refused, Tuple,
     wire::{Next, SegmentFacts, Sender, may_leave, next_v4, next_v6},
 };
 
 use crate::{
     connect::{is_in_ranges, look_up},
     lookup::guard,
-    maps::{PASSES, count},
+    maps::count,
+    passes,
     told::tell,
 };
 
@@ -95,7 +96,7 @@ fn follow(skb: *mut __sk_buff, ends: Refused, next: Next) -> Option<Refused> {
         // Outside the ranges a connection may be older than what is captured there, and goes on.
         has_payload: in_ranges && load::<1>(skb, offset + length).is_some(),
         port: guard(&ends.source, ends.source_port),
-        dialled: pass(Tuple {
+        dialled: passes::of(&Tuple {
             netns: 0,
             source: ends.source,
             destination: ends.destination,
@@ -103,7 +104,7 @@ fn follow(skb: *mut __sk_buff, ends: Refused, next: Next) -> Option<Refused> {
             destination_port: ends.destination_port,
             padding: 0,
         }),
-        accepted: pass(Tuple {
+        accepted: passes::of(&Tuple {
             netns: 0,
             source: ends.destination,
             destination: ends.source,
@@ -113,12 +114,6 @@ fn follow(skb: *mut __sk_buff, ends: Refused, next: Next) -> Option<Refused> {
         }),
     };
     if may_leave(&facts) { None } else { Some(ends) }
-}
-
-#[inline(always)]
-fn pass(key: Tuple) -> Option<Pass> {
-    // SAFETY: read under RCU and copied.
-    unsafe { PASSES.get(&key) }.copied()
 }
 
 /// Who made the packet; the kernel keeps that across the pod's interface (`skb_scrub_packet`,

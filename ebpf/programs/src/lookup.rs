@@ -14,7 +14,8 @@ use lark_abi::{
 };
 
 use crate::{
-    maps::{GUARDED, PASSES, count},
+    maps::{GUARDED, count},
+    passes,
     told::tell,
 };
 
@@ -78,8 +79,7 @@ fn look(ctx: *mut bpf_sk_lookup) -> Admission {
         port: guard(&destination, port),
         address: guard(&destination, 0),
         source: guard(&source, 0),
-        // SAFETY: read under RCU and copied.
-        pass: unsafe { PASSES.get(&key) }.copied(),
+        pass: passes::of(&key),
     };
     let admission = admit(&facts);
     if let Admission::Drop(counter) = admission {

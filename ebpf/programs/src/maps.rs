@@ -63,11 +63,19 @@ pub static RANGES: LpmTrie<RangeData, u32, 1024> = LpmTrie::new();
 #[btf_map]
 pub static GUARDED: HashMap<DestinationKey, Guard, 65_536, NO_PREALLOC> = HashMap::new();
 
-/// Connections that may reach strict pods, or leave them, by tuple without a namespace. They live as long as
-/// the socket that dials; 65,536 are more than a node's strict pods have open to whoever is not captured. When
-/// full, what is not recorded is refused.
+/// Connections that may reach strict pods, or leave them.
+pub type Passes = HashMap<Tuple, Pass, 65_536, NO_PREALLOC>;
+
+/// Connections of the kubelet's and the agent's that may reach strict pods, or leave them, by tuple without a
+/// namespace. They live as long as the socket that dials; 65,536 are more than a node's probes and what its strict
+/// pods have open to whoever is not captured. When full, what is not recorded is refused.
 #[btf_map]
-pub static PASSES: HashMap<Tuple, Pass, 65_536, NO_PREALLOC> = HashMap::new();
+pub static PASSES: Passes = Passes::new();
+
+/// The same for what a verdict leaves to two pods. A map of its own: whoever dials in a pod must not be able to
+/// keep probes out. When full, what is not recorded is cut off.
+#[btf_map]
+pub static DIRECT_PASSES: Passes = Passes::new();
 
 /// When a refusal was last told, in nanoseconds, by everything but the source's port. The least recently
 /// used go, so that a flood of addresses costs events and never memory.

@@ -5,7 +5,7 @@ use aya_ebpf::programs::SockOpsContext;
 use lark_abi::{Address, Counter, DestinationKey, Pass, Tuple};
 
 use crate::{
-    maps::{GUARDED, PASSES, count},
+    maps::{DIRECT_PASSES, GUARDED, PASSES, Passes, count},
     tuple,
 };
 
@@ -18,35 +18,68 @@ pub fn key(ctx: &SockOpsContext) -> Tuple {
 /// Records what is being dialled, until the socket closes.
 #[inline(always)]
 pub fn vouch(ctx: &SockOpsContext, key: &Tuple, kind: u32) {
-    if record(ctx, key, kind, 0) {
+    let pass = Pass { cookie: tuple::cookie(ctx), kind, acceptor: 0 };
+    if PASSES.insert(key, &pass, 0).is_ok() {
         tuple::ask_for_states(ctx);
-    }
-}
-
-/// Records it; false if there is no room.
-#[inline(always)]
-pub fn record(ctx: &SockOpsContext, key: &Tuple, kind: u32, acceptor: u32) -> bool {
-    let pass = Pass { cookie: tuple::cookie(ctx), kind, acceptor };
-    let is_full = PASSES.insert(key, &pass, 0).is_err();
-    if is_full {
+    } else {
         count(Counter::PassesFull);
     }
-    !is_full
 }
 
-/// Takes back what was recorded of a socket that closes, if anything was.
+/// Records what a verdict leaves alone; false if there is no room.
+#[inline(always)]
+pub fn record_direct(ctx: &SockOpsContext, key: &Tuple, acceptor: u32) -> bool {
+    let pass = Pass { cookie: tuple::cookie(ctx), kind: Pass::DIRECT, acceptor };
+    let is_recorded = DIRECT_PASSES.insert(key, &pass, 0).is_ok();
+    if !is_recorded {
+        count(Counter::PassesFull);
+    }
+    is_recorded
+}
+
+/// Who vouches for a connection, if anybody does.
+#[inline(always)]
+pub fn of(key: &Tuple) -> Option<Pass> {
+    let vouched = read(&PASSES, key);
+    if vouched.kind != 0 {
+        return Some(vouched);
+    }
+    let direct = read(&DIRECT_PASSES, key);
+    if direct.kind != 0 { Some(direct) } else { None }
+}
+
+/// What is recorded; of kind 0 if nothing is. The fields are read where they are found, as in `direct.rs`.
+#[inline(always)]
+fn read(map: &Passes, key: &Tuple) -> Pass {
+    let Some(found) = map.get_ptr(key) else { return Pass::default() };
+    // SAFETY: the entry stays readable until the program ends (RCU).
+    unsafe {
+        Pass {
+            cookie: core::ptr::read_volatile(core::ptr::addr_of!((*found).cookie)),
+            kind: core::ptr::read_volatile(core::ptr::addr_of!((*found).kind)),
+            acceptor: core::ptr::read_volatile(core::ptr::addr_of!((*found).acceptor)),
+        }
+    }
+}
+
+/// Takes back what was vouched for of a socket that closes, if anything was.
 #[inline(always)]
 pub fn forget(ctx: &SockOpsContext) {
-    remove(ctx, &key(ctx));
+    remove(&PASSES, ctx, &key(ctx));
 }
 
-/// The same, by its tuple.
+/// Takes back what a verdict left alone.
 #[inline(always)]
-pub fn remove(ctx: &SockOpsContext, key: &Tuple) {
+pub fn forget_direct(ctx: &SockOpsContext, key: &Tuple) {
+    remove(&DIRECT_PASSES, ctx, key);
+}
+
+#[inline(always)]
+fn remove(map: &Passes, ctx: &SockOpsContext, key: &Tuple) {
     // SAFETY: read under RCU; a changed one fails the cookie's comparison.
-    let Some(pass) = (unsafe { PASSES.get(key) }) else { return };
+    let Some(pass) = (unsafe { map.get(key) }) else { return };
     if pass.cookie == tuple::cookie(ctx) {
-        let _ = PASSES.remove(key);
+        let _ = map.remove(key);
     }
 }
 

@@ -89,7 +89,7 @@ const fn rest(counter: Counter) -> (Side, &'static str) {
         Counter::ProbePassed => (LookupHook, "Nothing: this is how it should be."),
         Counter::PassesFull => (
             ProbeHook,
-            "Probes hang by the thousands, or pods have tens of thousands of direct connections open, or strict ones to whoever is not captured: see `lark connections`.",
+            "Probes hang by the thousands, or strict pods have tens of thousands of connections open to whoever is not captured, or pods as many direct ones (which have a map of their own, so probes go on): see `lark connections` and `lark bpf`.",
         ),
         Counter::EventsLost => (
             LookupHook,
