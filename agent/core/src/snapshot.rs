@@ -92,7 +92,7 @@ pub struct Workload {
     /// Those of its addresses that something else is said to have too, so that they identify nobody until
     /// that is settled. Connections to one are refused if the workload is captured, and never guessed.
     pub contested: Vec<Contested>,
-    /// The node it runs on.
+    /// The node it runs on. It may be one that discovery does not list (any more).
     pub node: NodeName,
     /// What it belongs to.
     pub owner: Option<Owner>,
@@ -321,18 +321,10 @@ pub enum SnapshotError {
         /// Who has it already.
         other: String,
     },
-    /// A workload runs on a node that is not listed.
-    #[error("workload {workload} runs on node {node}, which is not listed")]
-    UnknownNode {
-        /// namespace/name.
-        workload: String,
-        /// The node named.
-        node: NodeName,
-    },
 }
 
 impl Snapshot {
-    /// Builds a snapshot and its indices.
+    /// Builds a snapshot and its indices. A workload's node may be missing: then it cannot be reached.
     ///
     /// # Errors
     /// When an address, a uid or a name would identify two things: the caller keeps the last good

@@ -80,8 +80,9 @@ impl Reviews {
     }
 }
 
+/// Whether a pod is known on a node that is known: one that was deleted is out, whatever runs there still.
 fn is_placed(snapshot: &Snapshot, pod: &str, node: &str) -> bool {
-    snapshot.workload(pod).is_some_and(|workload| &*workload.node == node)
+    snapshot.workload(pod).is_some_and(|workload| &*workload.node == node) && snapshot.node(node).is_some()
 }
 
 fn refused(error: ReviewError) -> TokenRefused {

@@ -12,7 +12,7 @@ use super::{Node, NodeName, Service, ServiceKey, Snapshot, SnapshotError, Turned
 pub enum Change {
     /// A node is there, or is different.
     Node(Node),
-    /// A node is gone. Its workloads must go with it or before.
+    /// A node is gone. Workloads that are still there cannot be reached.
     NodeGone(NodeName),
     /// A workload is there, or is different; its uid says which.
     Workload(Workload),
@@ -68,11 +68,6 @@ impl Snapshot {
                 next.put_service(service)?;
             }
         }
-        for name in changes.nodes.into_iter().filter_map(|(name, node)| node.is_none().then_some(name)) {
-            if let Some(workload) = next.workloads_on(&name).next() {
-                return Err(SnapshotError::UnknownNode { workload: workload.full_name(), node: name });
-            }
-        }
         // What selects whom and the nodes' own addresses hang on all that may have changed above.
         next.policies = Arc::new(self.policies.rebuild(next.workloads(), next.nodes()));
         Ok(next)
@@ -123,12 +118,6 @@ impl Snapshot {
     /// Adds a workload whose uid is new.
     pub(super) fn put_workload(&mut self, workload: Workload) -> Result<(), SnapshotError> {
         let workload = Arc::new(workload);
-        if self.nodes.get(&workload.node).is_none() {
-            return Err(SnapshotError::UnknownNode {
-                workload: workload.full_name(),
-                node: workload.node.clone(),
-            });
-        }
         let name = (workload.namespace.clone(), workload.name.clone());
         if self.by_name.insert(name, workload.clone()).is_some() {
             return Err(SnapshotError::DuplicateWorkload {

@@ -149,9 +149,13 @@ fn build(path: &Path, file: model::MeshFile, generation: u64) -> Result<Snapshot
     let namespaces = file.namespaces.into_iter().map(|n| (n.name.into(), n.labels)).collect();
     let policies =
         policy::read(&trust_domain, namespaces, file.authorization_policies, file.network_policies);
-    Snapshot::build(generation, mesh, nodes, workloads, services)
-        .map(|snapshot| snapshot.with_policies(policies))
-        .map_err(|e: SnapshotError| invalid("document", e.to_string()))
+    let snapshot = Snapshot::build(generation, mesh, nodes, workloads, services)
+        .map_err(|e: SnapshotError| invalid("document", e.to_string()))?;
+    if let Some(lost) = snapshot.workloads().find(|w| snapshot.node(&w.node).is_none()) {
+        let what = format!("workload {} runs on node {}, which is not listed", lost.full_name(), lost.node);
+        return Err(invalid("document", what));
+    }
+    Ok(snapshot.with_policies(policies))
 }
 
 fn workload(

@@ -2,7 +2,9 @@
 //!
 //! Each kind of object has a watch of its own, so that what one tells may be older or newer than what
 //! another tells, by any time. Nothing is concluded from an order between kinds. A pod is a workload only
-//! when its namespace and node are known too. An address identifies a pod only while exactly one live pod
+//! when its namespace is known too; once it was, the namespace counts as it was last until the last of its pods
+//! is gone. Its node need not be known: until it is, and after it went, nobody is taken there, and nothing is
+//! let go that was held. An address identifies a pod only while exactly one live pod
 //! has it and nothing else is said to: two claims make it *contested* until one is gone. An endpoint counts
 //! as the pod that it names only while that very pod has this address; until then it is *unknown* and nobody
 //! is connected to it. One contradiction therefore costs one address, and never an identity.
@@ -90,6 +92,8 @@ pub(crate) struct World {
     mtls: Mtls,
     tunnel_port: u16,
     namespaces: Store<Namespace>,
+    /// Namespaces that went before their last pods, as they were.
+    departed: BTreeMap<Arc<str>, Namespace>,
     nodes: Store<Node>,
     pods: Store<Pod>,
     services: Store<Service>,
@@ -153,6 +157,7 @@ impl World {
             mtls,
             tunnel_port,
             namespaces: Store::default(),
+            departed: BTreeMap::new(),
             nodes: Store::default(),
             pods: Store::default(),
             services: Store::default(),
@@ -214,7 +219,8 @@ impl World {
     /// [`World::changes`], which comes after this.
     pub(crate) fn policies(&self) -> Option<Policies> {
         let read = || {
-            let labels = self.namespaces.all().map(|n| (n.name.clone(), n.labels.clone())).collect();
+            let all = self.namespaces.all().chain(self.departed.values());
+            let labels = all.map(|n| (n.name.clone(), n.labels.clone())).collect();
             let authorization = self.authorization.all().map(|p| p.0.manifest.clone()).collect();
             let network = self.network.all().map(|p| p.0.manifest.clone()).collect();
             policy::read(&self.domain, labels, authorization, network)
@@ -268,8 +274,13 @@ impl World {
     }
 
     fn namespace_changed(&mut self, (before, now): Difference<Namespace>) {
-        let Some(name) = before.or(now).map(|n| n.name) else { return };
+        let Some(name) = before.as_ref().or(now.as_ref()).map(|n| n.name.clone()) else { return };
         self.stale.policies = true;
+        // What it said of pods that are there still holds: without it a strict one would be let go.
+        match before.filter(|_| now.is_none() && self.pods.of_namespace(&name).next().is_some()) {
+            Some(last) => drop(self.departed.insert(name.clone(), last)),
+            None => drop(self.departed.remove(&name)),
+        }
         let keys = |f: &Pod| (f.namespace.clone(), f.name.clone());
         self.stale.pods.extend(self.pods.of_namespace(&name).map(keys));
         let services = self.services.of_namespace(&name).map(|s| (s.namespace.clone(), s.name.clone()));
@@ -316,6 +327,14 @@ impl World {
             for address in &pod.addresses {
                 self.claim(*address, |claims| change(&mut claims.pods, &key, is_there));
             }
+        }
+        if let Some(gone) = before.filter(|_| now.is_none())
+            && self.pods.of_namespace(&gone.namespace).next().is_none()
+            && self.departed.remove(&gone.namespace).is_some()
+        {
+            self.stale.policies = true;
+            let services = self.services.of_namespace(&gone.namespace);
+            self.stale.services.extend(services.map(|s| (s.namespace.clone(), s.name.clone())));
         }
     }
 
@@ -378,8 +397,12 @@ impl World {
         }
     }
 
+    fn namespace(&self, name: &Arc<str>) -> Option<&Namespace> {
+        self.namespaces.get(&(Arc::default(), name.clone())).or_else(|| self.departed.get(name))
+    }
+
     fn labels(&self, namespace: &Arc<str>) -> Option<&BTreeMap<String, String>> {
-        self.namespaces.get(&(Arc::default(), namespace.clone())).map(|n| &n.labels)
+        self.namespace(namespace).map(|n| &n.labels)
     }
 
     /// What asks for the pod's capture; `None` while its namespace is not known.
@@ -389,7 +412,7 @@ impl World {
 
     /// Whether the pod takes plaintext; `None` while its namespace is not known.
     fn mode(&self, pod: &Pod) -> Option<Mode> {
-        let namespace = self.namespaces.get(&(Arc::default(), pod.namespace.clone()))?;
+        let namespace = self.namespace(&pod.namespace)?;
         let outer = Marks { labels: &namespace.labels, annotations: &namespace.annotations };
         Some(mode(self.mtls, outer, Marks { labels: &pod.labels, annotations: &pod.annotations }))
     }
@@ -404,12 +427,13 @@ impl World {
     }
 
     /// Whose the pod's connections are, once everything is known that this needs: it is alive and bound to
-    /// a known node, in a known namespace, and has an account.
+    /// a node, in a known namespace, and has an account. Whether the node is known does not matter: its agent
+    /// would let go of a strict pod, and others dial in plaintext what they do not know.
     fn identity(&self, pod: &Pod) -> Option<SpiffeId> {
         if pod.life == Life::Over {
             return None;
         }
-        self.nodes.get(&(Arc::default(), pod.node.clone()?))?;
+        pod.node.as_ref()?;
         self.labels(&pod.namespace)?;
         SpiffeId::new(&self.domain, &pod.namespace, pod.account.as_deref()?).ok()
     }

@@ -6,6 +6,8 @@ use super::*;
 use crate::capture::Wanted;
 use crate::policy::tests::policies;
 use crate::policy::{At, NetworkPolicy, Passage, Policies, Selector, list};
+use crate::reason::Reason;
+use crate::route::{Route, decide, is_mesh_destination};
 use crate::snapshot::fixture::{mesh, node, settings, snapshot, workload};
 use crate::snapshot::{Endpoint, ServicePort, Traffic};
 
@@ -107,7 +109,6 @@ fn what_would_identify_two_is_no_next_snapshot() {
         [
             refused(new("thief", "10.0.1.1", "two")),
             refused(new("vip", "10.96.0.1", "two")),
-            refused(new("lost", "10.0.3.1", "nine")),
             refused(Change::Service(service("web", "10.96.0.1", &[]))),
             refused(Change::Service(service("web", "10.0.1.1", &[]))),
             refused(Change::Workload(Workload {
@@ -118,14 +119,27 @@ fn what_would_identify_two_is_no_next_snapshot() {
         [
             "address 10.0.1.1 is claimed by shop/web and shop/thief; an address must identify one workload",
             "address 10.96.0.1 of Service shop/db is already used by shop/vip",
-            "workload shop/lost runs on node nine, which is not listed",
             "address 10.96.0.1 of Service shop/web is already used by shop/db",
             "address 10.0.1.1 of Service shop/web is already used by shop/web",
             "workload shop/web appears twice",
         ]
     );
-    // Which of the two workloads of that node is named is not said.
-    assert!(refused(Change::NodeGone("two".into())).contains("runs on node two, which is not listed"));
+}
+
+#[test]
+fn workloads_of_a_node_that_is_gone_stay_and_are_refused() {
+    let before = snapshot();
+    let lost = workload("lost", "10.0.3.1", "nine", Wanted::ByNamespace);
+    let next = before.with(2, [Change::NodeGone("two".into()), Change::Workload(lost)]).unwrap();
+    for to in ["10.0.2.1:80", "10.0.3.1:80"] {
+        let to = to.parse().unwrap();
+        let route = decide(&next, "one", to, |_, _| None, |_| 0, 0).route;
+        assert_eq!(route, Route::Deny { reason: Reason::NodeUnknown }, "{to}");
+        assert!(is_mesh_destination(&next, to), "{to}");
+    }
+    let again = next.with(3, [Change::Node(node("two", "192.168.0.2"))]).unwrap();
+    let route = decide(&again, "one", "10.0.2.1:80".parse().unwrap(), |_, _| None, |_| 0, 0).route;
+    assert!(matches!(route, Route::Tunnel { .. }), "{route:?}");
 }
 
 #[test]

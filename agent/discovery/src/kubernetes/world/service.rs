@@ -132,8 +132,11 @@ impl World {
     /// Whether these pods' namespaces and nodes are known, so that it is known what they are.
     fn all_told(&self, claims: &Claims) -> bool {
         claims.pods.iter().filter_map(|key| self.pods.get(key)).all(|pod| {
-            // Without an account it is no workload, and known to be none.
-            pod.account.is_none() || self.identity(pod).is_some()
+            // Without an account it is no workload, and known to be none. One whose node is not known cannot
+            // be reached, others may.
+            let node =
+                || pod.node.clone().is_some_and(|node| self.nodes.get(&(Arc::default(), node)).is_some());
+            pod.account.is_none() || self.identity(pod).is_some() && node()
         })
     }
 

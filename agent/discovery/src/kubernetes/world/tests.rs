@@ -194,7 +194,7 @@ fn a_pod_cannot_take_the_address_of_a_service_or_node() {
 }
 
 #[test]
-fn a_pod_is_no_workload_before_its_namespace_and_node_are_known() {
+fn a_pod_is_no_workload_before_its_namespace_is_known_and_stays_one_when_its_node_goes() {
     let mut world = Followed::new();
     world.tell([Told::Pod(Event::Changed(pod("db", "a", "10.0.2.1")))]);
     assert_eq!(world.snapshot.workloads().count(), 0);
@@ -203,7 +203,63 @@ fn a_pod_is_no_workload_before_its_namespace_and_node_are_known() {
     world.tell([Told::Namespace(Event::Changed(namespace("shop", true)))]);
     assert_eq!(world.way("10.0.2.1:80"), "a at 10.0.2.1:80");
     world.tell([Told::Node(Event::Gone(node("two", "192.168.0.2")))]);
-    assert_eq!(world.snapshot.workloads().count(), 0);
+    // Its own agent holds it, and others do not dial it in plaintext.
+    assert!(world.snapshot.workload("a").unwrap().capture.is_wanted());
+    assert_eq!(world.way("10.0.2.1:80"), "node_unknown");
+    world.tell([Told::Pod(Event::Changed(pod("db", "a", "10.0.2.1")))]);
+    assert_eq!(world.way("10.0.2.1:80"), "node_unknown");
+    // Also to an agent that starts meanwhile.
+    world.world.forget_told();
+    world.snapshot = Snapshot::empty(settings());
+    world.tell([]);
+    assert_eq!(world.way("10.0.2.1:80"), "node_unknown");
+    world.tell([Told::Node(Event::Changed(node("two", "192.168.0.2")))]);
+    assert_eq!(world.way("10.0.2.1:80"), "a at 10.0.2.1:80");
+}
+
+#[test]
+fn an_endpoint_on_a_node_that_is_gone_is_left_for_others() {
+    let mut shop = Followed::shop();
+    let other = Pod { node: Some("one".into()), ..pod("db-2", "b", "10.0.1.1") };
+    let endpoints = vec![endpoint("10.0.2.1", Some("a")), endpoint("10.0.1.1", Some("b"))];
+    shop.tell([
+        Told::Pod(Event::Changed(pod("db", "a", "10.0.2.1"))),
+        Told::Pod(Event::Changed(other.clone())),
+        Told::Slice(Event::Changed(slice("db-1", "db", endpoints))),
+        Told::Node(Event::Gone(node("two", "192.168.0.2"))),
+    ]);
+    assert_eq!(shop.way("10.96.0.1:80"), "local b");
+    shop.tell([Told::Pod(Event::Gone(other))]);
+    assert_eq!(shop.way("10.96.0.1:80"), "destination_unknown");
+}
+
+#[test]
+fn a_namespace_that_goes_before_its_pods_holds_them_as_it_did() {
+    let mut shop = Followed::shop();
+    let mut strict = namespace("shop", true);
+    strict.labels.insert("lark.mesh/mtls".to_owned(), "strict".to_owned());
+    shop.tell([
+        Told::Namespace(Event::Changed(strict.clone())),
+        Told::Pod(Event::Changed(pod("db", "a", "10.0.2.1"))),
+    ]);
+    let before = shop.snapshot.workload("a").unwrap().clone();
+    assert!(before.mode.is_strict() && before.capture.is_wanted());
+    assert!(shop.world.take(Told::Namespace(Event::Gone(strict.clone()))));
+    assert!(shop.world.policies().unwrap().namespaces.contains_key("shop"));
+    shop.tell([]);
+    assert_eq!(shop.snapshot.workload("a"), Some(&before));
+    // Another of its name says something else.
+    shop.tell([Told::Namespace(Event::Changed(namespace("shop", false)))]);
+    assert_eq!(shop.way("10.0.2.1:80"), "plaintext 10.0.2.1:80");
+    shop.tell([
+        Told::Namespace(Event::Changed(strict.clone())),
+        Told::Namespace(Event::Gone(strict)),
+        Told::Pod(Event::Gone(pod("db", "a", "10.0.2.1"))),
+    ]);
+    assert_eq!(shop.snapshot.workloads().count(), 0);
+    // With its last pod it is forgotten.
+    shop.tell([Told::Pod(Event::Changed(pod("db", "b", "10.0.2.1")))]);
+    assert_eq!(shop.snapshot.workloads().count(), 0);
 }
 
 #[test]
@@ -340,13 +396,16 @@ fn told((kind, name, address, bits): (u8, u8, u8, u8)) -> Told {
 /// The same facts told at once, as to an agent that starts.
 fn anew(world: &World) -> Snapshot {
     let mut fresh = Followed::new();
-    let namespaces = world.namespaces.all().cloned().map(|f| Told::Namespace(Event::Changed(f)));
+    let namespaces = world.namespaces.all().chain(world.departed.values());
+    let namespaces = namespaces.cloned().map(|f| Told::Namespace(Event::Changed(f)));
+    let departed = world.departed.values().cloned().map(|f| Told::Namespace(Event::Gone(f)));
     let nodes = world.nodes.all().cloned().map(|f| Told::Node(Event::Changed(f)));
     let pods = world.pods.all().cloned().map(|f| Told::Pod(Event::Changed(f)));
     let services = world.services.all().cloned().map(|f| Told::Service(Event::Changed(f)));
     let slices = world.slices.all().cloned().map(|f| Told::Slice(Event::Changed(f)));
     // In another order than any agent would hear it.
-    let all: Vec<Told> = slices.chain(services).chain(pods).chain(nodes).chain(namespaces).collect();
+    let all: Vec<Told> =
+        slices.chain(services).chain(pods).chain(nodes).chain(namespaces).chain(departed).collect();
     fresh.tell(all);
     fresh.snapshot
 }
