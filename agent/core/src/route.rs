@@ -111,6 +111,10 @@ pub fn decide(
 }
 
 fn toward(snapshot: &Snapshot, node: &str, address: SocketAddr, by_service: bool) -> Route {
+    if snapshot.is_contested(address.ip()) {
+        // Also if a node has it: it may be that the node, or who claims to be there, lies.
+        return Route::Deny { reason: Reason::DestinationUnknown };
+    }
     let Some(workload) = snapshot.workload_by_address(address.ip()) else {
         // A host-network endpoint or one outside of the mesh; or, asked by its own address, one that
         // was a mesh destination a moment ago and must not be dialled in plaintext for that. A node itself

@@ -266,6 +266,8 @@ pub struct Snapshot {
     /// By namespace and name.
     by_name: Shards<(Arc<str>, Arc<str>), Arc<Workload>>,
     by_address: Shards<IpAddr, Arc<Workload>>,
+    /// Addresses that captured workloads have and that identify none, with how many these are.
+    contested: Shards<IpAddr, usize>,
     by_node: Shards<NodeName, Arc<ByUid>>,
     services: Shards<ServiceKey, Arc<Service>>,
     services_by_address: Shards<IpAddr, Arc<Service>>,
@@ -376,6 +378,7 @@ impl Snapshot {
             workloads: Shards::default(),
             by_name: Shards::default(),
             by_address: Shards::default(),
+            contested: Shards::default(),
             by_node: Shards::default(),
             services: Shards::default(),
             services_by_address: Shards::default(),
@@ -429,6 +432,12 @@ impl Snapshot {
         self.by_address.get(&address.to_canonical())
     }
 
+    /// Whether a captured workload claims this address without being identified by it: nobody is connected to
+    /// it, whoever else has it.
+    pub fn is_contested(&self, address: IpAddr) -> bool {
+        self.contested.get(&address.to_canonical()).is_some()
+    }
+
     /// The Service that has this address.
     pub fn service_by_address(&self, address: IpAddr) -> Option<&Arc<Service>> {
         self.services_by_address.get(&address.to_canonical())
@@ -469,7 +478,17 @@ impl Workload {
 
     /// The addresses that mean this workload and nobody else, in canonical form.
     pub fn identifying_addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
-        self.own_addresses().filter(|address| !self.contested.iter().any(|c| c.address == *address))
+        self.own_addresses().filter(|address| !self.is_contested(*address))
+    }
+
+    /// Those that others claim too, in canonical form, if connections to them are to be refused for that.
+    fn closed_addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        let closed = |address: &IpAddr| self.capture.is_wanted() && self.is_contested(*address);
+        self.own_addresses().filter(closed)
+    }
+
+    fn is_contested(&self, address: IpAddr) -> bool {
+        self.contested.iter().any(|c| c.address == address)
     }
 
     /// Its addresses in canonical form, unless they are its node's.

@@ -81,7 +81,8 @@ pub fn changed_destinations(before: &Snapshot, now: &Snapshot) -> DestinationCha
         new.extend(is.into_iter().flat_map(|s| of_service(now, s)).map(|d| (d.key(), d)));
     }
     DestinationChanges {
-        removed: old.keys().filter(|key| !new.contains_key(*key)).copied().collect(),
+        // Of several that claim an address, those that are left need not have changed.
+        removed: old.keys().copied().filter(|key| !new.contains_key(key) && !is_closed(now, key)).collect(),
         written: new.into_iter().filter(|(key, d)| old.get(key) != Some(d)).map(|(_, d)| d).collect(),
     }
 }
@@ -90,6 +91,7 @@ pub fn changed_destinations(before: &Snapshot, now: &Snapshot) -> DestinationCha
 pub fn is_mesh_destination(snapshot: &Snapshot, asked: SocketAddr) -> bool {
     let address = asked.ip().to_canonical();
     snapshot.workload_by_address(address).is_some_and(|w| w.capture.is_wanted())
+        || snapshot.is_contested(address)
         || snapshot
             .service_by_address(address)
             .is_some_and(|s| s.ports.iter().any(|p| p.port == asked.port()) && is_in_mesh(snapshot, s))
@@ -103,8 +105,12 @@ pub fn is_in_mesh(snapshot: &Snapshot, service: &Service) -> bool {
         .any(|e| e.unknown || snapshot.workload_by_address(e.address).is_some_and(|w| w.capture.is_wanted()))
 }
 
+fn is_closed(snapshot: &Snapshot, (address, port): &DestinationKey) -> bool {
+    port.is_none() && snapshot.is_contested(*address)
+}
+
 fn of_workload(workload: &Workload) -> impl Iterator<Item = MeshDestination> + '_ {
-    // A contested one too: it leads to the agent, which refuses it, and never to plaintext.
+    // A contested one too: it leads to the agent, which refuses it, and never to plaintext, whoever else has it.
     let addresses = workload.own_addresses().filter(|_| workload.capture.is_wanted());
     addresses.map(|address| MeshDestination { address, port: None, action: Action::Redirect })
 }

@@ -1,5 +1,7 @@
 use super::*;
-use crate::snapshot::fixture::snapshot;
+use crate::capture::Wanted;
+use crate::snapshot::fixture::{snapshot, workload};
+use crate::snapshot::{Change, Contested};
 use proptest::prelude::*;
 
 fn go(to: &str) -> Decision {
@@ -33,6 +35,25 @@ fn each_destination_takes_its_way() {
     ] {
         assert_eq!(told(&go(to)), expected, "{to}");
     }
+}
+
+#[test]
+fn an_address_that_a_captured_workload_and_a_node_claim_is_refused() {
+    let claimed = |capture: Wanted| {
+        let mut crook = workload("crook", "192.168.0.2", "one", capture);
+        let address = crook.addresses[0];
+        crook.contested = vec![Contested { address, claims: 2, other: "node two".to_owned() }];
+        let mesh = snapshot();
+        let now = mesh.with(2, [Change::Workload(crook)]).unwrap();
+        let asked = "192.168.0.2:80".parse().unwrap();
+        let way = |mesh: &Snapshot| told(&decide(mesh, "one", asked, |_, _| None, |_| 0, 0));
+        assert_eq!(way(&mesh), "passthrough 192.168.0.2:80");
+        let after = now.with(3, [Change::WorkloadGone("uid-crook".into())]).unwrap();
+        assert_eq!(way(&after), "passthrough 192.168.0.2:80");
+        (way(&now), is_mesh_destination(&now, asked))
+    };
+    assert_eq!(claimed(Wanted::ByWorkload), ("deny destination_unknown 192.168.0.2:80".to_owned(), true));
+    assert_eq!(claimed(Wanted::NotAsked), ("passthrough 192.168.0.2:80".to_owned(), false));
 }
 
 #[test]

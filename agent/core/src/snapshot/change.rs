@@ -141,6 +141,10 @@ impl Snapshot {
                 });
             }
         }
+        for address in workload.closed_addresses() {
+            let others = self.contested.get(&address).copied().unwrap_or(0);
+            self.contested.insert(address, others + 1);
+        }
         match self.by_node.get_mut(&workload.node) {
             Some(workloads) => {
                 Arc::make_mut(workloads).insert(workload.uid.clone(), workload.clone());
@@ -159,6 +163,12 @@ impl Snapshot {
         self.by_name.remove(&(workload.namespace.clone(), workload.name.clone()));
         for address in workload.identifying_addresses() {
             self.by_address.remove(&address);
+        }
+        for address in workload.closed_addresses() {
+            match self.contested.remove(&address) {
+                Some(many @ 2..) => drop(self.contested.insert(address, many - 1)),
+                _ => {}
+            }
         }
         if let Some(workloads) = self.by_node.get_mut(&workload.node) {
             let workloads = Arc::make_mut(workloads);

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::capture::Wanted;
 use crate::snapshot::fixture::{settings, snapshot, workload};
-use crate::snapshot::{Change, Endpoint, ServicePort, Traffic};
+use crate::snapshot::{Change, Contested, Endpoint, ServicePort, Traffic};
 
 fn set(all: impl IntoIterator<Item = MeshDestination>) -> HashSet<String> {
     all.into_iter().map(|d| format!("{d:?}")).collect()
@@ -29,7 +29,13 @@ fn change((kind, name, address, bits): (u8, u8, u8, u8)) -> Change {
     match kind % 4 {
         0 => Change::WorkloadGone(format!("uid-{name}").into()),
         1 => Change::ServiceGone { namespace: "shop".into(), name: name.into() },
-        2 => Change::Workload(workload(&name, &address, "one", capture)),
+        2 => {
+            let mut workload = workload(&name, &address, "one", capture);
+            let address = workload.addresses[0];
+            let contested = Contested { address, claims: 3, other: "pod shop/n0".to_owned() };
+            workload.contested.extend((bits & 12 == 12).then_some(contested));
+            Change::Workload(workload)
+        }
         _ => Change::Service(Service {
             addresses: vec![format!("10.96.9.{}", name.as_bytes()[1]).parse().unwrap()],
             namespace: "shop".into(),

@@ -9,7 +9,7 @@ use crate::policy::{At, NetworkPolicy, Passage, Policies, Selector, list};
 use crate::reason::Reason;
 use crate::route::{Route, decide, is_mesh_destination};
 use crate::snapshot::fixture::{mesh, node, settings, snapshot, workload};
-use crate::snapshot::{Endpoint, ServicePort, Traffic};
+use crate::snapshot::{Contested, Endpoint, ServicePort, Traffic};
 
 /// Everything that can be asked, in an order of its own.
 fn told(snapshot: &Snapshot) -> Vec<String> {
@@ -24,7 +24,8 @@ fn told(snapshot: &Snapshot) -> Vec<String> {
             let address = IpAddr::from([10, 0, third, fourth]);
             let of = snapshot.workload_by_address(address).map(|w| w.full_name());
             let services: Vec<_> = snapshot.services_of_endpoint(address).map(|s| s.full_name()).collect();
-            all.push(format!("{address} {of:?} {services:?}"));
+            let contested = snapshot.is_contested(address);
+            all.push(format!("{address} {of:?} {contested} {services:?}"));
         }
     }
     for last in 0..4 {
@@ -203,6 +204,9 @@ fn change((kind, name, address, bits): (u8, u8, u8, u8)) -> Change {
             workload.host_network = bits & 6 == 6;
             workload.namespace = if bits & 8 == 8 { "other" } else { "shop" }.into();
             let tier = if bits & 16 == 16 { "front" } else { "back" };
+            let address = workload.addresses[0];
+            let contested = Contested { address, claims: 2, other: "pod shop/thief".to_owned() };
+            workload.contested.extend((bits & 96 == 96).then_some(contested));
             workload.labels =
                 [("app".to_owned(), name.to_owned()), ("tier".to_owned(), tier.to_owned())].into();
             Change::Workload(workload)

@@ -181,6 +181,11 @@ fn a_pod_cannot_take_the_address_of_a_service_or_node() {
         Told::Pod(Event::Changed(pod("crook", "c", "192.168.0.1"))),
     ]);
     assert_eq!(shop.way("10.96.0.1:80"), "a at 10.0.2.1:8080");
+    // A captured one that claims it may be who is there: not in plaintext, then.
+    assert_eq!(shop.way("192.168.0.1:80"), "destination_unknown");
+    let mut other = pod("crook", "c", "192.168.0.1");
+    other.labels.insert("lark.mesh/capture".to_owned(), "disabled".to_owned());
+    shop.tell([Told::Pod(Event::Changed(other))]);
     assert_eq!(shop.way("192.168.0.1:80"), "plaintext 192.168.0.1:80");
     // Whoever may write Services cannot take a pod's address or another Service's.
     let mut greedy = service("greedy", "10.96.0.2");
