@@ -168,7 +168,7 @@ fn allowed(snapshot: &Snapshot) -> bool {
 #[tokio::test]
 async fn authorization_policies_are_watched_and_a_cluster_without_them_is_whole() {
     let world = World::shop().await;
-    // Their kind is not installed: asked again after half a minute.
+    // Their kind is not installed: asked again, less and less often.
     world.server.refuse("authorizationpolicies", 404, "NotFound", 1);
     world.pod("web-1", "web", "10.0.2.5");
     let discovery = world.discover().await;
@@ -187,6 +187,32 @@ async fn authorization_policies_are_watched_and_a_cluster_without_them_is_whole(
     world.server.delete(&policy);
     let open = until(&discovery, "the policy is gone", |s| s.policies().is_empty()).await;
     assert!(allowed(&open));
+}
+
+#[tokio::test]
+async fn a_kind_that_the_server_denies_keeps_its_policies() {
+    let world = World::shop().await;
+    world.pod("web-1", "web", "10.0.2.5");
+    let policy = world.server.put(serde_json::json!({
+        "apiVersion": "lark.mesh/v1alpha1", "kind": "AuthorizationPolicy",
+        "metadata": { "name": "nobody", "namespace": "shop" }, "spec": { "action": "ALLOW" }
+    }));
+    let mut discovery = world.discover().await;
+    assert!(!allowed(&discovery.snapshot.borrow()));
+    // As while a server starts, or behind a balancer that has lost it.
+    world.server.refuse("authorizationpolicies", 404, "NotFound", 1);
+    world.server.cut();
+    let health = discovery.health.wait_for(|h| h.error.is_some());
+    let said = tokio::time::timeout(LIMIT, health).await.unwrap().unwrap().error.clone().unwrap();
+    assert!(said.starts_with("authorizationpolicies cannot be watched (api_failed): "), "{said}");
+    // What else is heard makes a snapshot, with the policies that were known.
+    let late = world.pod("late", "web", "10.0.2.77");
+    let after = until(&discovery, "a later pod", |s| uid_at(s, "10.0.2.77") == uid(&late)).await;
+    assert!(!allowed(&after));
+    // It has the kind again: what happens is heard.
+    world.server.delete(&policy);
+    until(&discovery, "the policy is gone", |s| s.policies().is_empty()).await;
+    tokio::time::timeout(LIMIT, discovery.health.wait_for(|h| h.error.is_none())).await.unwrap().unwrap();
 }
 
 #[tokio::test]

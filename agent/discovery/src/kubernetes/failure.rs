@@ -11,8 +11,8 @@ use tokio::time::Instant;
 
 use super::world::{Step, Told};
 
-/// A watch that fails for longer than this makes discovery not current; at once if who asks is not let in, which
-/// does not pass by itself.
+/// A watch that fails for longer than this makes discovery not current; at once if who asks is not let in or the
+/// server denies the kind, which does not pass by itself.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// A watch that has not failed for this long works: attempts are at most half a minute apart, and one that
 /// hangs fails after ten seconds.
@@ -23,12 +23,14 @@ pub(super) const FORGOTTEN: Duration = Duration::from_secs(75);
 pub(super) struct Failure {
     kind: &'static str,
     pub(super) cause: Watch,
+    /// Whether it does not pass by itself.
+    lasts: bool,
     said: String,
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { kind, cause, said } = self;
+        let Self { kind, cause, said, .. } = self;
         write!(f, "{kind} cannot be watched ({cause}): {said}. {}", cause.advice())
     }
 }
@@ -60,7 +62,8 @@ pub(super) fn of(kind: &'static str, error: &watcher::Error) -> Failure {
         Some(message) => message.clone(),
         None => deepest(error),
     };
-    Failure { kind, cause, said: said.trim_end_matches('.').to_owned() }
+    let lasts = matches!(cause, Watch::Forbidden | Watch::Unauthorized) || is_absent(error);
+    Failure { kind, cause, lasts, said: said.trim_end_matches('.').to_owned() }
 }
 
 fn client_side(error: &kube::Error) -> Watch {
@@ -106,7 +109,7 @@ pub(super) struct Streak(BTreeMap<&'static str, Failing>);
 struct Failing {
     since: Instant,
     last: Instant,
-    refused: bool,
+    lasts: bool,
     said: String,
 }
 
@@ -123,8 +126,7 @@ impl Streak {
     pub(super) fn failed(&mut self, failure: &Failure, now: Instant) -> bool {
         self.forget(now);
         let since = self.0.get(failure.kind).map(|failing| failing.since);
-        let refused = matches!(failure.cause, Watch::Forbidden | Watch::Unauthorized);
-        let failing = Failing { since: since.unwrap_or(now), last: now, refused, said: failure.to_string() };
+        let failing = Failing { since: since.unwrap_or(now), last: now, lasts: failure.lasts, said: failure.to_string() };
         self.0.insert(failure.kind, failing);
         since.is_none()
     }
@@ -132,7 +134,7 @@ impl Streak {
     /// What makes discovery not current.
     pub(super) fn error(&mut self, now: Instant) -> Option<String> {
         self.forget(now);
-        let counts = |f: &&Failing| f.refused || f.last.duration_since(f.since) >= PATIENCE;
+        let counts = |f: &&Failing| f.lasts || f.last.duration_since(f.since) >= PATIENCE;
         let old = self.0.values().find(counts)?;
         Some(old.said.clone())
     }

@@ -20,7 +20,7 @@ pub(crate) trait Fact: Clone + Debug + Send + Sync + Sized + 'static {
     const GROUP: &'static str;
     /// The group's version.
     const VERSION: &'static str = "v1";
-    /// Whether a cluster may not have this kind at all: then there are no objects of it.
+    /// Whether a cluster may not have this kind at all: then there are no objects of it, unless some are known.
     const OPTIONAL: bool = false;
     /// Its name in paths, for example `pods`.
     const PLURAL: &'static str;

@@ -152,6 +152,11 @@ impl<F: Keyed> Store<F> {
         self.listed
     }
 
+    /// Whether there is an object, or a list that has begun told one.
+    pub(crate) fn heard_any(&self) -> bool {
+        !self.objects.is_empty() || !self.listing.is_empty()
+    }
+
     /// The object of that key.
     pub(crate) fn get(&self, key: &Key) -> Option<&F> {
         self.objects.get(key)

@@ -36,8 +36,6 @@ const BATCH: usize = 256;
 const PAGE: u32 = 500;
 /// Wait before everything is listed anew because a watch could not be resumed.
 const ANEW: Duration = Duration::from_secs(1);
-/// Wait before it is asked again for a kind that the cluster does not have.
-const ABSENT: Duration = Duration::from_secs(30);
 
 /// What the API does not say.
 #[derive(Debug, Clone)]
@@ -88,6 +86,8 @@ pub async fn watch(access: &Access, mesh: Mesh) -> Result<Discovery, ConnectErro
 enum Message {
     Told(Told),
     Failed(&'static str, watcher::Error),
+    /// The server says that it does not have the kind; an empty listing of it.
+    Absent(&'static str, watcher::Error, [Told; 2]),
 }
 
 /// Watches one kind for ever.
@@ -97,18 +97,12 @@ async fn follow<F: Fact>(client: Client, tell: mpsc::Sender<Message>, into: fn(E
         let api: Api<Reduced<F>> = Api::all(client.clone());
         let mut stream = pin!(watcher(api, config.clone()).default_backoff());
         while let Some(item) = stream.next().await {
-            if F::OPTIONAL && item.as_ref().is_err_and(failure::is_absent) {
-                for event in [Event::Listing, Event::ListedAll] {
-                    if tell.send(Message::Told(into(event))).await.is_err() {
-                        return;
-                    }
-                }
-                sleep(ABSENT).await;
-                break;
-            }
             let lost = item.as_ref().is_err_and(failure::lost_its_place);
             let message = match item {
                 Ok(event) => Message::Told(into(reduced(event))),
+                Err(error) if F::OPTIONAL && failure::is_absent(&error) => {
+                    Message::Absent(F::PLURAL, error, [Event::Listing, Event::ListedAll].map(into))
+                }
                 Err(error) => Message::Failed(F::PLURAL, error),
             };
             if tell.send(message).await.is_err() {
@@ -184,7 +178,12 @@ impl State {
                 let listed = told.step() == Step::ListedAll;
                 self.world.take(told) || listed
             }
-            Message::Failed(kind, error) => {
+            // One answer must not open what policies close. Whoever removes the kind removes its objects first,
+            // and the watch tells that.
+            Message::Absent(_, _, none) if !self.world.knows_authorization() => {
+                none.into_iter().fold(false, |changed, told| self.take(Message::Told(told)) || changed)
+            }
+            Message::Failed(kind, error) | Message::Absent(kind, error, _) => {
                 let failure = failure::of(kind, &error);
                 if self.streak.failed(&failure, Instant::now()) {
                     tracing::warn!(kind, cause = %failure.cause, error = %failure, "a watch of the cluster's API failed; what is known stays in use and it is tried again");

@@ -185,6 +185,11 @@ impl World {
             && self.authorization.is_listed()
     }
 
+    /// Whether an AuthorizationPolicy is known, be it by a list that is not complete.
+    pub(crate) fn knows_authorization(&self) -> bool {
+        self.authorization.heard_any()
+    }
+
     /// Takes in what a watch tells. Returns whether the snapshot may be different by it.
     pub(crate) fn take(&mut self, told: Told) -> bool {
         match told {
