@@ -215,6 +215,62 @@ async fn a_kind_that_the_server_denies_keeps_its_policies() {
     tokio::time::timeout(LIMIT, discovery.health.wait_for(|h| h.error.is_none())).await.unwrap().unwrap();
 }
 
+/// A policy whose specification no parser takes, in namespace `shop`.
+fn deep(name: &str) -> serde_json::Value {
+    let rules = (0..500).fold(serde_json::json!([]), |inner, _| serde_json::json!([inner]));
+    serde_json::json!({
+        "apiVersion": "lark.mesh/v1alpha1", "kind": "AuthorizationPolicy",
+        "metadata": { "name": name, "namespace": "shop" }, "spec": { "rules": rules }
+    })
+}
+
+#[tokio::test]
+async fn odd_objects_close_what_they_are_about_and_nothing_else() {
+    let world = World::shop().await;
+    world.pod("web-1", "web", "10.0.2.5");
+    let policy = world.server.put(deep("listed"));
+    // The API takes such a port in a slice that somebody wrote by hand.
+    let service = objects::service("shop", "db", "10.96.0.1", 5432);
+    let mut slice = objects::slice(&service, &[]);
+    slice["metadata"]["name"] = "by-hand".into();
+    slice["ports"] = serde_json::json!([{ "name": "odd", "port": 70_000, "protocol": "TCP" }]);
+    world.server.put(slice);
+    let discovery = world.discover().await;
+    let names = |s: &Snapshot| -> Vec<String> {
+        s.policies().unreadable().iter().map(|u| u.policy.name.to_string()).collect()
+    };
+    assert_eq!(names(&discovery.snapshot.borrow()), ["listed"]);
+    assert!(!allowed(&discovery.snapshot.borrow()));
+    // Also as an event of a watch.
+    world.server.put(deep("watched"));
+    world.server.delete(&policy);
+    let after = until(&discovery, "the second one alone", |s| names(s) == ["watched"]).await;
+    assert!(!allowed(&after));
+    assert_eq!(discovery.health.borrow().error, None);
+}
+
+#[tokio::test]
+async fn an_event_that_cannot_be_read_is_not_passed_over() {
+    let world = World::shop().await;
+    let odd = world.pod("odd", "web", "10.0.2.9");
+    let mut discovery = world.discover().await;
+    let mut broken = odd.clone();
+    broken["metadata"]["labels"] = serde_json::json!({ "a": 1 });
+    broken["metadata"]["resourceVersion"] = "".into();
+    world.server.put(broken);
+    let health = discovery.health.wait_for(|h| h.error.is_some());
+    let said = tokio::time::timeout(LIMIT, health).await.unwrap().unwrap().error.clone().unwrap();
+    assert!(said.starts_with("pods cannot be watched (api_unreadable): "), "{said}");
+    assert_eq!(uid_at(&discovery.snapshot.borrow(), "10.0.2.9"), uid(&odd));
+    world.server.delete(&odd);
+    until(&discovery, "it is gone", |s| uid_at(s, "10.0.2.9").is_none()).await;
+    tokio::time::timeout(LIMIT, discovery.health.wait_for(|h| h.error.is_none())).await.unwrap().unwrap();
+    // What follows such an event is not heard before all that there is was listed anew.
+    let is_list = |r: &lark_apiserver::Request| (r.verb, &*r.resource) == ("list", "pods");
+    let lists: usize = world.server.requests().iter().filter(|(r, _)| is_list(r)).map(|(_, n)| n).sum();
+    assert!(lists > 1, "{lists}");
+}
+
 #[tokio::test]
 async fn network_policies_are_watched() {
     let world = World::shop().await;

@@ -43,9 +43,8 @@ impl Body for Lines {
 }
 
 fn line(kind: &str, object: &Value) -> Bytes {
-    let mut text = json!({ "type": kind, "object": object }).to_string();
-    text.push('\n');
-    text.into()
+    // As the API does it, the type first.
+    format!("{{\"type\":{},\"object\":{object}}}\n", json!(kind)).into()
 }
 
 impl Watch {

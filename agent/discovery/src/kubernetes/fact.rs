@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use lark_core::constants::ANNOTATION_MTLS_PORTS;
 use lark_core::snapshot::{NamedPort, Owner};
-use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::object::{Fact, Meta, raw};
@@ -277,45 +276,55 @@ impl Fact for Pod {
     }
 }
 
+/// A number that can be a TCP port: what is none is left out.
+fn port(number: i64) -> Option<u16> {
+    u16::try_from(number).ok().filter(|number| *number > 0)
+}
+
 fn ports(containers: impl Iterator<Item = raw::Container>) -> Vec<NamedPort> {
     let all = containers.flat_map(|c| c.ports.unwrap_or_default());
     let tcp = all.filter(|p| is_tcp(p.protocol.as_deref()));
-    tcp.filter_map(|p| Some(NamedPort { name: p.name?, port: p.container_port })).collect()
+    tcp.filter_map(|p| Some(NamedPort { name: p.name?, port: port(p.container_port)? })).collect()
 }
 
 impl Fact for NetworkPolicy {
-    type Raw = Value;
+    type Raw = raw::Policy;
     const KIND: &'static str = "NetworkPolicy";
     const GROUP: &'static str = "networking.k8s.io";
     const PLURAL: &'static str = "networkpolicies";
 
-    fn reduce(raw: Value) -> (Meta, Self) {
+    fn reduce(raw: raw::Policy) -> (Meta, Self) {
         let (meta, policy) = policy::<Self>(raw);
         (meta, Self(policy))
     }
 }
 
 impl Fact for AuthorizationPolicy {
-    type Raw = Value;
+    type Raw = raw::Policy;
     const KIND: &'static str = "AuthorizationPolicy";
     const GROUP: &'static str = "lark.mesh";
     const PLURAL: &'static str = "authorizationpolicies";
     const VERSION: &'static str = "v1alpha1";
     const OPTIONAL: bool = true;
 
-    fn reduce(raw: Value) -> (Meta, Self) {
+    fn reduce(raw: raw::Policy) -> (Meta, Self) {
         let (meta, policy) = policy::<Self>(raw);
         (meta, Self(policy))
     }
 }
 
-/// Items of a list do not say what they are; status and much of the metadata do not count.
-fn policy<F: Fact>(mut raw: Value) -> (Meta, Policy) {
-    let meta: Meta = Meta::deserialize(&raw["metadata"]).unwrap_or_default();
+/// Items of a list do not say what they are; status and much of the metadata do not count. A specification that
+/// is no value at all, as one that nests too deep, stays as text, which no policy's is: that closes its
+/// namespace.
+fn policy<F: Fact>(raw: raw::Policy) -> (Meta, Policy) {
+    let raw::Policy { metadata: meta, spec } = raw;
+    let spec = spec.map(|spec| {
+        serde_json::from_str(spec.get()).unwrap_or_else(|error| format!("unreadable: {error}").into())
+    });
     let manifest = json!({
         "apiVersion": format!("{}/{}", F::GROUP, F::VERSION), "kind": F::KIND,
         "metadata": { "namespace": meta.namespace, "name": meta.name },
-        "spec": raw.get_mut("spec").map(Value::take)
+        "spec": spec
     });
     let policy = Policy { namespace: namespace(&meta), name: meta.name.as_str().into(), manifest };
     (meta, policy)
@@ -378,7 +387,7 @@ impl Fact for Service {
             ports: ports
                 .into_iter()
                 .filter(|p| is_tcp(p.protocol.as_deref()))
-                .map(|p| Port { name: p.name.unwrap_or_default().into(), number: p.port })
+                .filter_map(|p| Some(Port { number: port(p.port)?, name: p.name.unwrap_or_default().into() }))
                 .collect(),
             affinity,
             local: spec.internal_traffic_policy.as_deref() == Some("Local"),
@@ -412,7 +421,9 @@ impl Fact for Slice {
             ports: ports
                 .into_iter()
                 .filter(|p| is_tcp(p.protocol.as_deref()))
-                .filter_map(|p| Some(Port { number: p.port?, name: p.name.unwrap_or_default().into() }))
+                .filter_map(|p| {
+                    Some(Port { number: port(p.port?)?, name: p.name.unwrap_or_default().into() })
+                })
                 .collect(),
             endpoints: endpoints.into_iter().flatten().filter_map(endpoint).collect(),
         };

@@ -11,8 +11,8 @@ use tokio::time::Instant;
 
 use super::world::{Step, Told};
 
-/// A watch that fails for longer than this makes discovery not current; at once if who asks is not let in or the
-/// server denies the kind, which does not pass by itself.
+/// A watch that fails for longer than this makes discovery not current; at once if who asks is not let in, the
+/// server denies the kind or what it says cannot be read, which does not pass by itself.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// A watch that has not failed for this long works: attempts are at most half a minute apart, and one that
 /// hangs fails after ten seconds.
@@ -62,7 +62,8 @@ pub(super) fn of(kind: &'static str, error: &watcher::Error) -> Failure {
         Some(message) => message.clone(),
         None => deepest(error),
     };
-    let lasts = matches!(cause, Watch::Forbidden | Watch::Unauthorized) || is_absent(error);
+    let lasts = matches!(cause, Watch::Forbidden | Watch::Unauthorized | Watch::Unreadable);
+    let lasts = lasts || is_absent(error);
     Failure { kind, cause, lasts, said: said.trim_end_matches('.').to_owned() }
 }
 
@@ -86,9 +87,13 @@ pub(super) fn deepest(error: &dyn Error) -> String {
 }
 
 /// Whether the watch cannot go on from where it was and does not notice that by itself: it was told so by
-/// the answer's status and not by an event.
+/// the answer's status and not by an event, or an event could not be read, so that what it said is missing.
 pub(super) fn lost_its_place(error: &watcher::Error) -> bool {
-    matches!(error, watcher::Error::WatchStartFailed(kube::Error::Api(status)) if status.code == 410)
+    match error {
+        watcher::Error::WatchStartFailed(kube::Error::Api(status)) => status.code == 410,
+        watcher::Error::WatchFailed(error) => client_side(error) == Watch::Unreadable,
+        _ => false,
+    }
 }
 
 /// Whether the cluster does not have the kind that was asked for.
@@ -126,7 +131,12 @@ impl Streak {
     pub(super) fn failed(&mut self, failure: &Failure, now: Instant) -> bool {
         self.forget(now);
         let since = self.0.get(failure.kind).map(|failing| failing.since);
-        let failing = Failing { since: since.unwrap_or(now), last: now, lasts: failure.lasts, said: failure.to_string() };
+        let failing = Failing {
+            since: since.unwrap_or(now),
+            last: now,
+            lasts: failure.lasts,
+            said: failure.to_string(),
+        };
         self.0.insert(failure.kind, failing);
         since.is_none()
     }

@@ -123,9 +123,20 @@ struct OwnerReference {
     controller: Option<bool>,
 }
 
-/// The wire's form of each kind.
+/// The wire's form of each kind. One object that cannot be read makes a whole list so: numbers are taken as
+/// they come, and what has any form is read later.
 pub(crate) mod raw {
+    use serde_json::value::RawValue;
+
     use super::{Deserialize, Meta};
+
+    /// A policy of either kind.
+    #[derive(Debug, Deserialize)]
+    pub(crate) struct Policy {
+        #[serde(default)]
+        pub(in super::super) metadata: Meta,
+        pub(in super::super) spec: Option<Box<RawValue>>,
+    }
 
     /// A Namespace.
     #[derive(Debug, Deserialize)]
@@ -185,7 +196,7 @@ pub(crate) mod raw {
     #[serde(rename_all = "camelCase")]
     pub(in super::super) struct ContainerPort {
         pub(in super::super) name: Option<String>,
-        pub(in super::super) container_port: u16,
+        pub(in super::super) container_port: i64,
         pub(in super::super) protocol: Option<String>,
     }
 
@@ -239,7 +250,7 @@ pub(crate) mod raw {
     pub(in super::super) struct ServicePort {
         pub(in super::super) name: Option<String>,
         pub(in super::super) protocol: Option<String>,
-        pub(in super::super) port: u16,
+        pub(in super::super) port: i64,
     }
 
     #[derive(Debug, Deserialize)]
@@ -326,7 +337,7 @@ pub(crate) mod raw {
     #[derive(Debug, Deserialize)]
     pub(in super::super) struct EndpointPort {
         pub(in super::super) name: Option<String>,
-        pub(in super::super) port: Option<u16>,
+        pub(in super::super) port: Option<i64>,
         pub(in super::super) protocol: Option<String>,
     }
 }

@@ -241,6 +241,46 @@ fn endpoints_are_read_with_conditions_and_hints() {
 }
 
 #[test]
+fn numbers_that_are_no_ports_are_left_out() {
+    for none in [-1_i64, 0, 65_536, 70_000, i64::from(i32::MAX)] {
+        let ports = json!([{ "name": "odd", "port": none }, { "name": "sql", "port": 15432 }]);
+        let slice = json!({ "metadata": { "name": "db-1", "namespace": "shop" }, "ports": ports });
+        assert_eq!(read::<Slice>(slice).ports, [Port { name: "sql".into(), number: 15432 }]);
+        let service = service(json!({ "clusterIP": "10.96.0.1", "ports": ports }), json!({}));
+        assert_eq!(service.ports, [Port { name: "sql".into(), number: 15432 }]);
+        let containers = json!([{ "ports": [{ "name": "odd", "containerPort": none }] }]);
+        let pod = json!({ "metadata": { "name": "p" }, "spec": { "containers": containers } });
+        assert_eq!(read::<Pod>(pod).ports, []);
+    }
+}
+
+/// A value in lists in lists.
+fn nested(depth: usize) -> String {
+    format!("{}{}", "[".repeat(depth), "]".repeat(depth))
+}
+
+#[test]
+fn a_policy_that_nests_too_deep_closes_its_namespace_and_spoils_no_list() {
+    let item = |name: &str, spec: &str| {
+        format!(
+            r#"{{"metadata":{{"name":"{name}","namespace":"shop"}},"spec":{spec},"status":{}}}"#,
+            nested(500)
+        )
+    };
+    let deep = format!(r#"{{"rules":{}}}"#, nested(500));
+    let items = [item("deep", &deep), item("open", r#"{"rules":[{}]}"#)].join(",");
+    let list: Vec<Reduced<AuthorizationPolicy>> = serde_json::from_str(&format!("[{items}]")).unwrap();
+    let manifests = list.into_iter().map(|p| p.fact.0.manifest).collect();
+    let domain = lark_core::identity::TrustDomain::new("cluster.local").unwrap();
+    let policies = crate::policy::read(&domain, BTreeMap::new(), manifests, Vec::new());
+    assert_eq!(policies.authorization.len(), 1);
+    let [unreadable] = &*policies.unreadable else { panic!("{:?}", policies.unreadable) };
+    assert_eq!((unreadable.within.as_deref(), &*unreadable.policy.name), (Some("shop"), "deep"));
+    assert!(unreadable.why.contains("recursion limit"), "{}", unreadable.why);
+    assert!(!unreadable.dry_run);
+}
+
+#[test]
 fn policies_keep_their_manifests_and_nothing_else() {
     let spec = json!({ "podSelector": {}, "policyTypes": ["Ingress"] });
     let policy: NetworkPolicy = read(json!({
