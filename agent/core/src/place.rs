@@ -108,8 +108,8 @@ pub fn is_runtimes_own(name: &str) -> bool {
 pub struct Candidate {
     /// What tells it from others.
     pub inode: u64,
-    /// The addresses of its interfaces.
-    pub addresses: Vec<IpAddr>,
+    /// The pod's addresses that it has, if that could be read.
+    pub addresses: Option<Vec<IpAddr>>,
 }
 
 /// Why it is not known in which network namespace a pod is.
@@ -129,13 +129,30 @@ pub enum NamespaceError {
         /// What was looked for.
         address: IpAddr,
     },
+    /// More than one of the processes' namespaces has the pod's address.
+    #[error(
+        "{count} network namespaces of its processes have its address {address}, so that none is known to be its own: the pod made others and gave them this address"
+    )]
+    Ambiguous {
+        /// How many have it.
+        count: usize,
+        /// The address.
+        address: IpAddr,
+    },
+    /// Of one of the processes' namespaces it is not known which addresses it has.
+    #[error("the addresses of {count} network namespaces of its processes cannot be read, or are too many")]
+    Unread {
+        /// How many that are.
+        count: usize,
+    },
     /// The pod is to be on the node's network and is not.
     #[error("it is to be on the node's own network, and its processes are not")]
     NotOnHost,
 }
 
 /// Which of the namespaces is the pod's: the node's own for one on the host network, else the one that has
-/// all of the pod's addresses and is not the node's. A container may have made more of them; those have not.
+/// all of the pod's addresses and is not the node's. A container may have made more of them: as long as one of
+/// those has the addresses too, it is not guessed.
 ///
 /// # Errors
 /// When it is not known, with the reason.
@@ -153,9 +170,21 @@ pub fn namespace(
         return if found { Ok(host) } else { Err(NamespaceError::NotOnHost) };
     }
     let first = *addresses.first().ok_or(NamespaceError::NoAddress)?;
-    let has_all = |c: &&Candidate| c.inode != host && addresses.iter().all(|a| c.addresses.contains(a));
-    let found = candidates.iter().find(has_all).map(|c| c.inode);
-    found.ok_or(NamespaceError::Foreign { count: candidates.len(), address: first })
+    let own = || candidates.iter().filter(|c| c.inode != host);
+    // It may be the pod's.
+    let unread = own().filter(|c| c.addresses.is_none()).count();
+    if unread > 0 {
+        return Err(NamespaceError::Unread { count: unread });
+    }
+    let has_all = |c: &&Candidate| c.addresses.iter().any(|has| addresses.iter().all(|a| has.contains(a)));
+    let mut found: Vec<u64> = own().filter(has_all).map(|c| c.inode).collect();
+    found.sort_unstable();
+    found.dedup();
+    match *found {
+        [] => Err(NamespaceError::Foreign { count: candidates.len(), address: first }),
+        [inode] => Ok(inode),
+        _ => Err(NamespaceError::Ambiguous { count: found.len(), address: first }),
+    }
 }
 
 #[cfg(test)]

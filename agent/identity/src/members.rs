@@ -28,8 +28,10 @@ const PAUSE: Duration = Duration::from_secs(60);
 /// Why a token is not accepted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TokenRefused {
-    /// There is none, or it is nobody's.
-    #[error("the token is missing or no node's; see the controller's file of join tokens")]
+    /// There is none, or it is nobody's (any more).
+    #[error(
+        "the token is missing or no node's: a node shows that of its line in the controller's file of join tokens, an agent in a cluster that of its pod"
+    )]
     Unknown,
     /// Its time is over.
     #[error("the token has expired; make another with `lark token` and replace the node's line")]
@@ -70,6 +72,16 @@ pub struct Caller {
     pub due: bool,
     /// What the token belongs to.
     pub membership: Membership,
+}
+
+impl Caller {
+    /// Why somebody who was let in is no member any more.
+    pub(crate) fn left(&self) -> TokenRefused {
+        match self.membership {
+            Membership::Line(_) => TokenRefused::Unknown,
+            Membership::Pod(_) => TokenRefused::PodUnknown { node: self.node.clone() },
+        }
+    }
 }
 
 /// By what somebody is in the mesh.

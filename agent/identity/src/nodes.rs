@@ -216,7 +216,7 @@ impl Session {
     ) -> Result<(), Status> {
         let inner = self.nodes.0.clone();
         if !inner.authenticator.is_member(&self.caller) {
-            let error = TokenRefused::Unknown;
+            let error = self.caller.left();
             return Err(refused_token(&inner.refusals, &error, &self.peer, "stream ended"));
         }
         // A kind that this controller does not know is of a newer agent.
@@ -332,5 +332,45 @@ impl tower::Service<http::Request<Body>> for Nodes {
             let mut grpc = Grpc::new(codec).max_decoding_message_size(MESSAGE_MAX);
             Ok(grpc.streaming(follow, request).await)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::members::{Authenticated, Membership};
+
+    /// Nobody is a member any more.
+    struct Nobody;
+
+    impl Authenticator for Nobody {
+        fn authenticate<'a>(&'a self, _: &'a str, _: SystemTime) -> Authenticated<'a> {
+            Box::pin(std::future::ready(Err(TokenRefused::Unknown)))
+        }
+
+        fn is_member(&self, _: &Caller) -> bool {
+            false
+        }
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_membership_is_said_by_what_it_was() {
+        let refusals = Refusals::default();
+        let trust = Trust { epoch: 0, roots: Vec::new(), issuer: RootId::new([1; 32]) };
+        let nodes = Nodes::new(Arc::new(Nobody), trust, refusals.clone());
+        let ended = async |membership| {
+            let caller = Caller { node: "one".into(), due: false, membership };
+            let (answers, _stream) = mpsc::channel(4);
+            let mut session = Session { nodes: nodes.clone(), caller, answers, peer: String::new() };
+            session.heard(FromNode { said: None }, &mut None, &mut Asking::default()).await.unwrap_err()
+        };
+        let pod = ended(Membership::Pod("uid".into())).await;
+        assert_eq!(
+            pod.message(),
+            "the token's pod is not known on node one: it is gone, or discovery lags behind"
+        );
+        assert!(ended(Membership::Line([0; 32])).await.message().contains("join tokens"));
+        let counted: Vec<_> = refusals.counts().into_iter().collect();
+        assert_eq!(counted, [(CaRefusal::Unauthenticated, 1), (CaRefusal::TokenPodUnknown, 1)]);
     }
 }

@@ -161,13 +161,16 @@ impl NodePods {
             return Ok(netns);
         }
         let cgroup = self.cgroup(workload)?;
-        let mut found = pods::namespaces(cgroup.path(), place::is_runtimes_own);
+        let mut found = pods::namespaces(cgroup.path(), place::is_runtimes_own, &workload.addresses);
         let candidates: Vec<Candidate> =
             found.iter().map(|n| Candidate { inode: n.inode, addresses: n.addresses.clone() }).collect();
         let inode = place::namespace(&candidates, self.host, workload.host_network, &workload.addresses)
             .map_err(|error| match error {
                 NamespaceError::NoProcess | NamespaceError::NoAddress => pending(error.to_string()),
-                NamespaceError::Foreign { .. } | NamespaceError::NotOnHost => failed(&error),
+                NamespaceError::Foreign { .. }
+                | NamespaceError::Ambiguous { .. }
+                | NamespaceError::Unread { .. }
+                | NamespaceError::NotOnHost => failed(&error),
             })?;
         let chosen = found.iter().position(|n| n.inode == inode).map(|at| found.swap_remove(at));
         let chosen = chosen.ok_or_else(|| failed(&NamespaceError::NoProcess))?;
@@ -182,7 +185,7 @@ impl NodePods {
         if known.and_then(pods::netns_of) == Some(inode) {
             return true;
         }
-        let found = pods::namespaces(pod.cgroup.path(), place::is_runtimes_own);
+        let found = pods::namespaces(pod.cgroup.path(), place::is_runtimes_own, &[]);
         if let Some(same) = found.iter().find(|n| n.inode == inode) {
             let addresses = pod.addresses.clone();
             self.found.insert(pod.uid.clone(), Found { pid: same.pid, inode, addresses });

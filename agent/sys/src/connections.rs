@@ -88,6 +88,7 @@ pub fn counted() -> io::Result<Vec<Counted>> {
             if kind == SOCK_DIAG_BY_FAMILY {
                 found.extend(count(message));
             }
+            Ok(())
         })?;
     }
     Ok(found)
@@ -114,6 +115,7 @@ fn dump(family: u8, states: u32, limit: usize, found: &mut Vec<Established>) -> 
         if kind == SOCK_DIAG_BY_FAMILY && found.len() < limit {
             found.extend(parse(message));
         }
+        Ok(())
     })
 }
 

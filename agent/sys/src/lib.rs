@@ -9,8 +9,6 @@ pub mod cgroup;
 pub mod connections;
 /// Descriptors from one process to another.
 pub mod handover;
-/// Addresses of network interfaces.
-pub mod interfaces;
 /// What the kernel offers.
 pub mod kernel;
 /// Interfaces of a namespace, and which of them are the two ends of one wire.

@@ -1,6 +1,7 @@
 //! Interfaces of a namespace, and which of them are the two ends of one wire (rtnetlink, `RTM_GETLINK` and
 //! `RTM_GETNSID`).
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -31,6 +32,8 @@ const LOCAL: u16 = 2;
 const ADDRESS_MESSAGE: usize = 8;
 const IFF_UP: u32 = 1;
 const IFF_LOOPBACK: u32 = 8;
+/// Addresses of a pod's namespace that are looked at.
+const LOOKED_AT: usize = 1024;
 /// Length of `struct ifinfomsg`.
 const LINK_MESSAGE: usize = 16;
 
@@ -64,6 +67,7 @@ pub fn interfaces() -> io::Result<Vec<Interface>> {
         if kind == RTM_NEWLINK {
             found.extend(parse(body));
         }
+        Ok(())
     })?;
     Ok(found)
 }
@@ -74,13 +78,42 @@ pub fn interfaces() -> io::Result<Vec<Interface>> {
 /// When the kernel refuses to tell.
 pub fn addresses() -> io::Result<Vec<IpAddr>> {
     let mut found = Vec::new();
-    let request = netlink::message(RTM_GETADDR, netlink::REQUEST_DUMP, &[0; ADDRESS_MESSAGE]);
-    netlink::dump(netlink::ROUTE, &request, |kind, body| {
-        if kind == RTM_NEWADDR {
-            found.extend(parse_address(body));
-        }
+    each_address(|address| {
+        found.push(address);
+        Ok(())
     })?;
     Ok(found)
+}
+
+/// Which of these addresses the calling thread's namespace has. Whose namespace it is may have given it any
+/// number of others, of which only [`LOOKED_AT`] are looked at.
+///
+/// # Errors
+/// When it has more, or the kernel refuses to tell.
+pub fn has_of(wanted: &[IpAddr]) -> io::Result<Vec<IpAddr>> {
+    among(wanted, LOOKED_AT)
+}
+
+fn among(wanted: &[IpAddr], mut left: usize) -> io::Result<Vec<IpAddr>> {
+    let mut found = BTreeSet::new();
+    each_address(|address| {
+        left = left
+            .checked_sub(1)
+            .ok_or_else(|| io::Error::other("a network namespace has too many addresses"))?;
+        if wanted.contains(&address) {
+            found.insert(address);
+        }
+        Ok(())
+    })?;
+    Ok(found.into_iter().collect())
+}
+
+fn each_address(mut each: impl FnMut(IpAddr) -> io::Result<()>) -> io::Result<()> {
+    let request = netlink::message(RTM_GETADDR, netlink::REQUEST_DUMP, &[0; ADDRESS_MESSAGE]);
+    netlink::dump(netlink::ROUTE, &request, |kind, body| match parse_address(body) {
+        Some(address) if kind == RTM_NEWADDR => each(address),
+        _ => Ok(()),
+    })
 }
 
 /// The number by which the calling thread's namespace knows another one; nothing if no interface has made
@@ -198,6 +231,15 @@ mod tests {
         assert_eq!(found(down, Some(3)), none);
         let loopback = Interface { is_loopback: true, ..interface(1, "", None, None) };
         assert_eq!(found(loopback, Some(3)), none);
+    }
+
+    #[test]
+    fn of_the_addresses_of_a_namespace_only_those_asked_for_are_kept() {
+        let loopback = IpAddr::from([127, 0, 0, 1]);
+        assert_eq!(has_of(&[IpAddr::from([203, 0, 113, 9]), loopback]).unwrap(), [loopback]);
+        assert_eq!(has_of(&[]).unwrap(), Vec::<IpAddr>::new());
+        let error = among(&[loopback], 0).unwrap_err().to_string();
+        assert_eq!(error, "a network namespace has too many addresses");
     }
 
     #[test]

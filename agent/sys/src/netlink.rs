@@ -41,14 +41,15 @@ pub(crate) fn message(kind: u16, flags: u16, body: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Asks for a dump and hands each message of it to `each`, with its kind.
+/// Asks for a dump and hands each message of it to `each`, with its kind. After an error of `each` nothing more is
+/// read.
 ///
 /// # Errors
-/// When the kernel refuses.
+/// When the kernel refuses, or `each` does.
 pub(crate) fn dump(
     protocol: Option<Protocol>,
     request: &[u8],
-    mut each: impl FnMut(u16, &[u8]),
+    mut each: impl FnMut(u16, &[u8]) -> io::Result<()>,
 ) -> io::Result<()> {
     let socket = open(protocol)?;
     rustix::net::send(&socket, request, SendFlags::empty())?;
@@ -60,7 +61,7 @@ pub(crate) fn dump(
             match kind {
                 DONE => return Ok(()),
                 ERROR => return Err(refusal(body).unwrap_or_else(|| io::ErrorKind::InvalidData.into())),
-                kind => each(kind, body),
+                kind => each(kind, body)?,
             }
             rest = next;
         }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::cgroup::{self, CgroupError};
-use crate::interfaces;
+use crate::links;
 use crate::netns::{NetNs, NetNsError};
 
 /// What a directory's name says.
@@ -131,16 +131,16 @@ pub struct PodNetNs {
     pub pid: u32,
     /// What tells it from others.
     pub inode: u64,
-    /// The addresses of its interfaces.
-    pub addresses: Vec<IpAddr>,
+    /// Those of the addresses asked for that it has; `None` if that could not be read.
+    pub addresses: Option<Vec<IpAddr>>,
 }
 
-/// The network namespaces of the processes in a cgroup and below it, each once. `skip` names directories
-/// whose processes are not the pod's.
-pub fn namespaces(cgroup: &Path, skip: fn(&str) -> bool) -> Vec<PodNetNs> {
+/// The network namespaces of the processes in a cgroup and below it, each once, and which of these addresses they
+/// have. `skip` names directories whose processes are not the pod's.
+pub fn namespaces(cgroup: &Path, skip: fn(&str) -> bool, addresses: &[IpAddr]) -> Vec<PodNetNs> {
     let mut found: Vec<PodNetNs> = Vec::new();
     for pid in processes(cgroup, skip) {
-        if let Ok(Some(next)) = namespace(cgroup, pid, skip, &found) {
+        if let Ok(Some(next)) = namespace(cgroup, pid, skip, addresses, &found) {
             found.push(next);
         }
     }
@@ -151,6 +151,7 @@ fn namespace(
     cgroup: &Path,
     pid: u32,
     skip: fn(&str) -> bool,
+    addresses: &[IpAddr],
     known: &[PodNetNs],
 ) -> Result<Option<PodNetNs>, NetNsError> {
     let path = PathBuf::from(format!("/proc/{pid}/ns/net"));
@@ -163,7 +164,7 @@ fn namespace(
     if !processes(cgroup, skip).contains(&pid) {
         return Ok(None);
     }
-    let addresses = netns.within(interfaces::addresses)?.unwrap_or_default();
+    let addresses = netns.within(|| links::has_of(addresses)).ok().and_then(Result::ok);
     Ok(Some(PodNetNs { netns, pid, inode, addresses }))
 }
 

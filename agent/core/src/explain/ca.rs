@@ -47,7 +47,7 @@ closed_set! {
     CaRefusal;
     /// The token is missing or no node's.
     Unauthenticated = "unauthenticated", Controller,
-        "Make a token with `lark token` and add its line to --join-tokens. Unexpected addresses are an attack or a stale node.";
+        "Make a token with `lark token` and add its line to --join-tokens; in a cluster the agent must show a projected token. Unexpected addresses are an attack or a stale node.";
     /// The join token has expired.
     TokenExpired = "token_expired", Controller,
         "Make another by `lark token` and replace the node's line in --join-tokens. An agent that joined in time needs none.";

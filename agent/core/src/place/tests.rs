@@ -55,7 +55,7 @@ fn pods_are_found_by_both_drivers_names_in_every_class() {
 fn the_namespace_is_the_one_that_has_the_pods_addresses() {
     let at = |inode, addresses: &[&str]| Candidate {
         inode,
-        addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
+        addresses: Some(addresses.iter().map(|a| a.parse().unwrap()).collect()),
     };
     let host = at(1, &["192.168.0.1", "10.0.0.1"]);
     let pod = at(2, &["127.0.0.1", "10.0.1.1", "fd01::1"]);
@@ -69,6 +69,22 @@ fn the_namespace_is_the_one_that_has_the_pods_addresses() {
     let foreign = NamespaceError::Foreign { count: 2, address: ip("10.0.0.1") };
     assert_eq!(namespace(&[host, inner], 1, false, &[ip("10.0.0.1")]), Err(foreign));
     assert_eq!(namespace(&all, 1, false, &[]), Err(NamespaceError::NoAddress));
+    // A process of the pod has made one with the pod's address: first or last, it is not taken.
+    let decoy = at(4, &["10.0.1.1", "fd01::1"]);
+    let [host, inner, pod] = all;
+    for all in [[decoy.clone(), inner, pod.clone()], [pod.clone(), host, decoy]] {
+        let ambiguous = NamespaceError::Ambiguous { count: 2, address: ip("10.0.1.1") };
+        assert_eq!(namespace(&all, 1, false, &[ip("10.0.1.1"), ip("fd01::1")]), Err(ambiguous));
+    }
+    // With a part of the addresses it is none.
+    let part = at(4, &["10.0.1.1"]);
+    assert_eq!(namespace(&[part, pod.clone()], 1, false, &[ip("10.0.1.1"), ip("fd01::1")]), Ok(2));
+    // One that cannot be read may be the pod's, unless it is the node's.
+    let unread = |inode| Candidate { inode, addresses: None };
+    let addresses = [ip("10.0.1.1")];
+    assert_eq!(namespace(&[unread(1), pod.clone()], 1, false, &addresses), Ok(2));
+    let error = NamespaceError::Unread { count: 1 };
+    assert_eq!(namespace(&[unread(5), pod], 1, false, &addresses), Err(error));
     assert_eq!(namespace(&[], 1, false, &[ip("10.0.1.1")]), Err(NamespaceError::NoProcess));
 }
 

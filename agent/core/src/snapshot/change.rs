@@ -165,9 +165,8 @@ impl Snapshot {
             self.by_address.remove(&address);
         }
         for address in workload.closed_addresses() {
-            match self.contested.remove(&address) {
-                Some(many @ 2..) => drop(self.contested.insert(address, many - 1)),
-                _ => {}
+            if let Some(many @ 2..) = self.contested.remove(&address) {
+                self.contested.insert(address, many - 1);
             }
         }
         if let Some(workloads) = self.by_node.get_mut(&workload.node) {

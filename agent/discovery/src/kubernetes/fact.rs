@@ -319,7 +319,7 @@ impl Fact for AuthorizationPolicy {
 fn policy<F: Fact>(raw: raw::Policy) -> (Meta, Policy) {
     let raw::Policy { metadata: meta, spec } = raw;
     let spec = spec.map(|spec| {
-        serde_json::from_str(spec.get()).unwrap_or_else(|error| format!("unreadable: {error}").into())
+        serde_json::from_str(spec.get()).unwrap_or_else(|error| Value::String(format!("unreadable: {error}")))
     });
     let manifest = json!({
         "apiVersion": format!("{}/{}", F::GROUP, F::VERSION), "kind": F::KIND,

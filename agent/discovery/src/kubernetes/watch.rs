@@ -87,7 +87,7 @@ enum Message {
     Told(Told),
     Failed(&'static str, watcher::Error),
     /// The server says that it does not have the kind; an empty listing of it.
-    Absent(&'static str, watcher::Error, [Told; 2]),
+    Absent(&'static str, watcher::Error, Box<[Told; 2]>),
 }
 
 /// Watches one kind for ever.
@@ -101,7 +101,7 @@ async fn follow<F: Fact>(client: Client, tell: mpsc::Sender<Message>, into: fn(E
             let message = match item {
                 Ok(event) => Message::Told(into(reduced(event))),
                 Err(error) if F::OPTIONAL && failure::is_absent(&error) => {
-                    Message::Absent(F::PLURAL, error, [Event::Listing, Event::ListedAll].map(into))
+                    Message::Absent(F::PLURAL, error, Box::new([Event::Listing, Event::ListedAll].map(into)))
                 }
                 Err(error) => Message::Failed(F::PLURAL, error),
             };
@@ -181,7 +181,8 @@ impl State {
             // One answer must not open what policies close. Whoever removes the kind removes its objects first,
             // and the watch tells that.
             Message::Absent(_, _, none) if !self.world.knows_authorization() => {
-                none.into_iter().fold(false, |changed, told| self.take(Message::Told(told)) || changed)
+                let [listing, listed] = *none;
+                self.take(Message::Told(listing)) | self.take(Message::Told(listed))
             }
             Message::Failed(kind, error) | Message::Absent(kind, error, _) => {
                 let failure = failure::of(kind, &error);
