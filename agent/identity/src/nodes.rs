@@ -362,7 +362,7 @@ mod tests {
             let caller = Caller { node: "one".into(), due: false, membership };
             let (answers, _stream) = mpsc::channel(4);
             let mut session = Session { nodes: nodes.clone(), caller, answers, peer: String::new() };
-            session.heard(FromNode { said: None }, &mut None, &mut Asking::default()).await.unwrap_err()
+            session.heard(FromNode { said: None }, &mut None, &mut nodes.0.desk.asking()).await.unwrap_err()
         };
         let pod = ended(Membership::Pod("uid".into())).await;
         assert_eq!(
