@@ -11,7 +11,7 @@ use lark_core::identity::SpiffeId;
 use lark_identity::{Svid, SvidStore, TrustBundle};
 use lark_sys::netns::NetNs;
 use lark_testbed::hostile::{self, END_HEADERS, Hostile, connect_to, frame, kind};
-use lark_testbed::{Nginx, Pod, Record, eventually};
+use lark_testbed::{Nginx, Pod, Record, Wire, eventually};
 use rcgen::string::Ia5String;
 use rcgen::{CertificateParams, Issuer, KeyPair, SanType};
 use rustls::crypto::aws_lc_rs::sign::any_ecdsa_type;
@@ -21,6 +21,9 @@ use serde_json::json;
 use tokio::runtime::Runtime;
 
 use crate::house::House;
+
+/// What no application may be told.
+const CANARY: &str = "GET /canary";
 
 fn id(account: &str) -> SpiffeId {
     format!("spiffe://cluster.local/ns/shop/sa/{account}").parse().unwrap()
@@ -195,10 +198,13 @@ fn a_valid_certificate_of_a_denied_workload_opens_nothing() {
         runtime.block_on(async {
             let answer = peer.ask(1, &request).await.unwrap();
             // A request right behind it, whatever was answered.
-            let _ = peer.send(&frame(kind::DATA, 0, 1, b"GET /canary HTTP/1.0\r\n\r\n")).await;
+            let _ =
+                peer.send(&frame(kind::DATA, 0, 1, format!("{CANARY} HTTP/1.0\r\n\r\n").as_bytes())).await;
             (answer == [0x88], String::from_utf8_lossy(&answer).into_owned())
         })
     };
+    let capture = || Wire::within_pod(&house.bed, &house.server).unwrap();
+    let wire = capture();
     let (open, answer) = ask("neighbour", house.neighbour.ip);
     assert!(!open && answer.contains("policy_denied"), "{answer}");
     assert!(answer.contains("authorization no_match 0 AuthorizationPolicy shop/client-only"), "{answer}");
@@ -208,12 +214,15 @@ fn a_valid_certificate_of_a_denied_workload_opens_nothing() {
     assert!(!open && answer.contains("source_unknown"), "{answer}");
     let (open, answer) = ask("client", house.neighbour.ip);
     assert!(!open && answer.contains("source_unknown"), "{answer}");
+    assert_eq!(wire.count(CANARY).unwrap(), 0);
+    let wire = capture();
     assert!(!nginx.access_log().contains("canary"), "{}", nginx.access_log());
     assert!(ask("client", house.client.ip).0);
     eventually(Duration::from_secs(10), "whoever may is served", || {
         Ok(nginx.access_log().contains("canary"))
     })
     .unwrap_or_else(|e| panic!("{e:#}\n{}", house.logs()));
+    assert!(wire.count(CANARY).unwrap() >= 1, "the capture does not see what is delivered");
 }
 
 /// Says something to an agent's tunnel port, in plaintext or by TLS without a certificate, and waits for the
@@ -228,7 +237,7 @@ try:
         c.minimum_version = ssl.TLSVersion.TLSv1_3
         c.set_alpn_protocols(['h2'])
         s = c.wrap_socket(s, server_hostname=sys.argv[3])
-    s.sendall(b'GET /canary HTTP/1.0\r\n\r\n' * 3)
+    s.sendall(b'GET /%s HTTP/1.0\r\n\r\n' % sys.argv[4].encode() * 3)
     while s.recv(4096): pass
 except OSError: pass
 print('end')
@@ -248,9 +257,12 @@ fn straight_to_the_tunnel_port_without_a_certificate_leads_nowhere_from_anywhere
     };
     // Another node, the node itself, a pod elsewhere and one of the node, which are captured.
     let places = [&house.nodes.0.place, &house.nodes.1.place, &house.client.place, &house.server.place];
+    let wire = Wire::within_pod(&house.bed, &house.server).unwrap();
     for (n, place) in (1..).zip(places) {
+        // What the pod itself says leaves it, whoever is meant.
+        let word = if place.netns == house.server.place.netns { "of-its-own" } else { "canary" };
         for how in ["tls", "plain"] {
-            let said = place.run("python3", &["-c", NOBODY, &to, how, &name]).unwrap();
+            let said = place.run("python3", &["-c", NOBODY, &to, how, &name, word]).unwrap();
             assert_eq!(said, "end\n");
         }
         eventually(Duration::from_secs(20), "each is counted by its cause", || {
@@ -258,8 +270,13 @@ fn straight_to_the_tunnel_port_without_a_certificate_leads_nowhere_from_anywhere
         })
         .unwrap_or_else(|e| panic!("{e:#}\n{}", house.logs()));
     }
-    assert!(!nginx.access_log().contains("canary"), "{}", nginx.access_log());
+    let log = nginx.access_log();
+    assert!(!log.contains("canary") && !log.contains("of-its-own"), "{log}");
     house.curl(&url);
+    // The last answer is there, so it saw what is delivered.
+    let seen = wire.finish().unwrap();
+    assert_eq!(lark_testbed::occurrences(&seen, CANARY), 0);
+    assert!(lark_testbed::occurrences(&seen, "canary-of-lark") >= 1);
 }
 
 #[test]
@@ -275,7 +292,9 @@ fn an_address_that_changed_hands_during_a_connection_leads_nobody_to_its_next_ow
     house.two.wait_captured(2).unwrap();
     let request =
         connect_to(&format!("{}:8080", house.server.ip), &format!("for=\"{}:4242\"", house.client.ip));
-    let get = |stream: u32| frame(kind::DATA, 0, stream, b"GET /canary HTTP/1.1\r\nHost: x\r\n\r\n");
+    let get = |stream: u32| {
+        frame(kind::DATA, 0, stream, format!("{CANARY} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes())
+    };
     let (client, server) = (house.client.clone(), house.server.clone());
     let runtime = runtime();
     let mut peer = house.taken(&runtime, "client", "server");
@@ -299,6 +318,7 @@ fn an_address_that_changed_hands_during_a_connection_leads_nobody_to_its_next_ow
     })
     .unwrap_or_else(|e| panic!("{e:#}\n{}", house.logs()));
     let nginx = Nginx::start(&house.bed, &next).unwrap();
+    let wire = Wire::within_pod(&house.bed, &next).unwrap();
 
     // What was open has ended, and what comes on the old tunnel is refused: it was proved to be for another.
     let answer = runtime.block_on(async {
@@ -314,6 +334,9 @@ fn an_address_that_changed_hands_during_a_connection_leads_nobody_to_its_next_ow
     let said = client.place.run("curl", &["-sS", "--max-time", "20", &url]);
     let said = said.unwrap_or_else(|e| panic!("{e:#}\n{}", house.logs()));
     assert!(said.starts_with(&client.ip.to_string()), "{said}");
+    let seen = wire.finish().unwrap();
+    assert_eq!(lark_testbed::occurrences(&seen, CANARY), 0);
+    assert!(lark_testbed::occurrences(&seen, "GET /who") >= 1, "the capture does not see what is delivered");
     let edges = house.one.json("edges").unwrap().to_string();
     assert!(edges.contains("spiffe://cluster.local/ns/shop/sa/next"), "{edges}");
 }

@@ -217,13 +217,15 @@ fn what_explain_says_holds_for_the_next_connection_within_a_moment_of_the_change
     eventually(Duration::from_secs(20), "it is served", || Ok(count("served") > 3)).unwrap();
     let deny = manifest("AuthorizationPolicy", "nobody", json!({ "action": "DENY", "rules": [{}] }));
     let explain = ["policy", "explain", "--from", "shop/client", "--to", "shop/server:8080"];
-    for (policies, word, others) in [(json!([deny]), "denied", "served"), (json!([]), "served", "denied")] {
+    let mut soonest = Duration::MAX;
+    let (closed, open) = ((json!([deny]), "denied", "served"), (json!([]), "served", "denied"));
+    for (policies, word, others) in [closed.clone(), open.clone(), closed, open] {
         let (began, before) = (std::time::Instant::now(), count(word));
         house.mesh.change(|document| document["authorizationPolicies"] = policies).unwrap();
         eventually(Duration::from_secs(20), "a connection follows the change", || Ok(count(word) > before))
             .unwrap_or_else(|e| panic!("{e:#}\n{}", house.logs()));
-        // For whoever reads the test's output; a busy machine decides it, not this project.
         println!("{word} {:?} after the change", began.elapsed());
+        soonest = soonest.min(began.elapsed());
         // The agent that decides says so, and from then on decides so.
         let said = house.two.table(&explain).unwrap();
         assert_eq!(said.contains("DENIED"), word == "denied", "{said}");
@@ -232,6 +234,8 @@ fn what_explain_says_holds_for_the_next_connection_within_a_moment_of_the_change
         eventually(Duration::from_secs(20), "more of them", || Ok(count(word) > after + 10)).unwrap();
         assert!(count(others) <= before + 1, "{}", knocking.log());
     }
+    // A busy machine may be late with some of them; one that is asked only now and then is late with each.
+    assert!(soonest < Duration::from_secs(1), "the soonest of four changes took {soonest:?}");
     let log = house.two.process.log();
     assert!(log.contains("AuthorizationPolicy shop/nobody, rule 1"), "{log}");
 }

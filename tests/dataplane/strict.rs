@@ -24,10 +24,11 @@ try:
 except ConnectionRefusedError: print('refused')
 except ConnectionResetError: print('reset')
 ";
-/// The same from a port of its own, which is free again at once. Arguments: address, port, own port.
+/// The same from a port of its own, which is free again at once, with a word of its own. Arguments: address, port,
+/// own port, word.
 const FROM_PORT: &str = r"
 import socket, struct, sys
-host, port, own = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+host, port, own, word = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 s = socket.socket(socket.AF_INET6 if ':' in host else socket.AF_INET)
 s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
 s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
@@ -35,12 +36,31 @@ s.bind(('', own))
 s.settimeout(30)
 try:
     s.connect((host, port))
-    s.sendall(b'GET /canary-of-lark HTTP/1.0\r\n\r\n')
+    s.sendall(b'GET /%s HTTP/1.0\r\n\r\n' % word.encode())
     print('bytes' if s.recv(1) else 'end')
+except ConnectionRefusedError: print('refused')
+";
+/// Dials with its first bytes in the SYN. Arguments: address.
+const FAST: &str = r"
+import socket, sys
+s = socket.socket(socket.AF_INET6 if ':' in sys.argv[1] else socket.AF_INET)
+s.settimeout(30)
+try:
+    s.sendto(b'GET /?fast-open HTTP/1.0\r\n\r\n', 0x20000000, (sys.argv[1], 8080))  # MSG_FASTOPEN
+    said = b''
+    while part := s.recv(4096): said += part
+    accepted = bool(s.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)[5] & 32)  # TCPI_OPT_SYN_DATA
+    print('bytes' if said else 'end', accepted)
 except ConnectionRefusedError: print('refused')
 ";
 const MPTCP: &str = "262";
 const RANGES: [&str; 2] = ["10.77.0.0/16", "fd77::/16"];
+
+/// The same from a port of its own, which the next one may take at once.
+fn from_port(from: &Place, to: IpAddr, own: &str, word: &str) -> String {
+    let to = to.to_string();
+    from.run("python3", &["-c", FROM_PORT, &to, "8080", own, word]).unwrap().trim().to_owned()
+}
 
 fn canary(from: &Place, to: IpAddr, port: u16, protocol: &str) -> String {
     let (to, port) = (to.to_string(), port.to_string());
@@ -123,6 +143,11 @@ fn each_way_round_strict_is_refused_and_told_apart_and_no_byte_of_it_is_on_the_w
             assert_eq!(canary(from, to, 8080, "0"), "refused", "{to} {from:?}");
         }
         assert_eq!(canary(&far.place, to, 8080, MPTCP), "refused");
+        // Right after the captured pod's own connection, from its very address and port.
+        for _ in 0..3 {
+            let next = [&client.place, &past].map(|from| from_port(from, to, "40404", "canary-of-lark"));
+            assert_eq!(next, ["bytes", "refused"], "{to}\n{}", house.logs());
+        }
     }
     // A listener of the agent's own on the pod's address.
     let listeners = server.place.run("ss", &["-Hltn"]).unwrap();
@@ -135,7 +160,8 @@ fn each_way_round_strict_is_refused_and_told_apart_and_no_byte_of_it_is_on_the_w
         assert_eq!(house.curl(&url), "canary-of-lark\n");
         assert_eq!(server.place.run("curl", &["-sS", "--max-time", "20", &url]).unwrap(), "canary-of-lark\n");
     }
-    assert!(!nginx.access_log().contains("/canary-of-lark"), "{}", nginx.access_log());
+    let taken = nginx.access_log().matches("/canary-of-lark").count();
+    assert_eq!(taken, 6, "those of the captured pod alone\n{}", nginx.access_log());
     assert_eq!(wire.count("canary-of-lark").unwrap(), 0);
 
     let log = house.two.process.log();
@@ -221,15 +247,18 @@ fn probes_pass_by_the_kubelets_cgroup_and_nobody_passes_for_them() {
     }
     assert_eq!(canary(&near.place, node.ip, 30080, "0"), "refused", "a node port passed for a probe");
     // Whoever has the kubelet's address and port right after it.
+    let capture = || Wire::of_node(&house.bed, &node).unwrap();
+    let (wire, words) = (capture(), ["of-the-kubelet", "of-another"]);
     for to in [server.ip, server.ip6] {
-        let from_port = |place: &Place| {
-            let said = place.run("python3", &["-c", FROM_PORT, &to.to_string(), "8080", "40404"]);
-            said.unwrap_or_else(|e| panic!("{e:#}\n{}", house.logs())).trim().to_owned()
-        };
         for _ in 0..3 {
-            assert_eq!((from_port(&kubelet), from_port(&host)), ("bytes".to_owned(), "refused".to_owned()));
+            let next = [(&kubelet, words[0]), (&host, words[1])]
+                .map(|(place, word)| from_port(place, to, "40404", word));
+            assert_eq!(next, ["bytes", "refused"], "{}", house.logs());
         }
     }
+    let seen = wire.finish().unwrap();
+    let [first, second] = words.map(|word| lark_testbed::occurrences(&seen, word));
+    assert!(first >= 6 && second == 0, "{first} {second}");
     assert_eq!(house.two.kernel_counter("probe_passed").unwrap(), 12);
     let log = house.two.process.log();
     // The node's end of the pods' bridge, which discovery does not list.
@@ -238,6 +267,45 @@ fn probes_pass_by_the_kubelets_cgroup_and_nobody_passes_for_them() {
     };
     assert!(log.lines().any(bridge) && !log.contains("reason=\"plaintext_outside\""), "{log}");
     House::checks(&house.two).unwrap();
+}
+
+#[test]
+fn fast_open_into_a_strict_pod_is_neither_taken_nor_answered() {
+    let mut house = House::captured();
+    let server = house.server.clone();
+    let (far, near) = (house.plain(true, "far"), house.plain(false, "near"));
+    // Without cookies, so that the very first SYN has the data (ip-sysctl.rst, tcp_fastopen).
+    for pod in [&far, &near, &server] {
+        pod.place.run("sysctl", &["-qw", "net.ipv4.tcp_fastopen=0x607"]).unwrap();
+    }
+    let nginx = Nginx::start(&house.bed, &server).unwrap();
+    let dial = |from: &Pod, to: IpAddr| {
+        let said = from.place.run("python3", &["-c", FAST, &to.to_string()]);
+        said.unwrap_or_else(|e| panic!("{e:#}\n{}", house.logs())).trim().to_owned()
+    };
+    // While it is permissive the data of the SYN is taken, and the capture has the answer.
+    let wire = Wire::within_pod(&house.bed, &server).unwrap();
+    for to in [server.ip, server.ip6] {
+        assert_eq!([&far, &near].map(|from| dial(from, to)), ["bytes True", "bytes True"]);
+    }
+    assert!(wire.count("canary-of-lark").unwrap() >= 4);
+    let taken = nginx.access_log().matches("/?fast-open").count();
+    assert_eq!(taken, 4, "{}", nginx.access_log());
+    house.strict(&server);
+    let dial = |from: &Pod, to: IpAddr| {
+        let said = from.place.run("python3", &["-c", FAST, &to.to_string()]);
+        said.unwrap_or_else(|e| panic!("{e:#}\n{}", house.logs())).trim().to_owned()
+    };
+    let (wire, inside) = (Wire::listen(&house.bed).unwrap(), Wire::within_pod(&house.bed, &server).unwrap());
+    for to in [server.ip, server.ip6] {
+        assert_eq!([&far, &near].map(|from| dial(from, to)), ["refused", "refused"]);
+    }
+    // What the two put into their own SYNs is theirs; not a byte of the pod's answers it.
+    for wire in [wire, inside] {
+        assert_eq!(wire.count("canary-of-lark").unwrap(), 0);
+    }
+    assert_eq!(nginx.access_log().matches("/?fast-open").count(), taken, "{}", nginx.access_log());
+    assert_eq!(house.two.kernel_counter("plaintext_refused").unwrap(), 4);
 }
 
 #[test]

@@ -9,15 +9,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lark_core::capture::Wanted;
+use lark_core::direct::{Subject, verdicts};
 use lark_core::identity::{SpiffeId, TrustDomain};
 use lark_core::policy::{
     Action, Attempt, AuthorizationPolicy, AuthorizationRule, End, NetworkPolicy, NetworkRule, Peer, Peers,
     Policies, PolicyIndex, PortMatch, Ports, Scope, Selector, Source,
 };
-use lark_core::snapshot::{Node, Workload};
+use lark_core::snapshot::{AgentDown, MeshSettings, Node, PolicyChange, SameNode, Snapshot, Workload};
 
 const COUNT: usize = 10_000;
 const DECISIONS: usize = 200_000;
+/// Workloads of the one node, whose agent decides about each pair of them ahead.
+const NODE: usize = 250;
 
 fn workload(number: usize, namespaces: usize) -> Arc<Workload> {
     let namespace = format!("ns-{}", number % namespaces);
@@ -40,7 +43,7 @@ fn workload(number: usize, namespaces: usize) -> Arc<Workload> {
         account: account.into(),
         addresses: vec![IpAddr::from([10, a, b, c])],
         contested: Vec::new(),
-        node: "one".into(),
+        node: if number < NODE { "one" } else { "two" }.into(),
         owner: None,
         host_network: false,
         ports: Vec::new(),
@@ -99,17 +102,39 @@ fn resident() -> u64 {
     line.trim().trim_end_matches(" kB").trim().parse().unwrap()
 }
 
+fn node(name: &str, last: u8) -> Node {
+    let addresses = vec![IpAddr::from([192, 168, 0, last])];
+    Node { name: name.into(), addresses, tunnel_port: 15008, zone: None }
+}
+
+/// What an agent with `sameNode: direct` does for a node's pods when policies have changed.
+fn ahead(namespaces: usize) {
+    let mesh = MeshSettings {
+        trust_domain: TrustDomain::new("cluster.local").unwrap(),
+        same_node: SameNode::Direct,
+        agent_down: AgentDown::Untouched,
+        policy_change: PolicyChange::End,
+        cluster_ranges: Vec::new(),
+    };
+    let workloads = (0..COUNT).map(|i| Arc::unwrap_or_clone(workload(i, namespaces))).collect();
+    let snapshot = Snapshot::build(1, mesh, vec![node("one", 1), node("two", 2)], workloads, Vec::new());
+    let snapshot = snapshot.unwrap().with_policies(policies(namespaces));
+    let start = Instant::now();
+    let own: Vec<_> = snapshot.workloads_on("one").map(|w| Subject::of(&snapshot, w)).collect();
+    let pairs = own.iter().flat_map(|from| own.iter().map(move |to| (from, to)));
+    let found: usize = pairs.map(|(from, to)| verdicts(&snapshot, from, to).len()).sum();
+    println!(
+        "  {} pods of a node: {found} verdicts about direct connections in {:.0?}",
+        own.len(),
+        start.elapsed()
+    );
+}
+
 fn measure(namespaces: usize) {
     let workloads: Vec<Arc<Workload>> = (0..COUNT).map(|i| workload(i, namespaces)).collect();
-    let node = Node {
-        name: "one".into(),
-        addresses: vec![IpAddr::from([192, 168, 0, 1])],
-        tunnel_port: 15008,
-        zone: None,
-    };
     let before = resident();
     let start = Instant::now();
-    let index = PolicyIndex::build(policies(namespaces), workloads.iter(), [node].iter());
+    let index = PolicyIndex::build(policies(namespaces), workloads.iter(), [node("one", 1)].iter());
     let compiled = start.elapsed();
     let memory = resident().saturating_sub(before);
     let mut took = Vec::with_capacity(DECISIONS);
@@ -150,5 +175,6 @@ fn micros(took: Duration) -> String {
 fn main() {
     for namespaces in [100, 10, 1] {
         measure(namespaces);
+        ahead(namespaces);
     }
 }

@@ -34,4 +34,4 @@ pub use pure::on_pure_cgroup_v2;
 pub use reaper::Reaper;
 pub use servers::{Nginx, Postgres, Redis, need};
 pub use two_nodes::TwoNodes;
-pub use wire::Wire;
+pub use wire::{Wire, occurrences};

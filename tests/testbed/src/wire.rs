@@ -76,6 +76,15 @@ impl Wire {
         Self::at(bed, &pod.place, "eth0", Ipv4Addr::new(a, b, c, 254).into())
     }
 
+    /// Begins to capture all that moves within a pod: on its interface, and what its agent delivers by its
+    /// loopback.
+    ///
+    /// # Errors
+    /// As [`Self::listen`].
+    pub fn within_pod(bed: &Testbed, pod: &Pod) -> Result<Self> {
+        Self::at(bed, &pod.place, "any", Ipv4Addr::LOCALHOST.into())
+    }
+
     fn at(bed: &Testbed, place: &Place, interface: &'static str, to: IpAddr) -> Result<Self> {
         need("tcpdump", "tcpdump")?;
         // By its place, for there may be several at once.
@@ -161,6 +170,7 @@ impl Wire {
     }
 }
 
-fn occurrences(bytes: &[u8], text: &str) -> usize {
+/// How often a text is in a capture's bytes.
+pub fn occurrences(bytes: &[u8], text: &str) -> usize {
     bytes.windows(text.len()).filter(|window| *window == text.as_bytes()).count()
 }

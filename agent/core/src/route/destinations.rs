@@ -82,7 +82,7 @@ pub fn changed_destinations(before: &Snapshot, now: &Snapshot) -> DestinationCha
     }
     DestinationChanges {
         // Of several that claim an address, those that are left need not have changed.
-        removed: old.keys().copied().filter(|key| !new.contains_key(key) && !is_closed(now, key)).collect(),
+        removed: old.keys().copied().filter(|key| !new.contains_key(key) && !is_pods(now, key)).collect(),
         written: new.into_iter().filter(|(key, d)| old.get(key) != Some(d)).map(|(_, d)| d).collect(),
     }
 }
@@ -90,8 +90,7 @@ pub fn changed_destinations(before: &Snapshot, now: &Snapshot) -> DestinationCha
 /// Whether connects to this address and port are taken.
 pub fn is_mesh_destination(snapshot: &Snapshot, asked: SocketAddr) -> bool {
     let address = asked.ip().to_canonical();
-    snapshot.workload_by_address(address).is_some_and(|w| w.capture.is_wanted())
-        || snapshot.is_contested(address)
+    is_captured(snapshot, address)
         || snapshot
             .service_by_address(address)
             .is_some_and(|s| s.ports.iter().any(|p| p.port == asked.port()) && is_in_mesh(snapshot, s))
@@ -105,8 +104,14 @@ pub fn is_in_mesh(snapshot: &Snapshot, service: &Service) -> bool {
         .any(|e| e.unknown || snapshot.workload_by_address(e.address).is_some_and(|w| w.capture.is_wanted()))
 }
 
-fn is_closed(snapshot: &Snapshot, (address, port): &DestinationKey) -> bool {
-    port.is_none() && snapshot.is_contested(*address)
+fn is_pods(snapshot: &Snapshot, (address, port): &DestinationKey) -> bool {
+    port.is_none() && is_captured(snapshot, *address)
+}
+
+/// Whether a captured workload has this address, or claims it.
+fn is_captured(snapshot: &Snapshot, address: IpAddr) -> bool {
+    snapshot.workload_by_address(address).is_some_and(|w| w.capture.is_wanted())
+        || snapshot.is_contested(address)
 }
 
 fn of_workload(workload: &Workload) -> impl Iterator<Item = MeshDestination> + '_ {

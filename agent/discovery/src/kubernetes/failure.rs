@@ -45,6 +45,8 @@ pub(super) fn of(kind: &'static str, error: &watcher::Error) -> Failure {
         _ => (None, None),
     };
     let cause = match (code, error) {
+        // A line of the stream that was no event: the client reads it as a status whose every field is missing.
+        (Some(0), watcher::Error::WatchFailed(_)) => Watch::Unreadable,
         (Some(401), _) => Watch::Unauthorized,
         (Some(403), _) => Watch::Forbidden,
         (Some(410), _) => Watch::Expired,
@@ -60,6 +62,9 @@ pub(super) fn of(kind: &'static str, error: &watcher::Error) -> Failure {
     };
     let said = match message.filter(|m| !m.is_empty()) {
         Some(message) => message.clone(),
+        None if cause == Watch::Unreadable && code.is_some() => {
+            "an event is in no form that is known".to_owned()
+        }
         None => deepest(error),
     };
     let lasts = matches!(cause, Watch::Forbidden | Watch::Unauthorized | Watch::Unreadable);
@@ -91,6 +96,7 @@ pub(super) fn deepest(error: &dyn Error) -> String {
 pub(super) fn lost_its_place(error: &watcher::Error) -> bool {
     match error {
         watcher::Error::WatchStartFailed(kube::Error::Api(status)) => status.code == 410,
+        watcher::Error::WatchFailed(kube::Error::Api(_)) => true,
         watcher::Error::WatchFailed(error) => client_side(error) == Watch::Unreadable,
         _ => false,
     }
