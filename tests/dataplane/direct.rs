@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lark_testbed::{Agent, Nginx, Pod, Wire, eventually};
+use lark_testbed::{Agent, Nginx, Pod, Record, Wire, eventually};
 use serde_json::{Value, json};
 
 use crate::house::House;
@@ -200,6 +200,8 @@ fn what_policies_deny_is_refused_by_name_and_a_change_ends_what_is_open() {
 
 #[test]
 fn strict_pods_are_left_to_each_other_alone_and_to_nobody_when_their_agent_dies() {
+    let mut record =
+        Record::of("own agent killed while pods of its node talk directly (sameNode: direct)").unwrap();
     let mut house = House::direct();
     let (client, neighbour) = (house.client.clone(), house.neighbour.clone());
     let plain = house.plain(true, "plain");
@@ -231,6 +233,7 @@ fn strict_pods_are_left_to_each_other_alone_and_to_nobody_when_their_agent_dies(
         .unwrap_or_else(|e| panic!("{e:#}\n{}", house.logs()));
     house.verdicts(4);
     house.one.process.kill();
+    record.injected(1);
     eventually(Duration::from_secs(20), "nothing is left to them any more", || {
         let said =
             client.place.output("curl", &["-sS", "--max-time", "5", &format!("http://{to}:8080/dead")])?;
@@ -255,6 +258,9 @@ fn strict_pods_are_left_to_each_other_alone_and_to_nobody_when_their_agent_dies(
         .unwrap_or_else(|e| panic!("{e:#}\n{}", house.logs()));
     assert_eq!(house.ask(&client, &to), "canary-of-lark\n");
     assert!(!held.log().contains("reset") && !held.log().contains("end"), "{}", held.log());
+    record
+        .write("the open one went on; 6 of 6 new ones refused, canary 0 times on the wire; direct again, and listed, by the next agent")
+        .unwrap();
 }
 
 #[test]
@@ -281,6 +287,8 @@ fn a_verdict_leads_nobody_to_the_next_owner_of_an_address() {
     }
     assert_eq!(wire.count(CANARY).unwrap(), 0, "{}", house.logs());
     assert!(!nginx.access_log().contains("/put/"), "{}", nginx.access_log());
+    let fault = "an address changes hands while a verdict of sameNode: direct still names its former pod";
+    Record::told(fault, 6, "6 of 6 cut off, canary 0 times in the pod that has the address now").unwrap();
 }
 
 #[test]

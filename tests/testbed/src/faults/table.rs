@@ -103,6 +103,18 @@ const OWN: &[Row] = &[
         "dataplane",
         "strict::pods_of_a_dead_agent_stay_closed_in_both_directions",
     ),
+    strict(
+        "own agent killed while pods of its node talk directly (sameNode: direct)",
+        "what is open goes on; whatever is new is refused, nothing of it in plaintext; the next agent lists what is open",
+        "dataplane",
+        "direct::strict_pods_are_left_to_each_other_alone_and_to_nobody_when_their_agent_dies",
+    ),
+    both(
+        "an address changes hands while a verdict of sameNode: direct still names its former pod",
+        "cut off before its handshake is over; no byte reaches the next owner",
+        "dataplane",
+        "direct::a_verdict_leads_nobody_to_the_next_owner_of_an_address",
+    ),
     both(
         "an agent at either end killed while it carries a connection",
         "that connection is reset, never ended in order",
