@@ -1,7 +1,9 @@
 //! Counters that move while a connection lives, and the edges they add up to.
 
+mod history;
 mod requests;
 
+pub use history::{History, Reading, SAMPLES, SERIES_MAX, STEP, Sample};
 pub use requests::{BOUNDS, Distribution, Requests, Totals};
 
 use std::sync::atomic::{AtomicU64, Ordering};

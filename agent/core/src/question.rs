@@ -35,6 +35,13 @@ pub enum Question<'a> {
         /// `namespace/name:port`.
         to: &'a str,
     },
+    /// Which policies select a workload.
+    PoliciesOf {
+        /// `namespace/name`.
+        workload: &'a str,
+    },
+    /// The last hour.
+    History,
     /// All metrics.
     Metrics,
 }
@@ -74,6 +81,8 @@ impl<'a> Question<'a> {
             "/v1/trace" => Self::Trace { from: value("from"), to: value("to") },
             "/v1/policies" => Self::Policies,
             "/v1/policy/explain" => Self::Policy { from: value("from"), to: value("to") },
+            "/v1/policy/selecting" => Self::PoliciesOf { workload: value("workload") },
+            "/v1/history" => Self::History,
             "/metrics" => Self::Metrics,
             _ => return Err(NoQuestion::Path),
         })

@@ -471,6 +471,11 @@ impl Workload {
         }
     }
 
+    /// What it belongs to, `Kind/name`, or its name.
+    pub fn belongs_to(&self) -> String {
+        self.owner.as_ref().map_or_else(|| self.name.to_string(), |o| format!("{}/{}", o.kind, o.name))
+    }
+
     /// `namespace/name`.
     pub fn full_name(&self) -> String {
         format!("{}/{}", self.namespace, self.name)

@@ -3,6 +3,7 @@
 
 mod ca;
 mod cluster;
+mod history;
 mod policy;
 
 pub use policy::{
@@ -19,6 +20,7 @@ use crate::snapshot::{Snapshot, Workload};
 
 pub use ca::{CaView, NodeHolds, RootView};
 pub use cluster::NodeAnswer;
+pub use history::{HistoryView, SeriesView};
 
 /// How an agent is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -80,13 +82,19 @@ pub struct WorkloadView {
     pub namespace: String,
     /// Its name.
     pub name: String,
+    /// What it belongs to, as in edges: `Kind/name`, or its name.
+    #[serde(default)]
+    pub owner: String,
     /// Its node.
     pub node: String,
     /// Its identity.
     pub identity: String,
     /// Its addresses.
     pub addresses: Vec<String>,
-    /// Whether capture is wanted, and what said so.
+    /// Whether it is to be captured.
+    #[serde(default)]
+    pub is_wanted: bool,
+    /// What said so.
     pub wanted: String,
     /// State on this node; `remote` for workloads of others.
     pub state: String,
@@ -136,10 +144,7 @@ impl Party {
         Self {
             namespace: workload.namespace.to_string(),
             name: workload.name.to_string(),
-            owner: workload
-                .owner
-                .as_ref()
-                .map_or_else(|| workload.name.to_string(), |o| format!("{}/{}", o.kind, o.name)),
+            owner: workload.belongs_to(),
             identity: workload.identity.to_string(),
         }
     }

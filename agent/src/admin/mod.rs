@@ -10,8 +10,8 @@ pub use metrics::{answer as metrics_answer, serve as serve_metrics};
 pub use socket::{AdminError, answers, ask, bind, serve, value};
 
 use lark_core::view::{
-    BpfView, CertView, CheckView, ConnectionView, EdgeView, PolicyExplainView, PolicyView, ServiceView,
-    Status, TraceView, WorkloadView,
+    BpfView, CertView, CheckView, ConnectionView, EdgeView, HistoryView, PolicyExplainView, PolicyView,
+    ServiceView, Status, TraceView, WorkloadView,
 };
 
 /// What the API tells; implemented where everything is at hand.
@@ -44,6 +44,13 @@ pub trait Source: Send + Sync + 'static {
     /// # Errors
     /// A sentence when either is not known or not of that form.
     fn policy(&self, from: &str, to: &str) -> Result<PolicyExplainView, String>;
+    /// The policies that select a workload, `namespace/name`.
+    ///
+    /// # Errors
+    /// A sentence when it is not known or not of that form.
+    fn policies_of(&self, workload: &str) -> Result<Vec<PolicyView>, String>;
+    /// The last hour.
+    fn history(&self) -> HistoryView;
     /// All metrics as text.
     fn metrics(&self) -> String;
     /// Whether every pod of this node that is to be captured has been dealt with.

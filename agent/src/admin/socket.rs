@@ -105,6 +105,8 @@ fn answer(source: &dyn Source, method: &Method, path: &str, query: &str) -> Answ
         Question::Trace { from, to } => told(source.trace(from, to)),
         Question::Policies => json(&source.policies()),
         Question::Policy { from, to } => told(source.policy(from, to)),
+        Question::PoliciesOf { workload } => told(source.policies_of(workload)),
+        Question::History => json(&source.history()),
         Question::Metrics => text(StatusCode::OK, "text/plain; version=0.0.4", source.metrics()),
     }
 }

@@ -127,6 +127,7 @@ async fn agent(args: AgentArgs) -> anyhow::Result<()> {
     tokio::spawn(svids.clone().renew(Arc::new(issuer)));
 
     let observer = Observer::recognising(args.recognise == Recognise::On)?;
+    tokio::spawn(observer.clone().remember(unix_seconds));
     let pods = Arc::<Pods>::default();
     let identities = Identities::default();
     let count = args.workers.unwrap_or_else(process::cores).clamp(1, lark_abi::entry::WORKERS_MAX);
@@ -301,6 +302,10 @@ async fn agent(args: AgentArgs) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 fn no_certificate(svids: &SvidStore, id: &lark_core::identity::SpiffeId) -> String {

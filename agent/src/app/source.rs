@@ -13,8 +13,9 @@ use lark_core::route::is_in_mesh;
 use lark_core::snapshot::{Snapshot, Workload};
 use lark_core::trace;
 use lark_core::view::{
-    BpfView, CertView, CheckView, ConnectionView, CounterView, EdgeView, LinkView, MapView, Party,
-    PolicyExplainView, PolicyView, ProgramView, ServiceView, StateCount, Status, TraceView, WorkloadView,
+    BpfView, CertView, CheckView, ConnectionView, CounterView, EdgeView, HistoryView, LinkView, MapView,
+    Party, PolicyExplainView, PolicyView, ProgramView, ServiceView, StateCount, Status, TraceView,
+    WorkloadView,
 };
 use lark_discovery::Discovery;
 use lark_identity::{SvidState, SvidStore};
@@ -149,9 +150,11 @@ impl Source for AgentSource {
                 WorkloadView {
                     namespace: w.namespace.to_string(),
                     name: w.name.to_string(),
+                    owner: w.belongs_to(),
                     node: w.node.to_string(),
                     identity: w.identity.to_string(),
                     addresses: w.addresses.iter().map(ToString::to_string).collect(),
+                    is_wanted: w.capture.is_wanted(),
                     wanted: w.why_capture(),
                     state: state.to_owned(),
                     why,
@@ -339,6 +342,14 @@ impl Source for AgentSource {
 
     fn policy(&self, from: &str, to: &str) -> Result<PolicyExplainView, String> {
         policy::explain(&self.snapshot(), from, to)
+    }
+
+    fn policies_of(&self, workload: &str) -> Result<Vec<PolicyView>, String> {
+        policy::selecting(&self.snapshot(), workload)
+    }
+
+    fn history(&self) -> HistoryView {
+        self.observer.history()
     }
 
     fn metrics(&self) -> String {

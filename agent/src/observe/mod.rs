@@ -5,6 +5,7 @@
 
 mod connection;
 mod edges;
+mod history;
 mod metrics;
 mod refused;
 mod requests;
@@ -18,11 +19,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use lark_core::explain::Cause;
-use lark_core::observe::Requests;
+use lark_core::observe::{History, Requests};
 use lark_core::rate::Lines;
 use lark_core::reason::Reason;
 use lark_core::recognise::{Opaque, Protocol};
-use lark_core::view::{ConnectionView, EdgeView};
+use lark_core::view::{ConnectionView, EdgeView, HistoryView};
 
 use connection::Live;
 use edges::Edges;
@@ -37,6 +38,7 @@ struct Inner {
     live: Mutex<HashMap<u64, Arc<Live>>>,
     edges: Mutex<Edges>,
     requests: Mutex<RequestTable>,
+    history: Mutex<History<history::Whose>>,
     recognise: bool,
     next: AtomicU64,
     metrics: Metrics,
@@ -73,6 +75,7 @@ impl Observer {
             live: Mutex::default(),
             edges: Mutex::default(),
             requests: Mutex::default(),
+            history: Mutex::default(),
             recognise,
             next: AtomicU64::new(0),
             metrics: Metrics::new()?,
@@ -176,6 +179,23 @@ impl Observer {
     pub fn edges(&self) -> Vec<EdgeView> {
         let live: Vec<Arc<Live>> = locked(&self.0.live).values().cloned().collect();
         locked(&self.0.edges).with_live(&live)
+    }
+
+    /// Takes samples of what it knows for ever, by a clock that tells seconds since the epoch.
+    pub async fn remember(self, now: impl Fn() -> u64) {
+        let mut step = tokio::time::interval(lark_core::observe::STEP);
+        step.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            step.tick().await;
+            let requests = locked(&self.0.requests).totals();
+            let readings = history::readings(&self.edges(), requests);
+            locked(&self.0.history).take(now(), readings);
+        }
+    }
+
+    /// The last hour, as far as it was remembered.
+    pub fn history(&self) -> HistoryView {
+        history::view(&locked(&self.0.history))
     }
 
     /// All metrics that there can be, by name, those that others keep among them.

@@ -147,3 +147,42 @@ fn switched_off_nothing_is_looked_at() {
     let observer = Observer::recognising(false).unwrap();
     assert!(observer.open(opening("web", "db")).requests().is_none());
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_last_hour_is_remembered_by_whom_was_asked_and_for_the_node() {
+    let observer = Observer::new().unwrap();
+    let clock = tokio::time::Instant::now();
+    tokio::spawn(observer.clone().remember(move || 1_000 + clock.elapsed().as_secs()));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let connection = observer.open(opening("web", "db"));
+    (connection.securer())(Secured::Mtls);
+    connection.counters().add_sent(100);
+    (connection.requests().unwrap())(answered(503, 3));
+    let denied = observer.open(opening("web", "mail"));
+    denied.ended(lark_core::explain::Ending::Refused, Some((Reason::DialRefused, "nobody listens")));
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    let history = observer.history();
+    assert_eq!(history.at, [1_000, 1_015]);
+    let told: Vec<_> = history
+        .series
+        .iter()
+        .map(|s| {
+            let now = [s.failures.last(), s.denied.last()].map(|n| n.copied().unwrap_or_default());
+            (
+                s.seen_by.as_str(),
+                s.workload.as_str(),
+                s.connections.as_slice(),
+                now,
+                s.bytes.iter().sum::<u64>(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        told,
+        [
+            ("node", "", [0, 2].as_slice(), [1, 1], 100),
+            ("client", "db", [1].as_slice(), [1, 0], 100),
+            ("client", "mail", [1].as_slice(), [0, 1], 0),
+        ]
+    );
+}

@@ -26,7 +26,7 @@ pub use network::{Direction, NetworkPolicy, NetworkRule, Peer, Peers, PortMatch,
 pub use passage::{At, Denied, Passage, Verdict};
 pub use ports::{PORTS_MAX, PortsAsked};
 pub use selector::{Labels, Operator, Requirement, Selector};
-pub use told::{explain, list};
+pub use told::{explain, list, selecting};
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -12,6 +12,23 @@ pub fn list(snapshot: &Snapshot) -> Vec<PolicyView> {
     snapshot.policies().policies().map(|listed| view(&listed)).collect()
 }
 
+/// The policies that select a workload, `NAMESPACE/NAME`.
+///
+/// # Errors
+/// When there is no such workload; in a sentence.
+pub fn selecting(snapshot: &Snapshot, workload: &str) -> Result<Vec<PolicyView>, String> {
+    let workload = known(snapshot, "workload", workload)?;
+    let selects = |listed: &Listed<'_>| {
+        let (within, selector) = match listed.policy {
+            Policy::Authorization(p) => ((p.scope == Scope::Namespace).then_some(&p.namespace), &p.selector),
+            Policy::Network(p) => (Some(&p.namespace), &p.pods),
+            Policy::Unreadable(p) => (p.within.as_ref(), &p.selector),
+        };
+        within.is_none_or(|namespace| *namespace == workload.namespace) && selector.matches(&workload.labels)
+    };
+    Ok(snapshot.policies().policies().filter(selects).map(|listed| view(&listed)).collect())
+}
+
 fn view(listed: &Listed<'_>) -> PolicyView {
     let (effect, dry_run, selector, within, error) = match listed.policy {
         Policy::Authorization(p) => {
