@@ -16,5 +16,7 @@ pub mod admin;
 pub mod controller;
 /// The command line.
 pub mod cli;
+/// The web page, relayed to a loopback port.
+pub mod dashboard;
 /// Wiring.
 pub mod app;

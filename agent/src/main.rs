@@ -28,6 +28,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Ca(CaArgs { verb: CaVerb::Init(args) }) => {
             lark::controller::run_init(&args).map(|()| ExitCode::SUCCESS)
         }
+        Command::Dashboard(args) => lark::app::block_on(lark::dashboard::run(&args)),
         Command::Policy(args) => match args.command {
             PolicyCommand::Test(test) if test.discovery.is_some() => lark::app::policy_test(&test),
             command => lark::app::block_on(lark::cli::run(Command::Policy(lark::cli::policy::PolicyArgs {

@@ -43,8 +43,8 @@ impl Who {
 }
 
 /// An answer.
-pub(super) struct Answer {
-    pub(super) body: Bytes,
+pub(crate) struct Answer {
+    pub(crate) body: Bytes,
     who: Who,
 }
 
@@ -62,8 +62,13 @@ pub(super) async fn get<T: DeserializeOwned>(socket: &Path, path: &str) -> anyho
     ask(Who::Agent, socket, Method::GET, path).await?.json()
 }
 
+/// What an agent's admin API says to a GET of `path`, as it stands.
+pub(crate) async fn agent(socket: &Path, path: &str) -> anyhow::Result<Bytes> {
+    Ok(ask(Who::Agent, socket, Method::GET, path).await?.body)
+}
+
 /// Asks a controller's admin API.
-pub(super) async fn controller(socket: &Path, method: Method, path: &str) -> anyhow::Result<Answer> {
+pub(crate) async fn controller(socket: &Path, method: Method, path: &str) -> anyhow::Result<Answer> {
     ask(Who::Controller, socket, method, path).await
 }
 

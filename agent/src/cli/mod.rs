@@ -11,6 +11,7 @@ mod client;
 mod cluster;
 mod completions;
 mod connections;
+mod dashboard;
 mod edges;
 mod explain;
 mod output;
@@ -29,7 +30,9 @@ use clap::{Args, Parser, Subcommand};
 use lark_core::constants::ADMIN_SOCKET;
 
 pub use agent::{AgentArgs, Recognise};
+pub(crate) use client::{agent as ask_agent, controller as ask_controller};
 pub use cluster::ClusterQuery;
+pub use dashboard::DashboardArgs;
 pub use output::Format;
 
 use crate::controller::{ControllerArgs, TokenArgs};
@@ -68,6 +71,8 @@ pub enum Command {
     Check(ClusterQuery),
     /// Show how the agent of this node is, or of all.
     Status(ClusterQuery),
+    /// Show all of it in a browser: who talks to whom, what secures it, how fast it is, and why not.
+    Dashboard(DashboardArgs),
     /// Show programs, links, maps and counters in the kernel.
     Bpf(Query),
     /// Tell which way a connection would take, and why; opens nothing.
@@ -100,7 +105,7 @@ pub struct Query {
 /// Runs a query verb.
 ///
 /// # Errors
-/// With one sentence that says what to do. `agent`, `controller`, `token` and `ca init` are not queries.
+/// With one sentence that says what to do. `agent`, `controller`, `token`, `dashboard` and `ca init` are not queries.
 pub async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Workloads(query) => workloads::run(&query).await,
@@ -117,7 +122,7 @@ pub async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Ca(args) => ca::run(&args).await,
         Command::Completions(args) => completions::run(&args),
         Command::Version(args) => version::run(&args),
-        Command::Agent(_) | Command::Controller(_) | Command::Token(_) => {
+        Command::Agent(_) | Command::Controller(_) | Command::Token(_) | Command::Dashboard(_) => {
             anyhow::bail!("not a query")
         }
     }

@@ -15,7 +15,7 @@ struct Room {
 const KEYS: &[&str] = &["rustls", "kube", "tonic", "Svid", "SvidStore", "SigningKey", "rcgen"];
 
 /// The design's table of rooms, for the modules. `app` wires all and is free.
-const ROOMS: [Room; 7] = [
+const ROOMS: [Room; 8] = [
     Room {
         name: "capture",
         crates: &["lark_abi", "lark_bpf", "lark_core", "lark_sys"],
@@ -51,12 +51,20 @@ const ROOMS: [Room; 7] = [
         modules: &["controller"],
         never: &["rustls", "kube", "tonic", "prometheus", "Svid", "snapshot", "route"],
     },
+    Room {
+        name: "dashboard",
+        crates: &["lark_core"],
+        // `admin` for how answers are served, `cli` for the flags and for asking.
+        modules: &["admin", "cli"],
+        never: &["rustls", "kube", "tonic", "prometheus", "Svid", "snapshot", "route"],
+    },
 ];
 
 const OURS: [&str; 7] =
     ["lark_abi", "lark_bpf", "lark_core", "lark_discovery", "lark_identity", "lark_sys", "lark_tunnel"];
 
-const MODULES: [&str; 8] = ["admin", "app", "capture", "cli", "controller", "deliver", "observe", "proxy"];
+const MODULES: [&str; 9] =
+    ["admin", "app", "capture", "cli", "controller", "dashboard", "deliver", "observe", "proxy"];
 
 /// Modules of `lark` keep to their rooms, and each module has one.
 pub(super) fn check(tree: &Tree) -> Vec<Finding> {
