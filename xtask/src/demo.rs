@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::install;
 use crate::test;
+use crate::web::Page;
 
 /// Text in nginx's page; whoever sees it on the wire could read everything.
 const CANARY: &str = "canary-of-lark";
@@ -23,6 +24,9 @@ pub(crate) struct Args {
     /// Write everything that was seen into this file, as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Look at the page in a browser as well, with pictures of it in target/page (needs Chromium and Node.js).
+    #[arg(long)]
+    page: bool,
     /// Leave everything up until Enter is pressed, with hints what to type.
     #[arg(long)]
     keep: bool,
@@ -54,6 +58,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             .with_context(|| format!("{} cannot be written", file.display()))?;
         tell(&format!("  all of it is in {}", file.display()));
     }
+    if args.page {
+        let socket = story.controller.home().join("controller.sock");
+        let environment = [("LARK_CONTROLLER_SOCKET", socket.as_path())];
+        Page::ready(&test::metadata()?.workspace_root)?.tests("demo.test.js", &story.binary, &environment)?;
+    }
     if args.keep {
         story.stay()?;
     }
@@ -67,7 +76,7 @@ struct Story {
     nginx: Nginx,
     one: Agent,
     two: Agent,
-    _controller: Controller,
+    controller: Controller,
     mesh: std::cell::RefCell<Mesh>,
     web: Pod,
     db: Pod,
@@ -99,7 +108,7 @@ impl Story {
             nginx,
             one,
             two,
-            _controller: controller,
+            controller,
             mesh: mesh.into(),
             web,
             db,
@@ -240,9 +249,11 @@ impl Story {
              \x20 {lark} connections --admin-socket {s}\n\
              \x20 {lark} check --admin-socket {s}\n\
              \x20 {lark} bpf --admin-socket {s}\n\
+             \x20 {lark} dashboard --cluster --controller-socket {c}\n\
              \x20 nsenter --net={n} curl http://{w}:8080/who      (not in the pod's cgroup: plaintext, on purpose)\n\
              \x20 $EDITOR {m}      (take the label away and add it again)",
             s = socket.display(),
+            c = self.controller.home().join("controller.sock").display(),
             n = self.ingress.place.netns.display(),
             w = self.web.ip,
             m = self.mesh.borrow().path().display(),

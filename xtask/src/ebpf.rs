@@ -31,7 +31,7 @@ const SOURCES: [&str; 5] = [
 pub(crate) fn run(check: bool) -> Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask has no parent")?;
     install()?;
-    let sources = sources_hash(root)?;
+    let sources = hash(root, &SOURCES)?;
     let compiler = version("/usr/bin/rustc")?;
     let recorded = fs::read_to_string(root.join(RECORD)).unwrap_or_default();
     if check {
@@ -183,7 +183,8 @@ fn workspace(manifest: &str) -> Result<String> {
     Ok(format!("{before}members = [\"ebpf/abi\"]{after}"))
 }
 
-fn files(path: &Path) -> Result<Vec<PathBuf>> {
+/// All files of a directory and of those below it, or the file itself.
+pub(crate) fn files(path: &Path) -> Result<Vec<PathBuf>> {
     if path.is_file() {
         return Ok(vec![path.to_owned()]);
     }
@@ -194,10 +195,10 @@ fn files(path: &Path) -> Result<Vec<PathBuf>> {
     Ok(all)
 }
 
-/// Names and contents of all sources, in the order of their names.
-fn sources_hash(root: &Path) -> Result<String> {
+/// SHA-256 over names and contents of sources, files and directories, in the order of their names.
+pub(crate) fn hash(root: &Path, sources: &[&str]) -> Result<String> {
     let mut all = BTreeMap::new();
-    for source in SOURCES {
+    for source in sources {
         for file in files(&root.join(source))? {
             let name = file.strip_prefix(root)?.to_string_lossy().into_owned();
             all.insert(name, fs::read(&file)?);

@@ -63,6 +63,12 @@ pub(crate) const TESTS: [Tool; 14] = [
     server("vsftpd", "vsftpd", "vsftpd"),
 ];
 
+/// For trying the page. It brings letters to draw along.
+pub(crate) const BROWSER: [Tool; 1] = [tool("chromium", "chromium")];
+
+/// For what comes from PyPI.
+pub(crate) const PIP: [Tool; 2] = [tool("python3", "python3"), tool("pip3", "python3-pip")];
+
 /// Version of the test runner that this repository is known to work with.
 const NEXTEST: &str = "0.9.143";
 

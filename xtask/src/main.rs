@@ -24,6 +24,8 @@ mod image;
 mod install;
 /// The plain manifests, from the chart.
 mod manifests;
+/// Node.js, for the page.
+mod node;
 /// Pictures, for reports.
 mod picture;
 /// Processes, as the kernel has them.
@@ -34,6 +36,8 @@ mod soak;
 mod test;
 /// The project's own rules.
 mod tidy;
+/// The page.
+mod web;
 
 /// Builds, checks and shows Lark.
 #[derive(Debug, Parser)]
@@ -74,6 +78,8 @@ enum Task {
     Test(test::Args),
     /// Check the rules that Cargo, rustc and clippy cannot.
     Tidy,
+    /// Build the page that is committed and embedded, or check and try it.
+    Web(web::Args),
 }
 
 fn main() -> ExitCode {
@@ -90,6 +96,7 @@ fn main() -> ExitCode {
         Task::Manifests => manifests::run(),
         Task::Test(args) => test::run(&args),
         Task::Tidy => tidy::run(),
+        Task::Web(args) => web::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

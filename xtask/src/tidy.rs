@@ -135,7 +135,7 @@ fn collect(root: &Path, directory: &Path, files: &mut Vec<File>) -> anyhow::Resu
         let path = entry.path();
         let kind = entry.file_type()?;
         // What .gitignore leaves out; in a worktree .git is a file.
-        if [".git", "target"].contains(&entry.file_name().to_string_lossy().as_ref()) {
+        if [".git", "node_modules", "target"].contains(&entry.file_name().to_string_lossy().as_ref()) {
             continue;
         }
         if kind.is_dir() {
