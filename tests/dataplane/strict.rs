@@ -62,7 +62,8 @@ fn from_port(from: &Place, to: IpAddr, own: &str, word: &str) -> String {
     from.run("python3", &["-c", FROM_PORT, &to, "8080", own, word]).unwrap().trim().to_owned()
 }
 
-fn canary(from: &Place, to: IpAddr, port: u16, protocol: &str) -> String {
+/// What becomes of a canary that is said from there; protocol 0 is TCP.
+pub(crate) fn canary(from: &Place, to: IpAddr, port: u16, protocol: &str) -> String {
     let (to, port) = (to.to_string(), port.to_string());
     from.run("python3", &["-c", CANARY, &to, &port, protocol]).unwrap().trim().to_owned()
 }

@@ -20,6 +20,8 @@ pub struct Facts {
     pub maps: Vec<MapView>,
     /// Why probes of strict pods are not told from others, if there are strict pods and they are not.
     pub probes: Option<Result<(), String>>,
+    /// How many ranges of addresses are said to be the cluster's own.
+    pub ranges: usize,
     /// The pods of this node.
     pub pods: Vec<PodFacts>,
     /// Policies that could not be read, and why.
@@ -50,6 +52,8 @@ pub struct GuardFacts {
     pub mtls: String,
     /// What said so.
     pub by: ModeBy,
+    /// Whether what it dials is kept in too.
+    pub is_strict: bool,
     /// Whether it shares the node's network namespace, where nothing is kept from it.
     pub host_network: bool,
     /// Why the look-up hook is not attached, if it is not.
@@ -85,6 +89,18 @@ pub fn run(facts: &Facts) -> Vec<CheckView> {
             "give --kubelet-cgroup; until then HTTP, TCP and gRPC probes of strict pods are refused",
         ),
     }));
+    let is_strict = |pod: &PodFacts| {
+        let captured = !matches!(pod.state, PodState::NotCaptured { .. });
+        captured && pod.guard.as_ref().is_some_and(|guard| guard.is_strict)
+    };
+    if facts.ranges == 0 && facts.pods.iter().any(is_strict) {
+        checks.push(line(
+            "cluster ranges",
+            Verdict::Fail,
+            "none are given: what strict pods dial and discovery does not know goes out in plaintext",
+            "say which addresses are the cluster's own: mesh.clusterRanges in the file, --cluster-range in a cluster",
+        ));
+    }
     checks.extend(facts.pods.iter().map(pod));
     checks.extend(facts.pods.iter().flat_map(|pod| {
         let guard = pod.guard.iter();
@@ -310,6 +326,7 @@ mod tests {
             second_line: None,
             foreign: 0,
             older: 0,
+            is_strict: true,
         };
         let verdicts = |guard: &GuardFacts, state: &PodState| {
             strict(guard, state).into_iter().map(|(verdict, ..)| verdict).collect::<Vec<_>>()
@@ -328,6 +345,29 @@ mod tests {
         ] {
             assert_eq!(verdicts(&guard, &captured), [verdict], "{guard:?}");
         }
+    }
+
+    #[test]
+    fn strict_without_the_clusters_ranges_is_a_failure() {
+        let guard = |is_strict| GuardFacts {
+            mtls: "strict".to_owned(),
+            by: ModeBy::Workload,
+            is_strict,
+            host_network: false,
+            failed: None,
+            second_line: None,
+            foreign: 0,
+            older: 0,
+        };
+        let failed = |ranges: usize, is_strict: bool, state: PodState| {
+            let name = "shop/web".to_owned();
+            let pod = PodFacts { name, state, attached: true, active: true, guard: Some(guard(is_strict)) };
+            let checks = run(&Facts { ranges, pods: vec![pod], ..Facts::default() });
+            checks.iter().any(|check| check.subject == "cluster ranges" && check.verdict == Verdict::Fail)
+        };
+        assert!(failed(0, true, PodState::Captured) && !failed(1, true, PodState::Captured));
+        assert!(!failed(0, false, PodState::Captured));
+        assert!(!failed(0, true, PodState::NotCaptured { why: String::new() }));
     }
 
     #[test]

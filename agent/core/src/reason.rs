@@ -70,13 +70,13 @@ reasons! {
     SourceUnknown = "source_unknown", "The claimed source address is not of a workload with the proved identity on the node that the tunnel came from.";
     /// Policy does not allow the connection.
     PolicyDenied = "policy_denied", "`lark policy explain` names the rule.";
-    /// A workload that is not captured dialled a strict pod in plaintext; nothing of it was taken.
-    PlaintextUncaptured = "plaintext_uncaptured", "Capture it, or exempt the port by the annotation lark.mesh/mtls-ports of the pod that was dialled.";
-    /// A captured workload's address dialled a strict pod in plaintext, past its own hooks; nothing of it was taken.
+    /// A workload that is not captured dialled in plaintext a pod that takes none there; nothing of it was taken.
+    PlaintextUncaptured = "plaintext_uncaptured", "Capture it, or exempt the port by the annotation lark.mesh/mtls-ports of the pod that was dialled. Where an AuthorizationPolicy closes a permissive pod's port, an ALLOW for anybody opens it; `lark policy explain` says so.";
+    /// A captured workload's address dialled in plaintext a pod that takes none there, past its own hooks; nothing of it was taken.
     PlaintextPastHooks = "plaintext_past_hooks", "Its socket was made outside its cgroup, or it is not captured yet: `lark check` on its node says which.";
-    /// A node's own address dialled a strict pod in plaintext: its host, or traffic masqueraded to it such as a NodePort's; nothing of it was taken.
+    /// A node's own address dialled in plaintext a pod that takes none there: its host, or traffic masqueraded to it such as a NodePort's; nothing of it was taken.
     PlaintextHost = "plaintext_host", "Let it come through a captured ingress. Probes pass if --kubelet-cgroup names the kubelet's: see `lark check`.";
-    /// An address that discovery does not know dialled a strict pod in plaintext; nothing of it was taken.
+    /// An address that discovery does not know dialled in plaintext a pod that takes none there; nothing of it was taken.
     PlaintextOutside = "plaintext_outside", "Let it come through a captured ingress, or exempt the port by the annotation lark.mesh/mtls-ports.";
     /// A strict pod sent TCP to the cluster by a socket that was made outside of it and passed in; it was dropped as it left the pod.
     PastHookSocket = "past_hook_socket", "Find who makes sockets for the pod; only those made in its own cgroup are carried.";

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use lark_abi::Counter;
 
-use crate::mode::Mtls;
+use crate::mode::{Mode, Mtls};
 use crate::reason::Reason;
-use crate::snapshot::{Snapshot, Workload};
+use crate::snapshot::{PolicyChange, Snapshot, Workload};
 
 /// One refusal of the look-up hook, explained.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,7 +21,7 @@ pub struct Refusal {
     pub detail: String,
 }
 
-/// Who dialled a strict pod in plaintext, as far as addresses tell. `hosts`: the addresses of this node's host,
+/// Who dialled in plaintext a pod that takes none, as far as addresses tell. `hosts`: the addresses of this node's host,
 /// those that discovery does not list among them. `to_listener`: it dialled a listener of the agent's own there.
 pub fn refusal(
     snapshot: &Snapshot,
@@ -82,12 +82,14 @@ pub const fn past_hook(counter: Counter) -> Option<(Reason, &'static str)> {
     })
 }
 
-/// Whether an open connection of a guarded pod is one that strict does not allow, and so older than it.
-/// `accepted`: the pod listens on its own end's port. What the pod has dialled outside the cluster may stay; in
+/// Whether an open connection of a guarded pod is one that would not be let in now, and so older than what closed
+/// the port. `taken`: how the pod takes plaintext, its mode and policies together. `accepted`: the pod listens on
+/// its own end's port. What policy has closed stays where the mesh says so (`policyChange`). What the pod has dialled outside the cluster may stay; in
 /// it, an agent dials for it by now, whose own connections are not asked about.
 pub fn is_older(
     snapshot: &Snapshot,
     pod: &Workload,
+    taken: &Mode,
     own: SocketAddr,
     peer: SocketAddr,
     accepted: bool,
@@ -97,7 +99,9 @@ pub fn is_older(
         return false;
     }
     if accepted {
-        return pod.mode.on(own.port()) == Mtls::Strict;
+        let by_policy = snapshot.mesh.policy_change == PolicyChange::End;
+        let mode = if by_policy { taken } else { &pod.mode };
+        return mode.on(own.port()) == Mtls::Strict;
     }
     let captured = snapshot.workload_by_address(peer).is_some_and(|w| w.capture.is_wanted());
     pod.mode.is_strict()

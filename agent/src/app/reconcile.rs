@@ -62,7 +62,7 @@ pub(super) async fn run(mut r: Reconcile) {
             changed = certificates.changed() => if changed.is_err() { return },
             changed = r.paused.changed() => if changed.is_err() { return },
             () = r.alone.notified() => alone(&mut r),
-            () = tokio::time::sleep(EVERY) => {}
+            () = tokio::time::sleep(if r.capturer.is_whole() { EVERY } else { Duration::ZERO }) => {}
         }
     }
 }

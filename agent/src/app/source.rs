@@ -138,8 +138,8 @@ impl Source for AgentSource {
     fn workloads(&self) -> Vec<WorkloadView> {
         let reports: std::collections::HashMap<_, _> =
             self.reports().into_iter().map(|r| (r.uid.clone(), r)).collect();
-        let mut all: Vec<_> = self
-            .snapshot()
+        let snapshot = self.snapshot();
+        let mut all: Vec<_> = snapshot
             .workloads()
             .map(|w| {
                 let (state, why) = match reports.get(&w.uid) {
@@ -158,7 +158,10 @@ impl Source for AgentSource {
                     wanted: w.why_capture(),
                     state: state.to_owned(),
                     why,
-                    mtls: w.mode.told(),
+                    mtls: match reports.get(&w.uid) {
+                        Some(_) if w.capture.is_wanted() => w.told_mode(snapshot.policies()),
+                        _ => w.mode.told(),
+                    },
                     mtls_by: w.mode.by.label().to_owned(),
                 }
             })
@@ -262,6 +265,7 @@ impl Source for AgentSource {
             certs: self.certs(),
             maps: maps(&kernel),
             strays: strays.map(|p| p.name.clone()).collect(),
+            ranges: snapshot.mesh.cluster_ranges.len(),
             probes: if strict.pods.is_empty() { None } else { Some(strict.probes) },
             unreadable: snapshot
                 .policies()
@@ -278,9 +282,12 @@ impl Source for AgentSource {
                     active: is_active(report),
                     guard: snapshot.workload(&report.uid).and_then(|w| {
                         let found = strict.pods.get(&report.uid).cloned().unwrap_or_default();
-                        w.mode.is_guarded().then(|| GuardFacts {
-                            mtls: w.mode.told(),
+                        let is_closed =
+                            w.capture.is_wanted() && snapshot.policies().plaintext(w).is_guarded();
+                        (w.mode.is_guarded() || is_closed).then(|| GuardFacts {
+                            mtls: w.told_mode(snapshot.policies()),
                             by: w.mode.by,
+                            is_strict: w.mode.is_strict(),
                             host_network: w.host_network,
                             failed: found.failed,
                             second_line: found.second_line,

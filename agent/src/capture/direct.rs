@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use lark_abi::direct::acceptor_of;
 use lark_abi::{Address, DirectKey, DirectValue};
@@ -12,6 +13,9 @@ use lark_core::snapshot::{SameNode, Snapshot};
 
 use super::pod::Pod;
 use super::reconcile::locked;
+
+/// For how long verdicts are made at a time, before changes are heard of again.
+const BUDGET: Duration = Duration::from_millis(100);
 
 /// Namespaces that were to accept a direct connection and did not say so: they are reached through the agent
 /// until their pods are captured anew.
@@ -147,43 +151,61 @@ impl Direct {
             .collect()
     }
 
-    /// Writes what is missing, for all pods that are captured.
-    pub(super) fn write<'a>(&mut self, snapshot: &Snapshot, captured: impl Iterator<Item = &'a Arc<Pod>>) {
+    /// Writes what is missing about the pods that are captured, one pod after the other, for as long as
+    /// [`BUDGET`] at a time: meanwhile nobody hears of a change. Returns whether that was all.
+    pub(super) fn write<'a>(
+        &mut self,
+        snapshot: &Snapshot,
+        captured: impl Iterator<Item = &'a Arc<Pod>>,
+    ) -> bool {
         if self.made.is_none() {
-            return;
+            return true;
         }
         let named = self.named(captured);
-        let Some(made) = &mut self.made else { return };
-        if named.keys().all(|uid| made.pods.contains_key(uid)) {
-            return;
-        }
-        let subjects: Vec<(&Named, Subject<'_>, bool)> = named
-            .iter()
-            .filter_map(|(uid, (pod, _))| {
-                let workload = snapshot.workload(uid)?;
-                Some((pod, Subject::of(snapshot, workload), !made.pods.contains_key(uid)))
+        let Some(made) = &mut self.made else { return true };
+        let (mut told, mut untold): (Vec<_>, Vec<_>) = named
+            .into_iter()
+            .map(|(uid, (pod, _))| {
+                let subject = snapshot.workload(&uid).map(|workload| Subject::of(snapshot, workload));
+                (uid, pod, subject)
             })
-            .collect();
-        let mut written = Vec::new();
-        for (from, source, is_new) in &subjects {
-            for (to, destination, is_new_too) in subjects.iter().filter(|(to, ..)| to.acceptor != 0) {
-                if *is_new || *is_new_too {
-                    let found = verdicts(snapshot, source, destination);
-                    written.extend(found.iter().map(|v| entry(v, from.id, to.acceptor, made.generation)));
+            .partition(|(uid, ..)| made.pods.contains_key(uid));
+        if untold.is_empty() {
+            return true;
+        }
+        let (began, mut written) = (Instant::now(), Vec::new());
+        while let Some((uid, pod, subject)) = untold.pop() {
+            if let Some(subject) = &subject {
+                for (_, other, of_other) in &told {
+                    let Some(of_other) = of_other else { continue };
+                    for (from, to, ends) in
+                        [(&pod, other, (subject, of_other)), (other, &pod, (of_other, subject))]
+                    {
+                        let found = (to.acceptor != 0).then(|| verdicts(snapshot, ends.0, ends.1));
+                        let found = found.iter().flatten();
+                        written.extend(found.map(|v| entry(v, from.id, to.acceptor, made.generation)));
+                    }
                 }
             }
+            made.pods.insert(uid.clone(), pod.clone());
+            told.push((uid, pod, subject));
+            if began.elapsed() >= BUDGET {
+                break;
+            }
         }
+        let is_whole = untold.is_empty();
         let result = {
             let mut kernel = locked(&self.kernel);
             let directs = kernel.directs();
             let generation = made.generation;
             let written = directs.write_all(&written);
             written.and_then(|synced| {
-                directs.remove(|_, value| value.generation != generation)?;
+                if is_whole {
+                    directs.remove(|_, value| value.generation != generation)?;
+                }
                 Ok(synced)
             })
         };
-        made.pods = named.into_iter().map(|(uid, (pod, _))| (uid, pod)).collect();
         match result {
             Ok(synced) if synced.left_out > 0 => tracing::error!(
                 left_out = synced.left_out,
@@ -192,6 +214,7 @@ impl Direct {
             Ok(synced) => tracing::debug!(written = synced.written, "verdicts about direct connections"),
             Err(error) => tracing::error!(%error, "verdicts about direct connections cannot be written"),
         }
+        is_whole
     }
 }
 

@@ -36,7 +36,7 @@ pub fn connections(
 
 /// Those of one pod, and which are older than strict; none if it has just ended.
 fn of_pod(pod: &Pod, workload: &Workload, snapshot: &Snapshot) -> (Vec<Established>, Vec<Established>) {
-    let is_guarded = workload.mode.is_guarded() && !workload.host_network;
+    let is_guarded = snapshot.policies().plaintext(workload).is_guarded() && !workload.host_network;
     let Ok((Ok(mut found), older)) = pod.netns.within(|| {
         let older = if is_guarded { older(snapshot, workload).unwrap_or_default() } else { Vec::new() };
         (established(CONNECTIONS_A_POD), older)
@@ -67,7 +67,7 @@ fn view(me: Party, found: &Established, is_older: bool, snapshot: &Snapshot) -> 
         received_bytes: 0,
         age_seconds: None,
         note: if is_older {
-            "older than strict, which ends it; see `lark check` if it stays".to_owned()
+            "older than strict or the policy that closed its port, which ends it; see `lark check` if it stays".to_owned()
         } else {
             "not carried by Lark: older than the capture, or with a peer outside the mesh; either end may have dialled".to_owned()
         },

@@ -84,6 +84,7 @@ pub struct Capturer {
     held: BTreeSet<Arc<str>>,
     strict: Strict,
     direct: Direct,
+    is_whole: bool,
     reports: Arc<Mutex<Vec<PodReport>>>,
     generation: u64,
     /// What the kernel's map of destinations was made from, if all of it fitted.
@@ -117,6 +118,7 @@ impl Capturer {
             held: BTreeSet::new(),
             strict,
             direct,
+            is_whole: true,
             reports: Arc::default(),
             generation: 0,
             synced: None,
@@ -269,8 +271,13 @@ impl Capturer {
             });
         }
         *locked(&self.reports) = reports;
-        self.direct.write(snapshot, present(&self.captured));
+        self.is_whole = self.direct.write(snapshot, present(&self.captured));
         settled
+    }
+
+    /// Whether the last pass did all that there is to do; if not, the next one is due at once.
+    pub fn is_whole(&self) -> bool {
+        self.is_whole
     }
 
     fn is_certified(&self, workload: &Workload) -> bool {

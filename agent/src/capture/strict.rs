@@ -60,7 +60,8 @@ pub(super) type Here = Option<Result<Vec<lark_sys::links::Interface>, String>>;
 struct Guarded {
     /// By which the map knows that addresses are one pod's.
     number: u32,
-    mode: Mode,
+    /// How it takes plaintext: its mode and policies together.
+    taken: Mode,
     swept_until: Instant,
     /// Open connections that are older than strict and could not be ended.
     stay: usize,
@@ -78,6 +79,8 @@ pub(super) struct Strict {
     report: Arc<Mutex<StrictReport>>,
     probes: Option<u64>,
     ranges: Option<Vec<Cidr>>,
+    /// How pods of the snapshot of this generation take plaintext.
+    taken: (u64, BTreeMap<Arc<str>, Mode>),
     is_first: bool,
     next: u32,
 }
@@ -94,6 +97,7 @@ impl Strict {
             report: Arc::new(Mutex::new(report)),
             probes: None,
             ranges: None,
+            taken: (0, BTreeMap::new()),
             is_first: true,
             // Numbers differ from those of an agent before: while this one writes its own over them, nobody
             // is taken for another.
@@ -117,15 +121,17 @@ impl Strict {
         locator: &mut Locator,
         listeners: impl Fn(&str) -> Vec<u16>,
     ) {
-        let node = self.node.clone();
-        let wanted: BTreeMap<Arc<str>, Arc<Workload>> = snapshot
-            .workloads_on(&node)
-            .filter(|w| w.capture.is_wanted() && w.mode.is_guarded() && !w.host_network)
-            .map(|w| (w.uid.clone(), w.clone()))
+        if self.taken.0 != snapshot.generation {
+            let own = snapshot.workloads_on(&self.node).filter(|w| w.capture.is_wanted() && !w.host_network);
+            let taken = own.map(|w| (w.uid.clone(), snapshot.policies().plaintext(w).into_owned()));
+            self.taken = (snapshot.generation, taken.filter(|(_, mode)| mode.is_guarded()).collect());
+        }
+        let wanted: BTreeMap<Arc<str>, Arc<Workload>> = (self.taken.1.keys())
+            .filter_map(|uid| Some((uid.clone(), snapshot.workload(uid)?.clone())))
             .collect();
         self.unguard(snapshot, &wanted);
-        for workload in wanted.values() {
-            self.note(workload);
+        for (uid, taken) in &self.taken.1 {
+            Self::note(&mut self.guarded, &mut self.next, uid, taken);
         }
         self.write(snapshot, &wanted, listeners);
         let probes = self.vouch(snapshot, locator, wanted.is_empty());
@@ -150,20 +156,20 @@ impl Strict {
     }
 
     /// Begins to guard a pod, or to guard it otherwise than before.
-    fn note(&mut self, workload: &Workload) {
-        let known = self.guarded.get(&workload.uid);
-        if known.is_some_and(|guarded| guarded.mode == workload.mode) {
+    fn note(all: &mut BTreeMap<Arc<str>, Guarded>, next: &mut u32, uid: &Arc<str>, taken: &Mode) {
+        let known = all.get(uid);
+        if known.is_some_and(|guarded| guarded.taken == *taken) {
             return;
         }
         let guarded = Guarded {
-            number: known.map_or(self.next, |guarded| guarded.number),
-            mode: workload.mode.clone(),
+            number: known.map_or(*next, |guarded| guarded.number),
+            taken: taken.clone(),
             swept_until: Instant::now() + SWEPT,
             stay: known.map_or(0, |guarded| guarded.stay),
             is_ours: known.is_some_and(|guarded| guarded.is_ours),
         };
-        if self.guarded.insert(workload.uid.clone(), guarded).is_none() {
-            self.next = self.next.wrapping_add(1).max(1);
+        if all.insert(uid.clone(), guarded).is_none() {
+            *next = next.wrapping_add(1).max(1);
         }
     }
 
@@ -190,10 +196,8 @@ impl Strict {
         wanted: &BTreeMap<Arc<str>, Arc<Workload>>,
         listeners: impl Fn(&str) -> Vec<u16>,
     ) {
-        let entries = wanted.values().flat_map(|workload| {
-            let number = self.guarded.get(&workload.uid).map_or(0, |guarded| guarded.number);
-            entries(workload, number, &listeners(&workload.uid))
-        });
+        let guarded = wanted.values().filter_map(|w| Some((w, self.guarded.get(&w.uid)?)));
+        let entries = guarded.flat_map(|(w, guarded)| entries(w, guarded, &listeners(&w.uid)));
         let mut kernel = locked(&self.kernel);
         match kernel.guards().sync(entries.collect::<Vec<_>>()) {
             Ok(synced) if synced.left_out > 0 => tracing::error!(
@@ -274,7 +278,8 @@ impl Strict {
                 }
                 guarded.is_ours = true;
                 guarded.swept_until = Instant::now() + SWEPT;
-                tracing::info!(pod = workload.full_name(), mtls = workload.mode.told(), "takes no plaintext");
+                let mtls = workload.told_mode(snapshot.policies());
+                tracing::info!(pod = workload.full_name(), mtls, "takes no plaintext");
             }
             kernel.foreign_lookups(netns.as_fd()).map_or(0, |programs| programs.len())
         };
@@ -334,24 +339,28 @@ impl Strict {
     }
 }
 
-/// The open connections of the calling thread's namespace that are older than strict.
+/// The open connections of the calling thread's namespace that are older than what closed their ports.
 pub(super) fn older(snapshot: &Snapshot, workload: &Workload) -> std::io::Result<Vec<Established>> {
     let listening = connections::listening()?;
     let mut open = connections::open(CONNECTIONS_A_POD)?;
-    open.retain(|c| is_older(snapshot, workload, c.local, c.remote, listening.contains(&c.local.port())));
+    let taken = snapshot.policies().plaintext(workload);
+    open.retain(|c| {
+        is_older(snapshot, workload, &taken, c.local, c.remote, listening.contains(&c.local.port()))
+    });
     Ok(open)
 }
 
 /// A pod's part of the map.
-fn entries(workload: &Workload, number: u32, listeners: &[u16]) -> Vec<(DestinationKey, Guard)> {
+fn entries(workload: &Workload, guarded: &Guarded, listeners: &[u16]) -> Vec<(DestinationKey, Guard)> {
     let action = |mtls: Mtls| match mtls {
         Mtls::Strict => Guard::REFUSE,
         Mtls::Permissive => Guard::PASS,
     };
-    let mut ports: BTreeMap<u16, u32> = workload.mode.ports.iter().map(|(p, m)| (*p, action(*m))).collect();
+    let taken = &guarded.taken;
+    let mut ports: BTreeMap<u16, u32> = taken.ports.iter().map(|(p, m)| (*p, action(*m))).collect();
     // Whatever an annotation says, nobody outside dials these.
     ports.extend(listeners.iter().map(|port| (*port, Guard::LISTENER)));
-    ports.insert(0, action(workload.mode.mtls));
+    ports.insert(0, action(taken.mtls));
     let key = |ip: &IpAddr, port: u16| DestinationKey {
         address_be: Address::from(ip.to_canonical()).words_be,
         port,
@@ -360,7 +369,9 @@ fn entries(workload: &Workload, number: u32, listeners: &[u16]) -> Vec<(Destinat
     let addresses = workload.addresses.iter();
     addresses
         .flat_map(|ip| {
-            ports.iter().map(|(port, action)| (key(ip, *port), Guard { pod: number, action: *action }))
+            ports
+                .iter()
+                .map(|(port, action)| (key(ip, *port), Guard { pod: guarded.number, action: *action }))
         })
         .collect()
 }

@@ -117,9 +117,13 @@ impl AuthorizationRule {
         }
     }
 
+    pub(super) fn is_to(&self, port: u16) -> bool {
+        self.ports.is_empty() || self.ports.iter().any(|range| range.contains(&port))
+    }
+
     pub(super) fn matches(&self, attempt: &Attempt<'_>) -> bool {
-        let port = self.ports.is_empty() || self.ports.iter().any(|range| range.contains(&attempt.port));
-        port && (self.from.is_empty() || self.from.iter().any(|source| source.matches(&attempt.source)))
+        self.is_to(attempt.port)
+            && (self.from.is_empty() || self.from.iter().any(|source| source.matches(&attempt.source)))
     }
 }
 
@@ -138,6 +142,12 @@ impl Source {
         } else {
             vec![Token::Any]
         }
+    }
+
+    /// Whether it can be somebody who has proved nothing.
+    pub(super) fn is_of_the_unproved(&self) -> bool {
+        let none = self.identities.is_empty() && self.namespaces.is_empty() && self.accounts.is_empty();
+        none && !self.authenticated
     }
 
     fn matches(&self, end: &End<'_>) -> bool {

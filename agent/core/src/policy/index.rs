@@ -36,23 +36,30 @@ pub struct PolicyIndex {
 
 /// The policies that select some workloads. Numbers are places in the index's lists.
 #[derive(Debug, Clone, Default)]
-struct Set {
-    deny: List,
-    allow: List,
+pub(super) struct Set {
+    pub(super) deny: List,
+    pub(super) allow: List,
     dry_deny: List,
     dry_allow: List,
     ingress: List,
     egress: List,
-    unreadable_authorization: Option<u32>,
+    pub(super) unreadable_authorization: Option<u32>,
     unreadable_authorization_dry: Option<u32>,
     unreadable_network: Option<u32>,
 }
 
 /// Policies of one kind and effect, with their rules to be looked up.
 #[derive(Debug, Clone, Default)]
-struct List {
-    policies: Vec<u32>,
+pub(super) struct List {
+    pub(super) policies: Vec<u32>,
     rules: Buckets,
+}
+
+impl Set {
+    /// Whether an AuthorizationPolicy is enforced, or was to be and cannot be read.
+    pub(super) fn is_authorized(&self) -> bool {
+        !self.deny.is_empty() || !self.allow.is_empty() || self.unreadable_authorization.is_some()
+    }
 }
 
 impl List {
@@ -243,7 +250,7 @@ impl PolicyIndex {
         set
     }
 
-    fn set_of(&self, workload: &Workload) -> Option<&Set> {
+    pub(super) fn set_of(&self, workload: &Workload) -> Option<&Set> {
         let number = self.subjects.get(&workload.uid)?;
         self.sets.get(usize::try_from(*number).ok()?)
     }
@@ -260,7 +267,12 @@ impl PolicyIndex {
         let set = self.set_of(workload).into_iter();
         let lists = set.flat_map(|set| [&set.deny, &set.allow, &set.dry_deny, &set.dry_allow]);
         let numbers = lists.flat_map(|list| &list.policies);
-        numbers.filter_map(|number| self.policies.authorization.get(usize::try_from(*number).ok()?))
+        numbers.filter_map(|number| self.authorization(*number))
+    }
+
+    /// The AuthorizationPolicy of that number.
+    pub(super) fn authorization(&self, number: u32) -> Option<&AuthorizationPolicy> {
+        self.policies.authorization.get(usize::try_from(number).ok()?)
     }
 
     /// Whether these are the policies of another index, compiled for other workloads perhaps.

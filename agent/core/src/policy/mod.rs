@@ -13,6 +13,7 @@ mod denial;
 mod index;
 mod network;
 mod passage;
+mod plaintext;
 mod ports;
 mod selector;
 mod told;

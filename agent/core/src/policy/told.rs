@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use super::index::{Listed, Policy};
 use super::{At, Because, Decision, Direction, Kind, Passage, Scope, Stage};
+use crate::mode::Mtls;
 use crate::snapshot::{Snapshot, Workload};
 use crate::view::{PolicyDecisionView, PolicyExplainView, PolicyView};
 
@@ -77,10 +78,10 @@ pub fn explain(snapshot: &Snapshot, from: &str, to: &str) -> Result<PolicyExplai
     let destination = known(snapshot, "--to", name)?;
     let (source_address, address) = addresses(source, destination)
         .ok_or_else(|| format!("{from} and {name} have no addresses of one family"))?;
-    let (asked, note) = asked(source, destination);
+    let Asked { at, lets_in, note } = asked(snapshot, source, destination, port);
     let passage =
         |at| Passage::new(source, source_address, Some(destination), SocketAddr::new(address, port), at);
-    let decisions: Vec<PolicyDecisionView> = asked
+    let decisions: Vec<PolicyDecisionView> = at
         .map(|at| passage(at).decisions(snapshot))
         .unwrap_or_default()
         .iter()
@@ -89,7 +90,7 @@ pub fn explain(snapshot: &Snapshot, from: &str, to: &str) -> Result<PolicyExplai
     Ok(PolicyExplainView {
         from: from.to_owned(),
         to: to.to_owned(),
-        allowed: decisions.iter().all(|d| d.allowed),
+        allowed: lets_in && decisions.iter().all(|d| d.allowed),
         decisions,
         note,
     })
@@ -110,22 +111,51 @@ fn addresses(source: &Workload, destination: &Workload) -> Option<(std::net::IpA
         .find(|(from, to)| from.is_ipv4() == to.is_ipv4())
 }
 
-/// Whom Lark asks between these two, and what it does not ask.
-fn asked(source: &Workload, destination: &Workload) -> (Option<At>, String) {
+/// Whom Lark asks between two workloads.
+struct Asked {
+    at: Option<At>,
+    /// Whether the destination takes it at all.
+    lets_in: bool,
+    /// What Lark does not ask.
+    note: String,
+}
+
+fn asked(snapshot: &Snapshot, source: &Workload, destination: &Workload, port: u16) -> Asked {
     let not = |workload: &Workload| {
         format!("{} is not captured ({})", workload.full_name(), workload.why_capture())
     };
-    match (source.capture.is_wanted(), destination.capture.is_wanted()) {
-        (true, true) => (Some(At::Both), String::new()),
-        (true, false) => {
-            let note = format!(
-                "{}: only what may go out of the source is asked, the rest is the CNI's",
-                not(destination)
-            );
-            (Some(At::Source), note)
-        }
-        (false, _) => (None, format!("{}: Lark asks no policy about its connections", not(source))),
+    let is_plain = source.capture.is_wanted() && !destination.capture.is_wanted();
+    if destination.host_network {
+        let name = destination.full_name();
+        let note = format!(
+            "{name} is on the host network, where Lark takes no connection: nobody is asked, and no policy holds for it"
+        );
+        return Asked { at: None, lets_in: true, note };
     }
+    if is_plain {
+        let why = not(destination);
+        let note = format!("{why}: only what may go out of the source is asked, the rest is the CNI's");
+        return Asked { at: Some(At::Source), lets_in: true, note };
+    }
+    if source.capture.is_wanted() {
+        return Asked { at: Some(At::Both), lets_in: true, note: String::new() };
+    }
+    let (why, name) = (not(source), destination.full_name());
+    if !destination.capture.is_wanted() {
+        let note = format!("{why}: Lark asks no policy about its connections");
+        return Asked { at: None, lets_in: true, note };
+    }
+    let lets_in = snapshot.policies().plaintext(destination).on(port) == Mtls::Permissive;
+    let note = if lets_in {
+        format!("{why}: {name} takes plaintext on port {port}, and of policies the CNI's alone are asked")
+    } else if destination.mode.on(port) == Mtls::Strict {
+        format!("{why}: its plaintext is refused, for {name} is strict on port {port}")
+    } else {
+        format!(
+            "{why}: its plaintext is refused, for an AuthorizationPolicy does not let everybody in to {name} on port {port}"
+        )
+    };
+    Asked { at: None, lets_in, note }
 }
 
 fn told(decision: &Decision<'_>, source: &Workload, destination: &Workload, port: u16) -> PolicyDecisionView {
@@ -242,6 +272,48 @@ mod tests {
         assert!(told.note.starts_with("shop/db2 is not captured"), "{}", told.note);
         let told = explain(&snapshot(), "shop/db2", "shop/web:80").unwrap();
         assert_eq!((told.allowed, told.decisions.len()), (true, 0));
+        assert!(told.note.contains("shop/web takes plaintext on port 80"), "{}", told.note);
+    }
+
+    #[test]
+    fn plaintext_that_a_pod_does_not_take_is_not_called_allowed() {
+        let explained = |snapshot: &Snapshot, to: &str| {
+            let told = explain(snapshot, "shop/db2", to).unwrap();
+            (told.allowed, told.note)
+        };
+        let mut policies = Policies::default();
+        let closed = AuthorizationPolicy {
+            namespace: "shop".into(),
+            name: "proved".into(),
+            scope: Scope::Namespace,
+            selector: Selector::default(),
+            action: Action::Allow,
+            dry_run: false,
+            rules: vec![],
+        };
+        policies.authorization.push(closed);
+        let (allowed, note) = explained(&fixture::snapshot().with_policies(policies), "shop/web:80");
+        assert!(!allowed && note.contains("an AuthorizationPolicy does not let everybody in"), "{note}");
+
+        let (nodes, mut workloads, services) = fixture::mesh();
+        for web in workloads.iter_mut().filter(|w| &*w.name == "web") {
+            web.mode.mtls = Mtls::Strict;
+            web.mode.ports = [(81, Mtls::Permissive)].into();
+        }
+        let strict = Snapshot::build(1, fixture::settings(), nodes, workloads, services).unwrap();
+        let (allowed, note) = explained(&strict, "shop/web:80");
+        assert!(!allowed && note.contains("shop/web is strict on port 80"), "{note}");
+        assert!(explained(&strict, "shop/web:81").0);
+    }
+
+    #[test]
+    fn no_policy_is_said_to_hold_for_the_hosts_network() {
+        let (nodes, mut workloads, services) = fixture::mesh();
+        workloads.iter_mut().filter(|w| &*w.name == "db").for_each(|db| db.host_network = true);
+        let snapshot = Snapshot::build(1, fixture::settings(), nodes, workloads, services).unwrap();
+        let told = explain(&snapshot, "shop/web", "shop/db:80").unwrap();
+        assert_eq!((told.allowed, told.decisions.len()), (true, 0));
+        assert!(told.note.contains("shop/db is on the host network"), "{}", told.note);
     }
 
     #[test]

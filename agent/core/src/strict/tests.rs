@@ -2,6 +2,7 @@ use std::path::{Path, PathBuf};
 
 use super::*;
 use crate::mode::{Mode, ModeBy};
+use crate::policy::{Action, AuthorizationPolicy, Policies, Scope, Selector};
 use crate::snapshot::fixture;
 
 fn snapshot() -> Snapshot {
@@ -57,8 +58,33 @@ fn older_is_what_strict_would_not_have_let_happen() {
         ("10.0.1.1:4000", "192.168.0.1:80", false, false),
         ("10.0.1.1:4000", "10.96.0.1:80", false, true),
     ] {
-        let found = is_older(&snapshot, pod, own.parse().unwrap(), peer.parse().unwrap(), accepted);
+        let taken = snapshot.policies().plaintext(pod);
+        let found = is_older(&snapshot, pod, &taken, own.parse().unwrap(), peer.parse().unwrap(), accepted);
         assert_eq!(found, older, "{own} {peer} {accepted}");
+    }
+}
+
+#[test]
+fn what_policy_has_closed_is_older_unless_the_mesh_keeps_what_is_open() {
+    let closed = AuthorizationPolicy {
+        namespace: "shop".into(),
+        name: "nobody".into(),
+        scope: Scope::Namespace,
+        selector: Selector::default(),
+        action: Action::Allow,
+        dry_run: false,
+        rules: Vec::new(),
+    };
+    let policies = Policies { authorization: vec![closed], ..Policies::default() };
+    let mut snapshot = snapshot().with_policies(policies);
+    for (change, older) in [(PolicyChange::End, true), (PolicyChange::Keep, false)] {
+        snapshot.mesh.policy_change = change;
+        let db = snapshot.workload_named("shop", "db").unwrap();
+        let taken = snapshot.policies().plaintext(db);
+        let (own, peer) = ("10.0.2.1:80".parse().unwrap(), "9.9.9.9:4000".parse().unwrap());
+        assert_eq!(is_older(&snapshot, db, &taken, own, peer, true), older);
+        // What it dials is not policy's to close.
+        assert!(!is_older(&snapshot, db, &taken, own, "10.9.9.9:80".parse().unwrap(), false));
     }
 }
 

@@ -111,7 +111,7 @@ const OWN: &[Row] = &[
     ),
     both(
         "an address changes hands while a verdict of sameNode: direct still names its former pod",
-        "cut off before its handshake is over; no byte reaches the next owner",
+        "refused, or cut off before its handshake is over; no byte reaches the next owner",
         "dataplane",
         "direct::a_verdict_leads_nobody_to_the_next_owner_of_an_address",
     ),
