@@ -71,7 +71,8 @@ export function Table<Row>(props: Props<Row>) {
           </label>
         )}
         {props.children}
-        <span class="muted count" role="status">
+        {/* Rows come and go by themselves: only who searches is told how many there are. */}
+        <span class="muted count" role={words ? "status" : undefined}>
           {found.length === rows.length ? plural(rows.length, "row") : `${found.length} of ${plural(rows.length, "row")}`}
         </span>
         {file && (
