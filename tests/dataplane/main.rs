@@ -29,3 +29,4 @@ mod start;
 mod strict;
 mod stuck;
 mod upgrade;
+mod verbs;

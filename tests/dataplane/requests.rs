@@ -8,7 +8,7 @@ use lark_testbed::{Nginx, Node, Wire};
 use crate::house::House;
 
 /// A scrape of an agent.
-fn scrape(node: &Node) -> String {
+pub(crate) fn scrape(node: &Node) -> String {
     node.place.run("curl", &["-sSf", &format!("http://{}:15020/metrics", node.ip)]).unwrap()
 }
 
@@ -22,7 +22,8 @@ fn series(text: &str, name: &str, labels: &[(&str, &str)]) -> Vec<f64> {
         .collect()
 }
 
-fn sum(text: &str, name: &str, labels: &[(&str, &str)]) -> u64 {
+/// The sum of a metric's series that have all of these labels.
+pub(crate) fn sum(text: &str, name: &str, labels: &[(&str, &str)]) -> u64 {
     let sum = series(text, name, labels).into_iter().sum::<f64>();
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counts of a short test")]
     let count = sum as u64;

@@ -38,6 +38,8 @@ pub mod quota;
 pub mod recognise;
 /// How often somebody may do something.
 pub mod rate;
+/// Text that is to be sent on, without what could be a secret.
+pub mod redact;
 /// Every reason for which a connection is refused or left alone.
 pub mod reason;
 /// From a captured connection to the way it takes.
@@ -50,6 +52,8 @@ pub mod snapshot;
 pub mod spin;
 /// Who is refused by strict pods, and what is older than strict.
 pub mod strict;
+/// What a tap wants to be told.
+pub mod tap;
 /// What would happen to a connect, step by step.
 pub mod trace;
 /// Types of the admin API, of `-o json` and of the page.

@@ -59,6 +59,17 @@ pub enum Secured {
 }
 
 impl Secured {
+    /// The word in filters, JSON and metrics.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Mtls => "mtls",
+            Self::SameNode => "same_node",
+            Self::Direct => "direct",
+            Self::Plaintext => "plaintext",
+            Self::Denied => "denied",
+        }
+    }
+
     /// The sign and word shown in tables.
     pub const fn sign(self) -> &'static str {
         match self {

@@ -5,10 +5,13 @@ mod ca;
 mod cluster;
 mod history;
 mod policy;
+mod requests;
 
 pub use policy::{
     PolicyCase, PolicyCaseView, PolicyDecisionView, PolicyExpectation, PolicyExplainView, PolicyView,
 };
+
+pub use requests::{OutcomeView, QuantilesView, RequestsView, TapConnection, TapEnding, TapRequest, TapView};
 
 use std::net::IpAddr;
 
@@ -49,6 +52,17 @@ pub struct Status {
     pub ca_url: String,
     /// Agents of this node that only finish what they carry: those before this one, or this one itself.
     pub draining: Vec<DrainingView>,
+}
+
+/// Which log lines an agent writes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogView {
+    /// The filter in force.
+    pub filter: String,
+    /// Seconds until it is the configured one again; nothing if it is.
+    pub back_in_seconds: Option<u64>,
+    /// The filter that the agent was started with.
+    pub configured: String,
 }
 
 /// An agent that takes nothing new any more and lets open connections finish.

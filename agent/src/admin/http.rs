@@ -2,10 +2,13 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use http_body_util::Full;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -23,11 +26,15 @@ const CONNECTIONS: usize = 64;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What is answered.
-pub type Answer = Response<Full<Bytes>>;
+pub type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
+
+/// Marks an answer that may take as long as its reader stays.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Endless;
 
 /// An answer of plain text of some kind.
 pub fn text(status: StatusCode, kind: &'static str, body: String) -> Answer {
-    let mut answer = Response::new(Full::new(Bytes::from(body)));
+    let mut answer = Response::new(Full::new(Bytes::from(body)).boxed_unsync());
     *answer.status_mut() = status;
     answer.headers_mut().insert(hyper::header::CONTENT_TYPE, hyper::header::HeaderValue::from_static(kind));
     answer
@@ -90,15 +97,23 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
     F: Future<Output = Answer>,
 {
+    let endless = &AtomicBool::new(false);
     let service = hyper::service::service_fn(|request| {
         let answer = answer(&request);
-        async move { Ok::<_, Infallible>(answer.await) }
+        async move {
+            let answer = answer.await;
+            endless.fetch_or(answer.extensions().get::<Endless>().is_some(), Ordering::Relaxed);
+            Ok::<_, Infallible>(answer)
+        }
     });
     let serving = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
         .max_buf_size(16 * 1024)
         .serve_connection(TokioIo::new(stream), service);
+    let mut serving = pin!(serving);
     // A client that breaks off or dawdles is its own problem.
-    let _ = tokio::time::timeout(CONNECTION_TIMEOUT, serving).await;
+    while tokio::time::timeout(CONNECTION_TIMEOUT, &mut serving).await.is_err()
+        && endless.load(Ordering::Relaxed)
+    {}
 }

@@ -1,18 +1,22 @@
-//! The admin API: HTTP on the node's Unix socket, read-only, for root of the node; and metrics and health
-//! on TCP. Answers are core's view types as JSON.
+//! The admin API: HTTP on the node's Unix socket, for root of the node, read-only but for the log's levels; and
+//! metrics and health on TCP. Answers are core's view types as JSON.
 
 mod http;
 mod metrics;
 mod socket;
+mod stream;
 
 pub use http::{Answer, json, serve as serve_http, text};
 pub use metrics::{answer as metrics_answer, serve as serve_metrics};
 pub use socket::{AdminError, answers, ask, bind, serve, value};
 
+use lark_core::tap::Filter;
 use lark_core::view::{
-    BpfView, CertView, CheckView, ConnectionView, EdgeView, HistoryView, PolicyExplainView, PolicyView,
-    ServiceView, Status, TraceView, WorkloadView,
+    BpfView, CertView, CheckView, ConnectionView, EdgeView, HistoryView, LogView, PolicyExplainView,
+    PolicyView, RequestsView, ServiceView, Status, TraceView, WorkloadView,
 };
+
+use crate::observe::Tap;
 
 /// What the API tells; implemented where everything is at hand.
 pub trait Source: Send + Sync + 'static {
@@ -51,6 +55,19 @@ pub trait Source: Send + Sync + 'static {
     fn policies_of(&self, workload: &str) -> Result<Vec<PolicyView>, String>;
     /// The last hour.
     fn history(&self) -> HistoryView;
+    /// Requests of the last seconds, by workload or by edge, busiest first.
+    fn requests(&self, by_edge: bool, seconds: u64) -> Vec<RequestsView>;
+    /// A tap, unless there are too many.
+    fn tap(&self, filter: Filter) -> Option<Tap>;
+    /// Which log lines are written.
+    fn log(&self) -> LogView;
+    /// Has other log lines written for so many seconds; `reset` goes back at once.
+    ///
+    /// # Errors
+    /// A sentence when the filter is none.
+    fn set_log(&self, filter: &str, seconds: u64) -> Result<LogView, String>;
+    /// The last log lines.
+    fn recent(&self) -> String;
     /// All metrics as text.
     fn metrics(&self) -> String;
     /// Whether every pod of this node that is to be captured has been dealt with.

@@ -12,7 +12,8 @@ use lark_core::question::{NoQuestion, Question};
 use tokio::net::{UnixListener, UnixStream};
 
 use super::Source;
-use super::http::{Answer, json, serve as serve_http, text};
+use super::http::{Answer, Endless, json, serve as serve_http, text};
+use super::stream;
 
 /// Why there is no admin socket.
 #[derive(Debug, thiserror::Error)]
@@ -66,11 +67,15 @@ pub async fn serve(listener: UnixListener, source: Arc<dyn Source>) {
     .await;
 }
 
-/// Status and body of what the API answers to a GET of `target`, a path with its query.
+/// Status and body of what the API answers to a GET of `target`, a path with its query. What does not end is not
+/// answered.
 pub fn ask(source: &dyn Source, target: &str) -> (u16, Vec<u8>) {
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let answer = answer(source, &Method::GET, path, query);
     let status = answer.status().as_u16();
+    if answer.extensions().get::<Endless>().is_some() {
+        return (StatusCode::NOT_FOUND.as_u16(), b"not found\n".to_vec());
+    }
     // A full body is there at once, and cannot fail.
     let body = answer.into_body().collect().now_or_never().and_then(Result::ok);
     (status, body.map(|body| body.to_bytes().into()).unwrap_or_default())
@@ -107,6 +112,13 @@ fn answer(source: &dyn Source, method: &Method, path: &str, query: &str) -> Answ
         Question::Policy { from, to } => told(source.policy(from, to)),
         Question::PoliciesOf { workload } => told(source.policies_of(workload)),
         Question::History => json(&source.history()),
+        Question::Requests { by_edge, seconds } => json(&source.requests(by_edge, seconds)),
+        Question::Tap { namespace, workload, direction, verdict, status } => {
+            stream::tap(source, [namespace, workload, direction, verdict, status])
+        }
+        Question::Log => json(&source.log()),
+        Question::SetLog { filter, seconds } => told(source.set_log(filter, seconds)),
+        Question::Recent => text(StatusCode::OK, "text/plain", source.recent()),
         Question::Metrics => text(StatusCode::OK, "text/plain; version=0.0.4", source.metrics()),
     }
 }

@@ -3,14 +3,15 @@
 //! Threads: one control runtime (discovery, certificates, capture, admin, metrics), the workers, and the
 //! heartbeat. Configuration goes to workers by message; they share nothing on the way of a byte.
 
-mod drain;
 mod asked;
+mod drain;
 mod discover;
 mod gauges;
 mod handover;
 mod heartbeat;
 mod leave;
 mod listeners;
+mod logs;
 mod policy;
 mod preflight;
 mod process;
@@ -21,10 +22,9 @@ mod worker;
 
 pub use discover::Source;
 pub use gauges::catalogue;
+pub use logs::init_logs;
 pub use policy::policy_test;
-pub use process::{
-    block_on, complain, init_logs, keep_private, service_ready, service_stopping, stop_signal,
-};
+pub use process::{block_on, complain, keep_private, service_ready, service_stopping, stop_signal};
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -54,6 +54,7 @@ use handover::{Hello, Predecessor};
 use heartbeat::{Pulse, Watched};
 use leave::Leave;
 use listeners::{Listeners, SocketFile};
+use logs::Logs;
 use reconcile::Reconcile;
 use source::AgentSource;
 use worker::{Shared, Workers};
@@ -63,11 +64,11 @@ use worker::{Shared, Workers};
 /// # Errors
 /// With one sentence that says what to do; nothing is attached then.
 pub fn run(args: AgentArgs) -> anyhow::Result<()> {
-    init_logs(args.log_format, &args.log);
-    block_on(agent(args))
+    let logs = init_logs(args.log_format, &args.log);
+    block_on(agent(args, logs))
 }
 
-async fn agent(args: AgentArgs) -> anyhow::Result<()> {
+async fn agent(args: AgentArgs, logs: Logs) -> anyhow::Result<()> {
     let from = Source::parse(&args.discovery)?;
     let in_cluster = from.is_cluster();
     let discovery = from.discover(&args.mesh).await?;
@@ -196,6 +197,7 @@ async fn agent(args: AgentArgs) -> anyhow::Result<()> {
     };
     tokio::task::spawn_local(follower.run(direct));
     let drains = Drains::new(observer.clone());
+    tokio::spawn(observer.clone().remember());
     let source = Arc::new(AgentSource::new(
         &args,
         node.name.clone(),
@@ -211,6 +213,7 @@ async fn agent(args: AgentArgs) -> anyhow::Result<()> {
         capturer.strict(),
         is_ready.clone(),
         drains.clone(),
+        logs,
     ));
     asked.answer_from(source.clone());
     if predecessor.is_none() {

@@ -2,8 +2,6 @@
 
 use anyhow::Context;
 
-use crate::cli::agent::LogFormat;
-
 pub(super) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
@@ -55,17 +53,6 @@ pub async fn stop_signal() {
 pub fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     runtime.enable_all().build_local(tokio::runtime::LocalOptions::default())?.block_on(future)
-}
-
-/// Starts logging to standard error.
-pub fn init_logs(format: LogFormat, filter: &str) {
-    let filter = tracing_subscriber::EnvFilter::try_new(filter)
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match format {
-        LogFormat::Text => builder.with_ansi(false).init(),
-        LogFormat::Json => builder.json().flatten_event(true).init(),
-    }
 }
 
 /// The last word of a failed command: one line on standard error.

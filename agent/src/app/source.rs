@@ -11,21 +11,23 @@ use lark_core::observe::Secured;
 use lark_core::policy;
 use lark_core::route::is_in_mesh;
 use lark_core::snapshot::{Snapshot, Workload};
+use lark_core::tap::Filter;
 use lark_core::trace;
 use lark_core::view::{
-    BpfView, CertView, CheckView, ConnectionView, CounterView, EdgeView, HistoryView, LinkView, MapView,
-    Party, PolicyExplainView, PolicyView, ProgramView, ServiceView, StateCount, Status, TraceView,
-    WorkloadView,
+    BpfView, CertView, CheckView, ConnectionView, CounterView, EdgeView, HistoryView, LinkView, LogView,
+    MapView, Party, PolicyExplainView, PolicyView, ProgramView, RequestsView, ServiceView, StateCount,
+    Status, TraceView, WorkloadView,
 };
 use lark_discovery::Discovery;
 use lark_identity::{SvidState, SvidStore};
 use tokio::sync::watch;
 
 use super::drain::Drains;
+use super::logs::Logs;
 use crate::admin::Source;
 use crate::capture::{PodReport, Pods, StrictReport, plaintext};
 use crate::cli::AgentArgs;
-use crate::observe::Observer;
+use crate::observe::{Observer, Tap};
 
 pub(super) struct AgentSource {
     node: Arc<str>,
@@ -44,6 +46,7 @@ pub(super) struct AgentSource {
     strict: Arc<Mutex<StrictReport>>,
     ready: watch::Receiver<bool>,
     drains: Drains,
+    logs: Logs,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -67,6 +70,7 @@ impl AgentSource {
         strict: Arc<Mutex<StrictReport>>,
         ready: watch::Receiver<bool>,
         drains: Drains,
+        logs: Logs,
     ) -> Self {
         Self {
             node,
@@ -85,6 +89,7 @@ impl AgentSource {
             strict,
             ready,
             drains,
+            logs,
         }
     }
 
@@ -357,6 +362,26 @@ impl Source for AgentSource {
 
     fn history(&self) -> HistoryView {
         self.observer.history()
+    }
+
+    fn requests(&self, by_edge: bool, seconds: u64) -> Vec<RequestsView> {
+        self.observer.requests(by_edge, seconds)
+    }
+
+    fn tap(&self, filter: Filter) -> Option<Tap> {
+        self.observer.tap(filter)
+    }
+
+    fn log(&self) -> LogView {
+        self.logs.view()
+    }
+
+    fn set_log(&self, filter: &str, seconds: u64) -> Result<LogView, String> {
+        self.logs.change(filter, seconds)
+    }
+
+    fn recent(&self) -> String {
+        self.logs.recent()
     }
 
     fn metrics(&self) -> String {

@@ -94,6 +94,16 @@ impl<T: Serialize> Told<T> {
 }
 
 impl<T: Serialize> Told<Vec<T>> {
+    /// Keeps the items of which this holds.
+    pub(super) fn retain(&mut self, keep: impl Fn(&T) -> bool) {
+        match self {
+            Self::Here(all) => all.retain(keep),
+            Self::Everywhere(nodes) => {
+                nodes.iter_mut().filter_map(|node| node.answer.as_mut()).for_each(|all| all.retain(&keep));
+            }
+        }
+    }
+
     /// Prints lists: `row` makes a row of each item below `head`.
     pub(super) fn print_list(
         &self,

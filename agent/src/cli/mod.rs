@@ -3,6 +3,8 @@
 /// Flags of `lark agent`.
 pub mod agent;
 mod bpf;
+/// Flags of `lark bug-report`.
+pub mod bug_report;
 /// Flags of `lark ca`.
 pub mod ca;
 mod certs;
@@ -14,11 +16,19 @@ mod connections;
 mod dashboard;
 mod edges;
 mod explain;
+/// Flags of `lark log`.
+pub mod log;
 mod output;
 /// Flags of `lark policy`, and its table of cases.
 pub mod policy;
 mod services;
+/// Flags of `lark stat`.
+pub mod stat;
 mod status;
+/// Flags of `lark tap`.
+pub mod tap;
+/// Flags of `lark top`.
+pub mod top;
 mod trace;
 mod version;
 mod workloads;
@@ -65,6 +75,12 @@ pub enum Command {
     Connections(ClusterQuery),
     /// Show who talks to whom, and what secures it.
     Edges(ClusterQuery),
+    /// Show how many requests there are, how they end and how long they take.
+    Stat(stat::StatArgs),
+    /// Show the busiest edges, again and again.
+    Top(top::TopArgs),
+    /// Show connections and requests as they happen.
+    Tap(tap::TapArgs),
     /// Show the certificates of this node.
     Certs(ClusterQuery),
     /// Compare what is wanted with what the kernel has; exits with 1 if something is wrong.
@@ -79,6 +95,10 @@ pub enum Command {
     Trace(trace::TraceArgs),
     /// Show policies, tell what they say of a connection, test what is expected of them.
     Policy(policy::PolicyArgs),
+    /// Show which lines the agent logs, or have it log others for a while.
+    Log(log::LogArgs),
+    /// Write an archive of what this node's agent knows, without secrets, for somebody who is to help.
+    BugReport(bug_report::BugReportArgs),
     /// Explain a reason, cause, state or event that Lark printed; without one, list all.
     Explain(explain::ExplainArgs),
     /// Print a script by which a shell completes verbs and flags.
@@ -112,6 +132,11 @@ pub async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Services(query) => services::run(&query).await,
         Command::Connections(query) => connections::run(&query).await,
         Command::Edges(query) => edges::run(&query).await,
+        Command::Stat(args) => stat::run(&args).await,
+        Command::Top(args) => top::run(&args).await,
+        Command::Tap(args) => tap::run(&args).await,
+        Command::Log(args) => log::run(&args).await,
+        Command::BugReport(args) => bug_report::run(&args).await,
         Command::Certs(query) => certs::run(&query).await,
         Command::Check(query) => check::run(&query).await,
         Command::Status(query) => status::run(&query).await,

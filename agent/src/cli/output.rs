@@ -68,9 +68,16 @@ pub(super) fn print<T: Serialize>(
 
 /// Writes to standard output. A reader that went away (`| head`) is no failure.
 pub(super) fn write(bytes: &[u8]) -> anyhow::Result<()> {
-    match std::io::stdout().lock().write_all(bytes) {
-        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e.into()),
-        _ => Ok(()),
+    write_more(bytes).map(|_| ())
+}
+
+/// The same at once, for output that goes on; false if the reader went away.
+pub(super) fn write_more(bytes: &[u8]) -> anyhow::Result<bool> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(bytes).and_then(|()| out.flush()) {
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+        Err(e) => Err(e.into()),
+        Ok(()) => Ok(true),
     }
 }
 

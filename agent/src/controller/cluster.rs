@@ -42,8 +42,7 @@ impl Cluster {
     /// Asks every node for `target`, a path of the agents' admin API with its query.
     pub(super) async fn ask(&self, target: &str) -> Answer {
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
-        // Metrics are Prometheus's to gather, and no JSON.
-        if !matches!(Question::parse("GET", path, query), Ok(question) if question != Question::Metrics) {
+        if !Question::parse("GET", path, query).is_ok_and(|question| question.is_for_all()) {
             return text(StatusCode::NOT_FOUND, "text/plain", "not found\n".to_owned());
         }
         let Ok(_turn) = self.turn.acquire().await else {

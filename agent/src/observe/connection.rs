@@ -123,10 +123,12 @@ impl Connection {
 
     /// A handle by which whoever proves it says what secures it.
     pub fn securer(&self) -> impl FnOnce(Secured) + 'static {
-        let live = self.live.clone();
+        let (live, observer) = (self.live.clone(), self.observer.clone());
         move |secured| {
             // The first to say so is the one who proved it.
-            let _ = live.secured.set(secured);
+            if live.secured.set(secured).is_ok() {
+                observer.0.taps.opened(&live);
+            }
         }
     }
 
@@ -150,6 +152,7 @@ impl Connection {
             if let Some((outcome, latency)) = Outcome::of(&event) {
                 live.requests.fetch_add(1, Ordering::Relaxed);
                 requests.get_or_insert_with(|| observer.requests_of(&live)).add(outcome, latency);
+                observer.0.taps.request(&live, &event);
             }
         };
         self.observer.recognises().then_some(heard)

@@ -9,9 +9,11 @@ mod history;
 mod metrics;
 mod refused;
 mod requests;
+mod taps;
 
 pub use connection::{Connection, Direction, Opening};
 pub use metrics::{Described, Gauge, Gauges, exposed};
+pub use taps::Tap;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,12 +25,14 @@ use lark_core::observe::{History, Requests};
 use lark_core::rate::Lines;
 use lark_core::reason::Reason;
 use lark_core::recognise::{Opaque, Protocol};
-use lark_core::view::{ConnectionView, EdgeView, HistoryView};
+use lark_core::tap::Filter;
+use lark_core::view::{ConnectionView, EdgeView, HistoryView, RequestsView};
 
 use connection::Live;
 use edges::Edges;
 use metrics::Metrics;
-use requests::RequestTable;
+use requests::{RequestTable, STEP};
+use taps::Taps;
 
 /// What is known of connections. Cheap to clone, shared by all threads.
 #[derive(Clone)]
@@ -40,6 +44,7 @@ struct Inner {
     requests: Mutex<RequestTable>,
     history: Mutex<History<history::Whose>>,
     recognise: bool,
+    taps: Arc<Taps>,
     next: AtomicU64,
     metrics: Metrics,
     began: Instant,
@@ -77,6 +82,7 @@ impl Observer {
             requests: Mutex::default(),
             history: Mutex::default(),
             recognise,
+            taps: Arc::default(),
             next: AtomicU64::new(0),
             metrics: Metrics::new()?,
             began: Instant::now(),
@@ -99,6 +105,7 @@ impl Observer {
             self.0.metrics.refused(live.opening.direction.label(), reason);
         }
         self.0.metrics.closed(live.opening.direction.label(), how);
+        self.0.taps.ended(live, how, refusal.map_or("", |(reason, _)| reason.label()));
     }
 
     fn recognises(&self) -> bool {
@@ -166,6 +173,25 @@ impl Observer {
     /// Connections open now.
     pub fn open_connections(&self) -> usize {
         locked(&self.0.live).len()
+    }
+
+    /// Requests of the last seconds, busiest first; each row is an edge, or all that is asked of a workload.
+    pub fn requests(&self, by_edge: bool, seconds: u64) -> Vec<RequestsView> {
+        let (looked_at, edges) = locked(&self.0.requests).last(Duration::from_secs(seconds));
+        requests::views(edges, by_edge, looked_at)
+    }
+
+    /// Remembers what requests add up to, for ever.
+    pub async fn remember(self) {
+        loop {
+            tokio::time::sleep(STEP).await;
+            locked(&self.0.requests).remember();
+        }
+    }
+
+    /// A tap, unless there are too many.
+    pub fn tap(&self, filter: Filter) -> Option<Tap> {
+        self.0.taps.open(filter)
     }
 
     /// The live table.

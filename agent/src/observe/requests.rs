@@ -1,10 +1,12 @@
 //! Requests by edge, and their metrics. Bounded: beyond [`EDGES_MAX`] different edges, new ones are folded into
 //! one `other` for each direction, so that hostile traffic cannot grow it (as in CVE-2025-43915).
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use lark_core::observe::{Distribution, Requests, Totals};
+use lark_core::view::RequestsView;
 use prometheus::proto::{Bucket, Counter, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 
 use super::connection::{Direction, Opening};
@@ -57,27 +59,95 @@ impl RequestEdge {
     }
 }
 
-/// Where each edge's requests are counted.
-#[derive(Debug, Default)]
-pub(super) struct RequestTable(HashMap<RequestEdge, Arc<Requests>>);
+/// How often it is remembered what requests add up to, ...
+pub(super) const STEP: Duration = Duration::from_secs(10);
+/// ... and how many times: a minute, and at the edges of it.
+const MEMORIES: usize = 7;
+
+/// Where each edge's requests are counted, and what they added up to lately.
+#[derive(Debug)]
+pub(super) struct RequestTable {
+    now: HashMap<RequestEdge, Arc<Requests>>,
+    /// Oldest first.
+    before: VecDeque<(Instant, HashMap<RequestEdge, Totals>)>,
+}
+
+impl Default for RequestTable {
+    fn default() -> Self {
+        Self { now: HashMap::new(), before: [(Instant::now(), HashMap::new())].into() }
+    }
+}
 
 impl RequestTable {
     /// The place for a connection's.
     pub(super) fn of(&mut self, opening: &Opening) -> Arc<Requests> {
         let mut edge = RequestEdge::of(opening);
-        if self.0.len() >= EDGES_MAX && !self.0.contains_key(&edge) {
+        if self.now.len() >= EDGES_MAX && !self.now.contains_key(&edge) {
             edge = RequestEdge::other(edge.direction);
         }
-        self.0.entry(edge).or_default().clone()
+        self.now.entry(edge).or_default().clone()
     }
 
     /// What they add up to by now, in an order that does not change.
     pub(super) fn totals(&self) -> Vec<(RequestEdge, Totals)> {
         let mut all: Vec<_> =
-            self.0.iter().map(|(edge, requests)| (edge.clone(), requests.totals())).collect();
+            self.now.iter().map(|(edge, requests)| (edge.clone(), requests.totals())).collect();
         all.sort_by(|(a, _), (b, _)| a.cmp(b));
         all
     }
+
+    /// Remembers what they add up to, for [`RequestTable::last`].
+    pub(super) fn remember(&mut self) {
+        let totals = self.now.iter().map(|(edge, requests)| (edge.clone(), requests.totals())).collect();
+        if self.before.len() == MEMORIES {
+            self.before.pop_front();
+        }
+        self.before.push_back((Instant::now(), totals));
+    }
+
+    /// What came in about so much time, and in how much exactly: since the youngest memory that is old enough,
+    /// or the oldest.
+    pub(super) fn last(&self, time: Duration) -> (Duration, Vec<(RequestEdge, Totals)>) {
+        let old_enough = self.before.iter().rev().find(|(at, _)| at.elapsed() >= time);
+        let Some((at, before)) = old_enough.or(self.before.front()) else {
+            return (Duration::ZERO, Vec::new());
+        };
+        let mut all = self.totals();
+        for (edge, totals) in &mut all {
+            if let Some(earlier) = before.get(edge) {
+                *totals = totals.since(earlier);
+            }
+        }
+        all.retain(|(_, totals)| totals.count() > 0);
+        (at.elapsed(), all)
+    }
+}
+
+/// Rows for people and programs, busiest first.
+pub(super) fn views(
+    edges: Vec<(RequestEdge, Totals)>,
+    by_edge: bool,
+    looked_at: Duration,
+) -> Vec<RequestsView> {
+    let mut rows: BTreeMap<RequestEdge, Totals> = BTreeMap::new();
+    for (mut edge, totals) in edges {
+        if !by_edge {
+            edge.source.clear();
+            edge.source_namespace.clear();
+        }
+        rows.entry(edge).or_default().add(&totals);
+    }
+    let view = |(edge, totals): (RequestEdge, Totals)| RequestsView {
+        direction: edge.direction.label().to_owned(),
+        source_namespace: edge.source_namespace,
+        source: edge.source,
+        destination_namespace: edge.destination_namespace,
+        destination: edge.destination,
+        ..RequestsView::of(&totals, looked_at.as_secs_f64())
+    };
+    let mut views: Vec<_> = rows.into_iter().map(view).collect();
+    views.sort_by_key(|view| std::cmp::Reverse(view.requests));
+    views
 }
 
 const LABELS: [&str; 5] =
@@ -148,7 +218,7 @@ fn family((name, help): (&str, &str), kind: MetricType, metrics: Vec<Metric>) ->
 }
 
 fn histogram(distribution: &Distribution) -> Histogram {
-    let bucket = |(bound, count): (std::time::Duration, u64)| {
+    let bucket = |(bound, count): (Duration, u64)| {
         let mut bucket = Bucket::default();
         bucket.set_upper_bound(bound.as_secs_f64());
         bucket.set_cumulative_count(count);
