@@ -17,7 +17,7 @@ import kubernetes_validate
 import yaml
 
 # Kinds of which no schema is at hand.
-FOREIGN = {"PodMonitor"}
+FOREIGN = {"PodMonitor", "PrometheusRule"}
 WARNING = 2
 
 

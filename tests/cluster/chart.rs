@@ -94,6 +94,8 @@ fn everything() -> Value {
         "crds": { "install": false },
         "networkPolicy": { "enabled": false },
         "podMonitor": { "enabled": true, "interval": "1m", "labels": { "release": "prometheus" } },
+        "dashboards": { "enabled": true, "labels": { "grafana": "yes", "grafana_dashboard": null } },
+        "prometheusRule": { "enabled": true, "labels": { "release": "prometheus" } },
         "resourceQuota": { "enabled": true, "pods": 500 }
     });
     values["agent"]["drain"] = json!(60);
@@ -113,7 +115,11 @@ fn every_profile_makes_objects_that_the_api_takes_and_that_may_do_no_more_than_i
         let has = |kind: &str| objects.iter().any(|o| o["kind"] == kind);
         manifests::check(&objects);
         let all = name == "everything";
-        assert_eq!(has("PodMonitor"), all || name == "monitored", "{name}");
+        let monitored = all || name == "monitored";
+        assert_eq!(has("PodMonitor"), monitored, "{name}");
+        assert_eq!(has("PrometheusRule"), monitored, "{name}");
+        let label = if all { ("grafana", "yes") } else { ("grafana_dashboard", "1") };
+        assert_eq!(dashboards(&objects, label), if monitored { 4 } else { 0 }, "{name}");
         assert_eq!(has("ResourceQuota"), all || name == "gke", "{name}");
         assert_eq!(has("NetworkPolicy"), !all, "{name}");
         assert_eq!(has("CustomResourceDefinition"), !all, "{name}");
@@ -131,6 +137,29 @@ fn every_profile_makes_objects_that_the_api_takes_and_that_may_do_no_more_than_i
     ] {
         assert_eq!(text.matches(value).count(), expected, "{value} in {text}");
     }
+}
+
+/// How many ConfigMaps have a dashboard and this label, by which Grafana's sidecar finds it.
+fn dashboards(objects: &[Value], (label, value): (&str, &str)) -> usize {
+    let labelled = objects.iter().filter(|o| o["metadata"]["labels"][label] == value);
+    labelled
+        .flat_map(|o| o["data"].as_object().unwrap())
+        .map(|(file, text)| {
+            let dashboard: Value = serde_json::from_str(text.as_str().unwrap()).unwrap();
+            assert_eq!(format!("{}.json", dashboard["uid"].as_str().unwrap()), *file);
+            assert!(!dashboard["panels"].as_array().unwrap().is_empty(), "{file}");
+        })
+        .count()
+}
+
+#[test]
+fn the_alert_rules_are_those_that_are_tested() {
+    let rendered = render(&json!({}), &[]);
+    let objects = rendered.sets["monitored"].objects("monitored");
+    let rule = objects.iter().find(|o| o["kind"] == "PrometheusRule").unwrap();
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/helm/lark/monitoring/alerts.yaml");
+    let tested: Value = serde_saphyr::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+    assert_eq!(rule["spec"], tested);
 }
 
 #[test]

@@ -5,6 +5,7 @@
 mod answers;
 mod attacks;
 mod capture;
+mod dashboards;
 mod direct;
 mod failure;
 mod grpc;

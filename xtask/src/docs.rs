@@ -44,6 +44,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
             fs::write(&place, new).with_context(|| format!("{} cannot be written", place.display()))?;
         }
     }
+    stale.extend(crate::dashboards::make(&root, args.check)?);
     if let Some(directory) = &args.man {
         fs::create_dir_all(directory).with_context(|| format!("{} cannot be made", directory.display()))?;
         for page in files(&pages)? {

@@ -46,7 +46,7 @@ pub(crate) const BENCH: [Tool; 4] = [
 ];
 
 /// For the tests, beyond the demo's.
-pub(crate) const TESTS: [Tool; 14] = [
+pub(crate) const TESTS: [Tool; 16] = [
     tool("dbus-daemon", "dbus"),
     tool("faketime", "faketime"),
     tool("h2load", "nghttp2-client"),
@@ -59,6 +59,8 @@ pub(crate) const TESTS: [Tool; 14] = [
     tool("pip3", "python3-pip"),
     tool("systemd-analyze", "systemd"),
     tool("wrk", "wrk"),
+    tool("promtool", "prometheus"),
+    server("prometheus", "prometheus", "prometheus"),
     server("redis-server", "redis-server", "redis-server"),
     server("vsftpd", "vsftpd", "vsftpd"),
 ];

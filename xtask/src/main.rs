@@ -6,6 +6,8 @@ use clap::{Parser, Subcommand};
 
 /// What Lark costs, in figures.
 mod bench;
+/// Dashboards for Grafana.
+mod dashboards;
 /// The story on this machine.
 mod demo;
 /// Licences, bans and duplicate versions.

@@ -13,13 +13,16 @@ struct Facts {
     generation: u64,
     pods: Vec<StateCount>,
     certs: Vec<CertView>,
+    clock_skew: Option<f64>,
+    heartbeat_age: Option<f64>,
     bpf: BpfView,
 }
 
 pub(super) fn gather(source: &AgentSource) -> Gauges {
     let (discovery_ok, generation) = source.discovery_health();
     let (pods, certs, bpf) = (source.pods_by_state(), source.certs(), source.bpf());
-    gauges(Facts { discovery_ok, generation, pods, certs, bpf })
+    let (clock_skew, heartbeat_age) = (source.clock_skew(), source.heartbeat_age());
+    gauges(Facts { discovery_ok, generation, pods, certs, clock_skew, heartbeat_age, bpf })
 }
 
 /// All metrics of an agent, for documents.
@@ -31,7 +34,8 @@ pub fn catalogue() -> anyhow::Result<Vec<Described>> {
 }
 
 fn gauges(facts: Facts) -> Gauges {
-    let Facts { discovery_ok, generation, pods, certs, bpf } = facts;
+    let Facts { discovery_ok, generation, pods, certs, clock_skew, heartbeat_age, bpf } = facts;
+    let failing = certs.iter().filter(|cert| cert.last_error.is_some()).count();
     let gauge = |name, help, labels, values| Gauge { name, help, labels, counter: false, values };
     #[expect(clippy::cast_precision_loss, reason = "metrics are floats by format")]
     let float = |n: u64| n as f64;
@@ -66,6 +70,24 @@ fn gauges(facts: Facts) -> Gauges {
             "When the certificate of an identity of this node expires",
             &["identity"],
             certs.into_iter().filter_map(|c| Some((vec![c.identity], float(c.expires_at?)))).collect(),
+        ),
+        gauge(
+            "lark_identity_renewals_failing",
+            "Identities of this node whose last attempt to get a certificate failed",
+            &[],
+            vec![(vec![], size(failing))],
+        ),
+        gauge(
+            "lark_identity_clock_skew_seconds",
+            "By how much this node's clock is ahead of the controller's, as far as it is known",
+            &[],
+            clock_skew.map(|skew| (vec![], skew)).into_iter().collect(),
+        ),
+        gauge(
+            "lark_kernel_heartbeat_age_seconds",
+            "Age of the agent's heartbeat; beyond two seconds the hooks take it for dead",
+            &[],
+            heartbeat_age.map(|age| (vec![], age)).into_iter().collect(),
         ),
         gauge(
             "lark_kernel_map_entries",

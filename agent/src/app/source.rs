@@ -402,6 +402,18 @@ impl AgentSource {
         self.states()
     }
 
+    /// By how many seconds this node's clock is ahead of the controller's.
+    pub(super) fn clock_skew(&self) -> Option<f64> {
+        #[expect(clippy::cast_precision_loss, reason = "no clock is wrong by more than 2^53 seconds")]
+        self.svids.clock_skew().map(|seconds| seconds as f64)
+    }
+
+    /// Age of the heartbeat in seconds.
+    pub(super) fn heartbeat_age(&self) -> Option<f64> {
+        let age = self.heartbeat.age_ns().ok().flatten()?;
+        Some(std::time::Duration::from_nanos(age).as_secs_f64())
+    }
+
     /// The pods that are to be captured and are not, with the reason.
     pub(super) fn not_captured(&self) -> String {
         let open = self

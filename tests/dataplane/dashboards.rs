@@ -1,0 +1,146 @@
+//! Dashboards and alert rules against a real Prometheus that scrapes real agents and a real controller.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use lark_testbed::{Nginx, eventually, need};
+use serde_json::Value;
+
+use crate::house::House;
+
+fn deploy() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy")
+}
+
+fn rules() -> PathBuf {
+    deploy().join("helm/lark/monitoring/alerts.yaml")
+}
+
+/// The queries of all panels: dashboard, panel, expression.
+fn queries() -> Vec<(String, String, String)> {
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir(deploy().join("helm/lark/monitoring/dashboards")).unwrap().flatten() {
+        if entry.path().extension().is_none_or(|extension| extension != "json") {
+            continue;
+        }
+        let dashboard: Value = serde_json::from_slice(&std::fs::read(entry.path()).unwrap()).unwrap();
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        for panel in dashboard["panels"].as_array().unwrap() {
+            for target in panel["targets"].as_array().unwrap() {
+                all.push((text(&dashboard["title"]), text(&panel["title"]), text(&target["expr"])));
+            }
+        }
+    }
+    assert!(all.len() > 40, "{all:?}");
+    all
+}
+
+#[test]
+fn no_panel_is_empty_and_every_rule_is_evaluated() {
+    need("prometheus", "prometheus").unwrap();
+    let mut house = House::new();
+    house.mesh.label(&house.neighbour, "lark.mesh/capture", "disabled").unwrap();
+    let service = serde_json::json!({
+        "namespace": "shop", "name": "mixed", "addresses": ["10.96.0.13"],
+        "ports": [{ "port": 80, "targetPort": 8080 }],
+        "endpoints": [{ "address": house.neighbour.ip }],
+    });
+    house.mesh.change(|document| document["services"] = serde_json::json!([service])).unwrap();
+    house.mesh.capture(true).unwrap();
+    house.one.wait_captured(1).unwrap();
+    house.two.wait_captured(1).unwrap();
+    let _server = Nginx::start(&house.bed, &house.server).unwrap();
+    let _outside = Nginx::start(&house.bed, &house.neighbour).unwrap();
+
+    let home = house.bed.directory().join("prometheus");
+    std::fs::create_dir_all(&home).unwrap();
+    let (one, two) = (house.nodes.0.ip, house.nodes.1.ip);
+    let configuration = serde_json::json!({
+        "global": { "scrape_interval": "500ms", "scrape_timeout": "500ms", "evaluation_interval": "1s" },
+        "rule_files": [rules()],
+        "scrape_configs": [
+            { "job_name": "lark-agent",
+              "static_configs": [{ "targets": [format!("{one}:15020"), format!("{two}:15020")] }] },
+            { "job_name": "lark-controller", "static_configs": [{ "targets": [format!("{one}:15014")] }] },
+        ],
+    });
+    std::fs::write(home.join("prometheus.yml"), configuration.to_string()).unwrap();
+    let place = &house.nodes.0.place;
+    let mut prometheus = place.command("prometheus");
+    prometheus
+        .arg(format!("--config.file={}", home.join("prometheus.yml").display()))
+        .arg(format!("--storage.tsdb.path={}", home.join("data").display()))
+        .arg("--web.listen-address=127.0.0.1:9090");
+    let prometheus = place.start(prometheus, &home.join("log")).unwrap();
+
+    let ask = |path: &str, expression: &str| -> anyhow::Result<Value> {
+        let url = format!("http://127.0.0.1:9090/api/v1/{path}");
+        let query = format!("query={expression}");
+        let said = place.output("curl", &["-sS", "-G", &url, "--data-urlencode", &query])?;
+        Ok(serde_json::from_slice(&said.stdout).unwrap_or_default())
+    };
+    let unanswered = |all: Vec<(String, String, String)>| {
+        all.into_iter()
+            .filter(|(_, _, expression)| {
+                let expression = expression
+                    .replace("$__rate_interval", "1m")
+                    .replace("$__range", "5m")
+                    .replace("$namespace", ".+");
+                let answer = ask("query", &expression).unwrap();
+                let results = answer["data"]["result"].as_array().cloned().unwrap_or_default();
+                // A part of nothing is NaN, which is a number to Prometheus and an empty panel to a person.
+                !results.iter().any(|result| result["value"][1].as_str().is_some_and(|v| v != "NaN"))
+            })
+            .collect::<Vec<_>>()
+    };
+    let mut empty = queries();
+    // Rates need two samples, between which something happened.
+    eventually(Duration::from_secs(60), "every panel shows something", || {
+        house.curl(&format!("http://{}:8080/", house.server.ip));
+        house.curl("http://10.96.0.13/");
+        empty = unanswered(std::mem::take(&mut empty));
+        Ok(empty.is_empty())
+    })
+    .unwrap_or_else(|e| panic!("{e:#}: {empty:#?}\n{}", prometheus.log()));
+
+    let rules = ask("rules", "").unwrap();
+    let rules = rules["data"]["groups"][0]["rules"].as_array().cloned().unwrap_or_default();
+    assert!(rules.len() >= 8, "{rules:#?}");
+    for rule in &rules {
+        assert!(rule["health"] != "err", "{rule:#}");
+    }
+    // What is right in this house: every agent is up.
+    let down = ask("query", "up == 0").unwrap();
+    assert_eq!(down["data"]["result"], serde_json::json!([]), "{down:#}");
+}
+
+#[test]
+fn alerts_fire_when_they_should_and_not_otherwise_and_each_has_its_page() {
+    need("promtool", "prometheus").unwrap();
+    let tested = Command::new("promtool")
+        .args(["test", "rules", "alerts.tests.yaml"])
+        .current_dir(deploy().join("monitoring"))
+        .output()
+        .unwrap();
+    assert!(
+        tested.status.success(),
+        "{}{}",
+        String::from_utf8_lossy(&tested.stdout),
+        String::from_utf8_lossy(&tested.stderr)
+    );
+    let (rules, tests) = (
+        std::fs::read_to_string(rules()).unwrap(),
+        std::fs::read_to_string(deploy().join("monitoring/alerts.tests.yaml")).unwrap(),
+    );
+    let names: Vec<&str> = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+    assert!(names.len() >= 8, "{names:?}");
+    for name in names {
+        let page = format!("docs/runbooks/{name}.md");
+        assert!(rules.contains(&format!("runbook: {page}")), "{name} names no page");
+        let text = std::fs::read_to_string(deploy().join("..").join(&page)).unwrap_or_default();
+        assert!(text.contains("**What to do:**"), "{page}");
+        // Once as what is expected to fire.
+        assert!(tests.contains(&format!("alertname: {name}\n")), "{name} is not tested");
+    }
+}
