@@ -1,4 +1,4 @@
-//! Verbs that look at traffic: stat, top, tap; and log and bug-report.
+//! Verbs that look at traffic: stat, top, tap, trace --last; and log and bug-report.
 
 use std::io::BufRead;
 use std::process::{Command, Stdio};
@@ -240,4 +240,53 @@ fn a_bug_report_has_what_helps_and_no_token() {
     assert!(gone.status.success(), "{gone:?}");
     let bytes = String::from_utf8_lossy(&std::fs::read(&archive).unwrap()).into_owned();
     assert!(bytes.contains("no agent answers on /nowhere/admin.sock"));
+}
+
+/// The stages that an agent tells of the last connection, which `ended` says how.
+fn stages(agent: &Agent, from: &str, to: &str, ended: &str) -> Vec<String> {
+    let arguments = ["trace", "--last", "--from", from, "--to", to, "-o", "json"];
+    let mut last = Value::Null;
+    eventually(Duration::from_secs(10), "it is over", || {
+        let told: Value = serde_json::from_str(&agent.table(&arguments)?)?;
+        last = told[0].clone();
+        let end = last["stages"].as_array().and_then(|stages| stages.last()).cloned().unwrap_or_default();
+        Ok(end["stage"] == "ended" && end["found"].as_str().is_some_and(|found| found.starts_with(ended)))
+    })
+    .unwrap_or_else(|e| panic!("{e:#}: {last:#}"));
+    let all = last["stages"].as_array().unwrap();
+    let after: Vec<f64> = all.iter().map(|stage| stage["after_seconds"].as_f64().unwrap()).collect();
+    assert!(after.is_sorted() && after.iter().all(|&after| after < 60.0), "{last:#}");
+    let mut names: Vec<String> =
+        all.iter().map(|stage| stage["stage"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(names[0], "taken");
+    names.sort_unstable();
+    names
+}
+
+#[test]
+fn trace_tells_what_became_of_the_last_connection_at_both_ends() {
+    let house = House::captured();
+    let _nginx = Nginx::start(&house.bed, &house.server).unwrap();
+    let (from, to) = ("shop/client", "shop/server");
+    let none = house.one.lark(&["trace", "--last", "--from", from, "--to", to]).unwrap();
+    assert_eq!(none.status.code(), Some(1), "{none:?}");
+    assert!(String::from_utf8_lossy(&none.stderr).contains("was seen"), "{none:?}");
+
+    house.curl(&format!("http://{}:8080/", house.server.ip));
+    let inbound = ["allowed", "ended", "first_byte_received", "first_byte_sent", "known", "open", "taken"];
+    let outbound = [inbound.as_slice(), &["tunnel"]].concat();
+    assert_eq!(stages(&house.one, from, to, "clean, "), outbound);
+    assert_eq!(stages(&house.two, from, to, "clean, "), inbound);
+    let address = format!("{}:8080", house.server.ip);
+    let table = house.one.table(&["trace", "--last", "--from", from, "--to", &address]).unwrap();
+    assert!(table.contains("a tunnel was opened for it") && table.contains("√ mTLS"), "{table}");
+
+    // One that is refused ends where it was refused.
+    let closed = format!("http://{}:9/", house.server.ip);
+    assert!(!house.client.place.output("curl", &["-sS", &closed]).unwrap().status.success());
+    assert_eq!(
+        stages(&house.one, from, to, "refused, dial_refused"),
+        ["allowed", "ended", "known", "taken", "tunnel"]
+    );
+    assert_eq!(stages(&house.two, from, to, "refused, dial_refused"), ["allowed", "ended", "known", "taken"]);
 }

@@ -60,7 +60,8 @@ const GRID: usize = 24;
 /// # Errors
 /// When the source cannot be read, or a file not written.
 pub(crate) fn make(workspace: &Path, check: bool) -> anyhow::Result<Vec<String>> {
-    let source = fs::read_to_string(workspace.join("deploy/monitoring/panels.yaml")).context("panels.yaml")?;
+    let source =
+        fs::read_to_string(workspace.join("deploy/monitoring/panels.yaml")).context("panels.yaml")?;
     let dashboards: Vec<Dashboard> = serde_saphyr::from_str(&source).context("panels.yaml")?;
     let mut files = BTreeMap::new();
     for dashboard in &dashboards {

@@ -1,12 +1,16 @@
 //! `cargo xtask demo`: the story of the README on this machine, with real programs: traffic in
 //! plaintext, a label, the same traffic under mTLS, nothing restarted.
 
+mod latency;
+
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use lark_testbed::{Agent, Controller, Mesh, Nginx, Pod, Postgres, Running, Testbed, TwoNodes, Wire};
+use lark_testbed::{
+    Agent, Controller, Mesh, Nginx, Pod, Postgres, Running, Testbed, TwoNodes, Wire, eventually,
+};
 use serde_json::{Value, json};
 
 use crate::install;
@@ -27,6 +31,9 @@ pub(crate) struct Args {
     /// Look at the page in a browser as well, with pictures of it in target/page (needs Chromium and Node.js).
     #[arg(long)]
     page: bool,
+    /// Draw latency before and after the capture into this file, as SVG, instead of telling the story.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["json", "page", "keep"])]
+    latency: Option<PathBuf>,
     /// Leave everything up until Enter is pressed, with hints what to type.
     #[arg(long)]
     keep: bool,
@@ -51,6 +58,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let binary = args.lark.clone().map_or_else(|| test::lark(true), Ok)?;
     let began = Instant::now();
     let story = Story::set_up(binary)?;
+    if let Some(file) = &args.latency {
+        return story.draw(file);
+    }
     let seen = story.play()?;
     tell(&format!("\n√ shown in {} s; nothing was restarted", began.elapsed().as_secs()));
     if let Some(file) = &args.json {
@@ -192,6 +202,51 @@ impl Story {
                 &self.one.table(&["trace", "--from", "shop/ingress", "--to", &to, "-o", "json"])?
             )?,
         }))
+    }
+
+    /// Asks all the time, sets the label in the middle, and draws how long each request took.
+    fn draw(&self, file: &Path) -> Result<()> {
+        let (half, rate) = (latency::SECONDS * latency::RATE, latency::RATE);
+        let rate = format!("{rate}/s");
+        let url = format!("http://{}:8080/?[1-{}]", self.web.ip, 2 * half);
+        // Line by line, so that it is known which request the label met.
+        let mut curl = self.ingress.place.command("stdbuf");
+        curl.args(["-oL", "curl"]);
+        curl.args([
+            "-sS",
+            "--rate",
+            &rate,
+            "-H",
+            "Connection: close",
+            "-w",
+            latency::FORMAT,
+            "-o",
+            "/dev/null",
+        ]);
+        curl.arg(&url);
+        let mut probe = self.ingress.place.start(curl, &self.bed.directory().join("latency.log"))?;
+        let lines = |probe: &Running| probe.log().lines().count();
+        let limit = Duration::from_secs(10 * u64::try_from(latency::SECONDS)?);
+        eventually(limit, "half of the requests are done", || Ok(lines(&probe) >= half))?;
+        let label = lines(&probe);
+        tell("· kubectl would say: label namespace shop lark.mesh/capture=enabled");
+        self.mesh.borrow_mut().capture(true)?;
+        self.one.wait_captured(1)?;
+        self.two.wait_captured(2)?;
+        eventually(limit, "the other half is done", || Ok(!probe.is_running()))?;
+        let samples = latency::parse(&probe.log())?;
+        let (before, after) = latency::medians(&samples, label).context("too few requests were answered")?;
+        ensure!(self.one.table(&["edges"])?.contains("√ mTLS"), "no edge is secured");
+        let caption = format!(
+            "nginx on another node, {rate} on new connections; a line is of each second; blue: the label. Median {before:.0} µs before, {after:.0} µs under mTLS"
+        );
+        fs::write(file, latency::draw(&samples, label, &caption))
+            .with_context(|| format!("{} cannot be written", file.display()))?;
+        tell(&format!(
+            "· median {before:.0} µs before, {after:.0} µs under mTLS; drawn into {}",
+            file.display()
+        ));
+        Ok(())
     }
 
     fn curl(&self, path: &str) -> Result<String> {

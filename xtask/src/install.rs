@@ -46,7 +46,7 @@ pub(crate) const BENCH: [Tool; 4] = [
 ];
 
 /// For the tests, beyond the demo's.
-pub(crate) const TESTS: [Tool; 16] = [
+pub(crate) const TESTS: [Tool; 17] = [
     tool("dbus-daemon", "dbus"),
     tool("faketime", "faketime"),
     tool("h2load", "nghttp2-client"),
@@ -61,6 +61,7 @@ pub(crate) const TESTS: [Tool; 16] = [
     tool("wrk", "wrk"),
     tool("promtool", "prometheus"),
     server("prometheus", "prometheus", "prometheus"),
+    server("prometheus-blackbox-exporter", "prometheus-blackbox-exporter", "prometheus-blackbox-exporter"),
     server("redis-server", "redis-server", "redis-server"),
     server("vsftpd", "vsftpd", "vsftpd"),
 ];

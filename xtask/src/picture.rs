@@ -1,12 +1,33 @@
 //! Pure: what all pictures share. SVG by hand: panels in two columns under a title and a caption, in the
 //! colours of the viewer's own scheme.
 
+use std::fmt::Write;
+
 /// Sizes in pixels.
 pub(crate) const PANEL: usize = 430;
 /// Left of the first column.
 pub(crate) const MARGIN: usize = 16;
 /// Above the first panel.
 pub(crate) const HEAD: usize = 78;
+/// A panel of lines with its heading.
+pub(crate) const ROW: usize = 196;
+/// Lines, within their panel.
+const HEIGHT: f64 = 120.0;
+const WIDTH: f64 = 352.0;
+/// Left of the lines, for the numbers.
+const AXIS: usize = 52;
+/// Most points of a line; each stands for the highest of its share, so that no peak is lost.
+const POINTS: usize = 176;
+
+/// A line over time: its name, its colour's class, its points, seconds first.
+pub(crate) struct Line {
+    pub(crate) name: String,
+    pub(crate) colour: usize,
+    pub(crate) points: Vec<(f64, f64)>,
+}
+
+/// An upright line: its class, `up` or `kill`, and its second.
+pub(crate) type Mark = (&'static str, f64);
 
 /// Series of a panel take turns at the classes `c0` to `c6`; `s` colours a line instead of an area.
 const STYLE: &str = "\
@@ -47,4 +68,70 @@ pub(crate) fn heading(left: usize, top: usize, title: &str, small: &str) -> Stri
 /// Text between tags.
 pub(crate) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
+/// Lines over time below a scale of their own. `until` is the last second, and the unit, with its seconds, in
+/// which that is written.
+pub(crate) fn lines(
+    all: &[Line],
+    marks: &[Mark],
+    until: (f64, f64, &str),
+    left: usize,
+    top: usize,
+) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "pixels")]
+    let (x0, y0) = ((left + AXIS) as f64, top as f64);
+    let (end, seconds, unit) = until;
+    let highest = all.iter().flat_map(|line| &line.points).map(|(_, value)| *value).fold(0.0, f64::max);
+    let most = if highest > 0.0 { highest } else { 1.0 };
+    let place = |(at, value): (f64, f64)| (x0 + WIDTH * at / end, y0 + HEIGHT * (1.0 - value / most));
+    let mut out = String::new();
+    // Writing into a string cannot fail.
+    let mut line = |text: String| {
+        let _ = writeln!(out, "{text}");
+    };
+    for (part, value) in [(0.0, most), (0.5, most / 2.0), (1.0, 0.0)] {
+        let y = y0 + HEIGHT * part;
+        line(format!(
+            "<path class=\"rule\" d=\"M{x0} {y}h{WIDTH}\"/><text class=\"small\" x=\"{}\" y=\"{}\" text-anchor=\"end\">{}</text>",
+            x0 - 6.0,
+            y + 4.0,
+            number(value)
+        ));
+    }
+    for (class, at) in marks {
+        let (x, _) = place((*at, 0.0));
+        line(format!("<path class=\"{class}\" d=\"M{x:.1} {y0}v{HEIGHT}\"/>"));
+    }
+    let mut legend = x0;
+    for Line { name, colour, points } in all {
+        let highest = |share: &[(f64, f64)]| share.iter().copied().max_by(|a, b| a.1.total_cmp(&b.1));
+        let thinned = points.chunks(points.len().div_ceil(POINTS).max(1)).filter_map(highest);
+        let path: Vec<String> = thinned
+            .map(|point| {
+                let (x, y) = place(point);
+                format!("{x:.1} {y:.1}")
+            })
+            .collect();
+        line(format!("<path class=\"s s{colour}\" d=\"M{}\"/>", path.join("L")));
+        line(format!(
+            "<text class=\"small c{colour}\" x=\"{legend}\" y=\"{}\">{}</text>",
+            y0 + HEIGHT + 16.0,
+            escape(name)
+        ));
+        #[expect(clippy::cast_precision_loss, reason = "pixels")]
+        let wide = name.chars().count() as f64;
+        legend += 14.0 + 7.0 * wide;
+    }
+    line(format!(
+        "<text class=\"small\" x=\"{}\" y=\"{}\" text-anchor=\"end\">{} {unit}</text>",
+        x0 + WIDTH,
+        y0 + HEIGHT + 16.0,
+        number(end / seconds)
+    ));
+    out
+}
+
+fn number(value: f64) -> String {
+    if value >= 10.0 || value.fract() == 0.0 { format!("{value:.0}") } else { format!("{value:.1}") }
 }

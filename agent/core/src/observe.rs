@@ -2,9 +2,11 @@
 
 mod history;
 mod requests;
+mod stages;
 
 pub use history::{History, Reading, SAMPLES, SERIES_MAX, STEP, Sample};
 pub use requests::{BOUNDS, Distribution, Requests, Totals};
+pub use stages::{Stage, Stages};
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

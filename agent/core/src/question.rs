@@ -62,6 +62,13 @@ pub enum Question<'a> {
         /// Of a request.
         status: &'a str,
     },
+    /// What became of the last connection.
+    Last {
+        /// `namespace/name`, or an address.
+        from: &'a str,
+        /// The same.
+        to: &'a str,
+    },
     /// Which log lines are written.
     Log,
     /// That other log lines be written for a while: the one thing that may be asked by POST.
@@ -131,6 +138,7 @@ impl<'a> Question<'a> {
                 verdict: value("verdict"),
                 status: value("status"),
             },
+            "/v1/last" => Self::Last { from: value("from"), to: value("to") },
             "/v1/log" => Self::Log,
             "/v1/recent" => Self::Recent,
             "/metrics" => Self::Metrics,

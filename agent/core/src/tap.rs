@@ -82,7 +82,7 @@ impl Filter {
     pub fn wants(&self, subject: &Subject<'_>, answer: Option<(Outcome, Option<u16>)>) -> bool {
         let ends = [subject.source, subject.destination];
         let namespace = self.namespace.as_ref().is_none_or(|name| ends.iter().any(|e| e.namespace == *name));
-        let workload = self.workload.as_ref().is_none_or(|name| ends.iter().any(|end| is(end, name)));
+        let workload = self.workload.as_ref().is_none_or(|name| ends.iter().any(|end| end.goes_by(name)));
         let direction = self.direction.as_ref().is_none_or(|direction| subject.direction == direction);
         let verdict = self.verdict.is_none_or(|verdict| subject.secured == Some(verdict));
         let status = self.status.as_ref().is_none_or(|status| {
@@ -94,17 +94,6 @@ impl Filter {
         });
         namespace && workload && direction && verdict && status
     }
-}
-
-/// Whether an end goes by that name: `NAME`, `KIND/NAME`, or either behind `NAMESPACE/`.
-fn is(party: &Party, name: &str) -> bool {
-    let bare = |name: &str| {
-        party.name == name
-            || party.owner == name
-            || party.owner.rsplit_once('/').is_some_and(|(_, owner)| owner == name)
-    };
-    bare(name)
-        || name.split_once('/').is_some_and(|(namespace, name)| party.namespace == namespace && bare(name))
 }
 
 fn secured(word: &str) -> Option<Secured> {

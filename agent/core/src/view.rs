@@ -3,6 +3,7 @@
 
 mod ca;
 mod cluster;
+mod course;
 mod history;
 mod policy;
 mod requests;
@@ -23,6 +24,7 @@ use crate::snapshot::{Snapshot, Workload};
 
 pub use ca::{CaView, NodeHolds, RootView};
 pub use cluster::NodeAnswer;
+pub use course::{CourseView, StageView};
 pub use history::{HistoryView, SeriesView};
 
 /// How an agent is.
@@ -153,6 +155,26 @@ pub struct Party {
 }
 
 impl Party {
+    /// `NAMESPACE/NAME`, or the name of what has no namespace.
+    pub fn full_name(&self) -> String {
+        if self.namespace.is_empty() {
+            self.name.clone()
+        } else {
+            format!("{}/{}", self.namespace, self.name)
+        }
+    }
+
+    /// Whether it goes by that name: `NAME`, `KIND/NAME` of its owner, or either behind `NAMESPACE/`.
+    pub fn goes_by(&self, name: &str) -> bool {
+        let bare = |name: &str| {
+            self.name == name
+                || self.owner == name
+                || self.owner.rsplit_once('/').is_some_and(|(_, owner)| owner == name)
+        };
+        bare(name)
+            || name.split_once('/').is_some_and(|(namespace, name)| self.namespace == namespace && bare(name))
+    }
+
     /// A workload, with its identity.
     pub fn of(workload: &Workload) -> Self {
         Self {

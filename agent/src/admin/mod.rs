@@ -12,8 +12,8 @@ pub use socket::{AdminError, answers, ask, bind, serve, value};
 
 use lark_core::tap::Filter;
 use lark_core::view::{
-    BpfView, CertView, CheckView, ConnectionView, EdgeView, HistoryView, LogView, PolicyExplainView,
-    PolicyView, RequestsView, ServiceView, Status, TraceView, WorkloadView,
+    BpfView, CertView, CheckView, ConnectionView, CourseView, EdgeView, HistoryView, LogView,
+    PolicyExplainView, PolicyView, RequestsView, ServiceView, Status, TraceView, WorkloadView,
 };
 
 use crate::observe::Tap;
@@ -41,6 +41,9 @@ pub trait Source: Send + Sync + 'static {
     /// # Errors
     /// A sentence when either is not known or not of that form.
     fn trace(&self, from: &str, to: &str) -> Result<TraceView, String>;
+    /// What became of the last connection between two ends, each `namespace/name` or an address; empty if this node
+    /// saw none.
+    fn last(&self, from: &str, to: &str) -> Vec<CourseView>;
     /// All policies.
     fn policies(&self) -> Vec<PolicyView>;
     /// What policies say; `from` is `namespace/name`, `to` is `namespace/name:port`.

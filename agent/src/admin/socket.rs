@@ -108,6 +108,7 @@ fn answer(source: &dyn Source, method: &Method, path: &str, query: &str) -> Answ
         Question::Check => json(&source.check()),
         Question::Bpf => json(&source.bpf()),
         Question::Trace { from, to } => told(source.trace(from, to)),
+        Question::Last { from, to } => json(&source.last(from, to)),
         Question::Policies => json(&source.policies()),
         Question::Policy { from, to } => told(source.policy(from, to)),
         Question::PoliciesOf { workload } => told(source.policies_of(workload)),

@@ -197,7 +197,7 @@ async fn agent(args: AgentArgs, logs: Logs) -> anyhow::Result<()> {
     };
     tokio::task::spawn_local(follower.run(direct));
     let drains = Drains::new(observer.clone());
-    tokio::spawn(observer.clone().remember());
+    tokio::spawn(observer.clone().remember_requests());
     let source = Arc::new(AgentSource::new(
         &args,
         node.name.clone(),

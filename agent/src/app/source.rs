@@ -14,9 +14,9 @@ use lark_core::snapshot::{Snapshot, Workload};
 use lark_core::tap::Filter;
 use lark_core::trace;
 use lark_core::view::{
-    BpfView, CertView, CheckView, ConnectionView, CounterView, EdgeView, HistoryView, LinkView, LogView,
-    MapView, Party, PolicyExplainView, PolicyView, ProgramView, RequestsView, ServiceView, StateCount,
-    Status, TraceView, WorkloadView,
+    BpfView, CertView, CheckView, ConnectionView, CounterView, CourseView, EdgeView, HistoryView, LinkView,
+    LogView, MapView, Party, PolicyExplainView, PolicyView, ProgramView, RequestsView, ServiceView,
+    StateCount, Status, TraceView, WorkloadView,
 };
 use lark_discovery::Discovery;
 use lark_identity::{SvidState, SvidStore};
@@ -346,6 +346,10 @@ impl Source for AgentSource {
             report.map_or(PodState::Pending { why: "not looked at yet".to_owned() }, |r| r.state)
         };
         trace::explain(&self.snapshot(), &self.node, from, to, state, &self.observer.edges())
+    }
+
+    fn last(&self, from: &str, to: &str) -> Vec<CourseView> {
+        self.observer.last(from, to).into_iter().collect()
     }
 
     fn policies(&self) -> Vec<PolicyView> {

@@ -49,6 +49,17 @@ pub(super) async fn ask<T: DeserializeOwned>(args: &ClusterQuery, path: &str) ->
 }
 
 impl<T> Told<T> {
+    /// Without nodes that gave no answer if there is one: of a question to one node that is asked of all.
+    pub(super) fn of_those_concerned(self) -> Self {
+        match self {
+            Self::Everywhere(mut all) if all.iter().any(|node| node.answer.is_some()) => {
+                all.retain(|node| node.answer.is_some());
+                Self::Everywhere(all)
+            }
+            other => other,
+        }
+    }
+
     /// Whether every node answered.
     pub(super) fn is_whole(&self) -> bool {
         match self {

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use lark_core::view::{ConnectionView, Party};
+use lark_core::view::ConnectionView;
 
 use super::cluster::{ClusterQuery, Told, ask};
 use super::output;
@@ -27,9 +27,9 @@ pub(super) async fn run(args: &ClusterQuery) -> anyhow::Result<ExitCode> {
     connections.print_list(args, &head, |c| {
         vec![
             c.direction.clone(),
-            name(&c.source),
+            c.source.full_name(),
             c.source_address.clone(),
-            name(&c.destination),
+            c.destination.full_name(),
             c.destination_address.clone(),
             c.service.clone().unwrap_or_else(|| "-".to_owned()),
             c.secured.map_or("… opening", |s| s.sign()).to_owned(),
@@ -42,12 +42,4 @@ pub(super) async fn run(args: &ClusterQuery) -> anyhow::Result<ExitCode> {
         ]
     })?;
     Ok(ExitCode::SUCCESS)
-}
-
-fn name(party: &Party) -> String {
-    if party.namespace.is_empty() {
-        party.name.clone()
-    } else {
-        format!("{}/{}", party.namespace, party.name)
-    }
 }

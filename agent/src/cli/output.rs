@@ -92,6 +92,12 @@ pub(super) fn aside(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "lark: {text}");
 }
 
+/// The time of day, UTC, of milliseconds since the epoch.
+pub(super) fn clock(ms: u64) -> String {
+    let seconds = ms / 1000;
+    format!("{:02}:{:02}:{:02}.{:03}Z", seconds / 3600 % 24, seconds / 60 % 60, seconds % 60, ms % 1000)
+}
+
 /// A duration in seconds as people say it.
 pub(super) fn age(seconds: u64) -> String {
     match seconds {

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use lark_core::view::{Party, TapConnection, TapView};
+use lark_core::view::{TapConnection, TapView};
 
 use super::{Format, Query, client, output};
 
@@ -109,26 +109,14 @@ fn sentence(told: &TapView) -> String {
 }
 
 fn start(connection: &TapConnection) -> String {
-    let seconds = connection.at_ms / 1000;
     let secured = connection.secured.map_or("… opening", |secured| secured.sign());
     format!(
-        "{:02}:{:02}:{:02}.{:03}Z {} {secured} {} {} → {} {}",
-        seconds / 3600 % 24,
-        seconds / 60 % 60,
-        seconds % 60,
-        connection.at_ms % 1000,
+        "{} {} {secured} {} {} → {} {}",
+        output::clock(connection.at_ms),
         connection.direction,
-        name(&connection.source),
+        connection.source.full_name(),
         connection.source_address,
-        name(&connection.destination),
+        connection.destination.full_name(),
         connection.destination_address,
     )
-}
-
-fn name(party: &Party) -> String {
-    if party.namespace.is_empty() {
-        party.name.clone()
-    } else {
-        format!("{}/{}", party.namespace, party.name)
-    }
 }

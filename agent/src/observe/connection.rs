@@ -1,12 +1,12 @@
 //! One connection, from its beginning to its end.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use lark_core::explain::Ending;
-use lark_core::observe::{ByteCounters, Requests, Secured};
+use lark_core::observe::{ByteCounters, Requests, Secured, Stage, Stages};
 use lark_core::reason::Reason;
 use lark_core::recognise::{Event, Outcome};
 use lark_core::view::{ConnectionView, Party};
@@ -62,11 +62,22 @@ pub(super) struct Live {
     note: OnceLock<&'static str>,
     protocol: OnceLock<&'static str>,
     requests: AtomicU64,
-    started: Instant,
+    pub(super) started: Instant,
+    pub(super) stages: Arc<Stages>,
+    waited_for_tunnel: AtomicBool,
+    pub(super) ended: OnceLock<Ended>,
+}
+
+/// How a connection ended, as the access log has it.
+#[derive(Debug)]
+pub(super) struct Ended {
+    pub(super) how: &'static str,
+    pub(super) reason: &'static str,
+    pub(super) detail: String,
 }
 
 impl Live {
-    pub(super) fn new(opening: Opening) -> Self {
+    pub(super) fn new(opening: Opening, started: Instant) -> Self {
         Self {
             opening,
             counters: Arc::default(),
@@ -74,8 +85,20 @@ impl Live {
             note: OnceLock::new(),
             protocol: OnceLock::new(),
             requests: AtomicU64::new(0),
-            started: Instant::now(),
+            started,
+            stages: Arc::default(),
+            waited_for_tunnel: AtomicBool::new(false),
+            ended: OnceLock::new(),
         }
+    }
+
+    fn reached(&self, stage: Stage) {
+        self.stages.reached(stage, self.started.elapsed());
+    }
+
+    /// Whether no tunnel was there for it.
+    pub(super) fn waited_for_tunnel(&self) -> bool {
+        self.waited_for_tunnel.load(Ordering::Relaxed)
     }
 
     /// What is spoken, if that is clear.
@@ -127,9 +150,26 @@ impl Connection {
         move |secured| {
             // The first to say so is the one who proved it.
             if live.secured.set(secured).is_ok() {
+                live.reached(Stage::Open);
                 observer.0.taps.opened(&live);
             }
         }
+    }
+
+    /// It has reached this stage now.
+    pub fn reached(&self, stage: Stage) {
+        self.live.reached(stage);
+    }
+
+    /// There is a tunnel for it, which was there before or not.
+    pub fn has_tunnel(&self, was_there: bool) {
+        self.live.waited_for_tunnel.store(!was_there, Ordering::Relaxed);
+        self.live.reached(Stage::Tunnel);
+    }
+
+    /// Where its first bytes are to be noted, and the moment that counts as its beginning.
+    pub fn stages(&self) -> (Arc<Stages>, Instant) {
+        (self.live.stages.clone(), self.live.started)
     }
 
     /// Who is to be told of its protocol and requests; nothing if they are not looked at.
@@ -206,6 +246,10 @@ impl Connection {
         let note = self.live.note.get().copied().unwrap_or_default();
         let (reason, detail) = refusal.map_or((note, ""), |(r, d)| (r.label(), d));
         let how = how.label();
+        let duration = u64::try_from(self.live.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let error = refusal.map(|(reason, detail)| format!("{reason}: {detail}"));
+        let _ = self.live.ended.set(Ended { how, reason, detail: detail.to_owned() });
+        self.live.reached(Stage::Ended);
         tracing::info!(
             target: "access",
             direction = opening.direction.label(),
@@ -214,6 +258,8 @@ impl Connection {
             src.namespace = opening.source.namespace,
             src.identity = opening.source.identity,
             dst.addr = %opening.destination_address,
+            // What a peer's log has under this name; there `dst.addr` is where the tunnel goes, which is `peer` here.
+            dst.hbone_addr = opening.peer.map(|_| opening.destination_address.to_string()),
             dst.service = opening.service.as_deref().unwrap_or_default(),
             dst.workload = opening.destination.name,
             dst.namespace = opening.destination.namespace,
@@ -222,12 +268,14 @@ impl Connection {
             secured,
             bytes_sent = self.live.counters.sent(),
             bytes_recv = self.live.counters.received(),
-            duration_ms = u64::try_from(self.live.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            duration = %format_args!("{duration}ms"),
+            duration_ms = duration,
             protocol = self.live.protocol(),
             requests = self.live.requests.load(Ordering::Relaxed),
             how,
             reason,
             detail,
+            error,
             "connection"
         );
         self.observer.close(self.id, &self.live, how, refusal);

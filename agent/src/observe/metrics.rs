@@ -324,15 +324,13 @@ fn edge_metrics(edges: &[EdgeView]) -> Result<[Box<dyn Collector>; 4], prometheu
         &EDGE_LABELS,
     )?;
     for edge in edges {
-        let secured = serde_json::to_value(edge.secured).ok();
-        let secured = secured.as_ref().and_then(|s| s.as_str()).unwrap_or_default();
         let labels = [
             edge.direction.as_str(),
             &edge.source.namespace,
             &edge.source.owner,
             &edge.destination.namespace,
             &edge.destination.owner,
-            secured,
+            edge.secured.label(),
         ];
         opened.with_label_values(&labels).inc_by(edge.connections);
         sent.with_label_values(&labels).inc_by(edge.sent_bytes);

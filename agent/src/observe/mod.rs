@@ -5,6 +5,7 @@
 
 mod connection;
 mod edges;
+mod courses;
 mod history;
 mod metrics;
 mod refused;
@@ -26,9 +27,10 @@ use lark_core::rate::Lines;
 use lark_core::reason::Reason;
 use lark_core::recognise::{Opaque, Protocol};
 use lark_core::tap::Filter;
-use lark_core::view::{ConnectionView, EdgeView, HistoryView, RequestsView};
+use lark_core::view::{ConnectionView, CourseView, EdgeView, HistoryView, RequestsView};
 
 use connection::Live;
+use courses::Courses;
 use edges::Edges;
 use metrics::Metrics;
 use requests::{RequestTable, STEP};
@@ -41,6 +43,7 @@ pub struct Observer(Arc<Inner>);
 struct Inner {
     live: Mutex<HashMap<u64, Arc<Live>>>,
     edges: Mutex<Edges>,
+    courses: Mutex<Courses>,
     requests: Mutex<RequestTable>,
     history: Mutex<History<history::Whose>>,
     recognise: bool,
@@ -79,6 +82,7 @@ impl Observer {
         Ok(Self(Arc::new(Inner {
             live: Mutex::default(),
             edges: Mutex::default(),
+            courses: Mutex::default(),
             requests: Mutex::default(),
             history: Mutex::default(),
             recognise,
@@ -92,14 +96,20 @@ impl Observer {
 
     /// A connection begins.
     pub fn open(&self, opening: Opening) -> Connection {
+        self.open_since(Instant::now(), opening)
+    }
+
+    /// A connection began then.
+    pub fn open_since(&self, began: Instant, opening: Opening) -> Connection {
         let id = self.0.next.fetch_add(1, Ordering::Relaxed);
-        let live = Arc::new(Live::new(opening));
+        let live = Arc::new(Live::new(opening, began));
         locked(&self.0.live).insert(id, live.clone());
         Connection::new(self.clone(), id, live)
     }
 
-    fn close(&self, id: u64, live: &Live, how: &str, refusal: Option<(Reason, &str)>) {
+    fn close(&self, id: u64, live: &Arc<Live>, how: &str, refusal: Option<(Reason, &str)>) {
         locked(&self.0.live).remove(&id);
+        locked(&self.0.courses).keep(id, live.clone());
         locked(&self.0.edges).fold(live, refusal);
         if let Some((reason, _)) = refusal {
             self.0.metrics.refused(live.opening.direction.label(), reason);
@@ -181,8 +191,8 @@ impl Observer {
         requests::views(edges, by_edge, looked_at)
     }
 
-    /// Remembers what requests add up to, for ever.
-    pub async fn remember(self) {
+    /// Remembers for a minute what requests add up to, for ever.
+    pub async fn remember_requests(self) {
         loop {
             tokio::time::sleep(STEP).await;
             locked(&self.0.requests).remember();
@@ -199,6 +209,21 @@ impl Observer {
         let mut all: Vec<_> = locked(&self.0.live).iter().map(|(id, live)| (*id, live.view())).collect();
         all.sort_by_key(|(id, _)| *id);
         all.into_iter().map(|(_, view)| view).collect()
+    }
+
+    /// The last connection between two ends, which are named `NAMESPACE/NAME` or by their addresses, that began
+    /// here; it may go on still.
+    pub fn last(&self, from: &str, to: &str) -> Option<CourseView> {
+        let mut all: Vec<_> = locked(&self.0.live).iter().map(|(id, live)| (*id, live.clone())).collect();
+        all.extend(locked(&self.0.courses).all());
+        let is_asked = |live: &Live| {
+            let opening = &live.opening;
+            courses::is(&opening.source, opening.source_address, from)
+                && (courses::is(&opening.destination, opening.destination_address, to)
+                    || opening.service.as_deref() == Some(to))
+        };
+        let (_, live) = all.into_iter().filter(|(_, live)| is_asked(live)).max_by_key(|(id, _)| *id)?;
+        Some(courses::view(&live))
     }
 
     /// The edge table: what is closed, and what is open on top of it.

@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 use lark_core::constants::DISCOVERY_WAIT;
 use lark_core::deliver::{Admission, Claim, Refused, admit};
 use lark_core::identity::SpiffeId;
-use lark_core::observe::Secured;
+use lark_core::observe::{Secured, Stage};
 use lark_core::policy::{At, Passage, Verdict};
 use lark_core::reason::Reason;
 use lark_core::snapshot::{Snapshot, Workload};
@@ -100,6 +100,7 @@ impl Deliver for Inbound {
 
 impl Inner {
     async fn deliver(&self, inbound: lark_tunnel::Inbound) -> Result<Delivery, Refusal> {
+        let began = std::time::Instant::now();
         let request = &inbound.request;
         let (destination, source) = match self.admitted(&inbound).await {
             Ok(both) => both,
@@ -110,29 +111,36 @@ impl Inner {
                     owner: inbound.client.account().to_owned(),
                     identity: inbound.client.to_string(),
                 };
-                let connection = self.observer.open(Opening {
-                    direction: Direction::Inbound,
-                    source: unknown,
-                    destination: Party::outside(request.authority.ip()),
-                    service: request.host.clone(),
-                    source_address: request.source,
-                    destination_address: request.authority,
-                    peer: Some(inbound.peer),
-                });
+                let connection = self.observer.open_since(
+                    began,
+                    Opening {
+                        direction: Direction::Inbound,
+                        source: unknown,
+                        destination: Party::outside(request.authority.ip()),
+                        service: request.host.clone(),
+                        source_address: request.source,
+                        destination_address: request.authority,
+                        peer: Some(inbound.peer),
+                    },
+                );
                 let refusal = Refusal::new(refused.reason, refused.detail);
                 finish(connection, &Ended::refused(refusal.clone()), None);
                 return Err(refusal);
             }
         };
-        let connection = self.observer.open(Opening {
-            direction: Direction::Inbound,
-            source: Party::of(&source),
-            destination: Party::of(&destination),
-            service: request.host.clone(),
-            source_address: request.source,
-            destination_address: request.authority,
-            peer: Some(inbound.peer),
-        });
+        let connection = self.observer.open_since(
+            began,
+            Opening {
+                direction: Direction::Inbound,
+                source: Party::of(&source),
+                destination: Party::of(&destination),
+                service: request.host.clone(),
+                source_address: request.source,
+                destination_address: request.authority,
+                peer: Some(inbound.peer),
+            },
+        );
+        connection.reached(Stage::Known);
         let passage = Passage::new(
             &source,
             request.source.ip(),
@@ -144,7 +152,10 @@ impl Inner {
         connection.would_deny(&verdict.dry_run);
         let dialled = match verdict.denied {
             Some(denied) => Err(Refusal::by_policy(denied.why, denied.by)),
-            None => self.dial(&destination, request.authority, request.source).await,
+            None => {
+                connection.reached(Stage::Allowed);
+                self.dial(&destination, request.authority, request.source).await
+            }
         };
         // Policies may have changed while the application was dialled.
         let dialled = dialled.and_then(|dialled| match self.judge(&passage).denied {

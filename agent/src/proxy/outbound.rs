@@ -11,13 +11,13 @@ use lark_bpf::socket_maps::socket_address;
 use lark_core::constants::DISCOVERY_WAIT;
 use lark_core::explain::Ending;
 use lark_core::framing::ConnectRequest;
-use lark_core::observe::Secured;
-use lark_core::policy::{Denial, Passage};
+use lark_core::observe::{Secured, Stage};
+use lark_core::policy::Passage;
 use lark_core::reason::Reason;
 use lark_core::route::{Decision, Route, decide};
 use lark_core::snapshot::{Service, Snapshot, Workload};
 use lark_core::view::Party;
-use lark_tunnel::{Dialer, End, Ended, PodSocket, PoolKey, Refusal, Traffic, join};
+use lark_tunnel::{Carrying, Dialer, End, Ended, PodSocket, PoolKey, Refusal, Traffic, join};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -79,6 +79,7 @@ impl Drop for Load {
 impl Outbound {
     /// Carries one accepted connection of `pod` until its end.
     pub async fn serve(&self, pod: Arc<Pod>, socket: PodSocket, from: SocketAddr) {
+        let began = std::time::Instant::now();
         let flow = match self.accepted.flow(socket.as_ref()) {
             Ok(Some(flow)) if flow.pod_id == pod.id => flow,
             other => {
@@ -111,8 +112,11 @@ impl Outbound {
         let _loaded = decision.endpoint.map(|e| Load::add(&self.load, e.ip()));
         // The port is the pod's own choice or the kernel's; the address is the pod's, not loopback.
         let source_address = SocketAddr::new(own_address(&source, destination.ip()), from.port());
-        let connection =
-            self.observer.open(opening(&snapshot, &source, source_address, destination, &decision));
+        let opening = opening(&snapshot, &source, source_address, destination, &decision);
+        let connection = self.observer.open_since(began, opening);
+        if !matches!(decision.route, Route::Deny { .. }) {
+            connection.reached(Stage::Known);
+        }
         let passage = Passage::of(&snapshot, &source, source_address.ip(), &decision.route);
         if let Some(passage) = &passage {
             let verdict = passage.judge(&snapshot);
@@ -122,6 +126,7 @@ impl Outbound {
                 let refusal = Refusal::by_policy(denied.why, denied.by);
                 return finish(connection, &Ended::refused(refusal), None);
             }
+            connection.reached(Stage::Allowed);
         }
         let local = socket.as_ref().local_addr().ok();
         let held = passage.zip(local).map(|(p, local)| self.standing.hold(p, pod.clone(), local, from));
@@ -186,17 +191,19 @@ impl Outbound {
                     source: source_address,
                     host: service.map(|s| s.replace('/', ".")),
                 };
-                let securer = connection.securer();
                 let traffic = traffic(connection);
-                let opened = move |would_deny: Option<Denial>| {
-                    securer(Secured::Mtls);
-                    // The destination's policies are asked there; it says so here too.
-                    let told = would_deny.map(|policy| {
-                        format!("{}: {}, as the other agent says", policy.stage.label(), policy.because())
-                    });
-                    connection.would_deny(told.as_slice());
+                let told = |carrying| match carrying {
+                    Carrying::Tunnel { was_there } => connection.has_tunnel(was_there),
+                    Carrying::Opened(would_deny) => {
+                        (connection.securer())(Secured::Mtls);
+                        // The destination's policies are asked there; it says so here too.
+                        let told = would_deny.map(|policy| {
+                            format!("{}: {}, as the other agent says", policy.stage.label(), policy.because())
+                        });
+                        connection.would_deny(told.as_slice());
+                    }
                 };
-                self.dialer.carry(key, request, socket, traffic, opened).await
+                self.dialer.carry(key, request, socket, traffic, told).await
             }
             Route::Local { destination, address } => {
                 let result = match self.pods.by_uid(&destination.uid) {
@@ -281,10 +288,12 @@ fn opening(
 /// Where a connection's bytes are counted, and who hears of its requests.
 pub(super) fn traffic(connection: &Connection) -> Traffic {
     let counters = connection.counters();
-    match connection.requests() {
+    let traffic = match connection.requests() {
         Some(requests) => Traffic::recognised(counters, requests),
         None => counters.into(),
-    }
+    };
+    let (stages, began) = connection.stages();
+    traffic.timed(stages, began)
 }
 
 /// Tells the observer how it ended; `held` knows whether policies did it.

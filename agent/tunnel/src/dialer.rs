@@ -43,6 +43,21 @@ const AHEAD_EVERY: Duration = Duration::from_secs(1);
 /// Most of them at a time, so that streams that wait for theirs are not held up.
 const AHEAD_AT_ONCE: usize = 8;
 
+/// How far a connection is on its way.
+#[derive(Debug)]
+pub enum Carrying {
+    /// There is a tunnel that takes it, which was there before it or not. Said again if that one was lost at that
+    /// moment.
+    Tunnel {
+        /// Whether it was there before.
+        was_there: bool,
+    },
+    /// The other end has answered that it is open; said at most once. By then both identities are proved, the
+    /// destination's being the key's. With the policy whose dry run would have denied it, if the other end named
+    /// one.
+    Opened(Option<Denial>),
+}
+
 /// A tunnel as the pool has it. While anybody has it, it stays open for streams.
 struct Tunnel {
     commands: mpsc::UnboundedSender<Open>,
@@ -139,9 +154,7 @@ impl Dialer {
     }
 
     /// Carries a pod's accepted socket to its destination and returns at the connection's end.
-    /// `opened` is called once, when the other end has answered that the connection is open; by then
-    /// both identities are proved, the destination's being the key's. It is given the policy whose dry run
-    /// would have denied the connection, if the other end named one.
+    /// `told` hears how far it is.
     ///
     /// Whatever does not end in order has reset the pod's socket, and says why. Dropping the future
     /// before the connection is on a tunnel resets the pod's socket; later it only stops the reports,
@@ -152,15 +165,14 @@ impl Dialer {
         request: ConnectRequest,
         pod: impl Into<PodSocket>,
         traffic: impl Into<Traffic>,
-        opened: impl FnOnce(Option<Denial>),
+        mut told: impl FnMut(Carrying),
     ) -> Ended {
-        let mut opened = Some(opened);
         let pod = Pod::new(pod.into());
         let traffic = traffic.into();
         let mut carried = Carried { request, pod, traffic, early: Vec::new(), pod_ended: false };
         for _ in 0..ATTEMPTS {
-            let tunnel = match self.tunnel(&key).await {
-                Ok(tunnel) => tunnel,
+            let (tunnel, was_there) = match self.tunnel(&key).await {
+                Ok(found) => found,
                 Err(refusal) => return Ended::refused(refusal),
             };
             let (teller, mut listener) = fate::channel();
@@ -170,6 +182,7 @@ impl Dialer {
                 carried = open.carried;
                 continue;
             }
+            told(Carrying::Tunnel { was_there });
             // The pool's own reference is what keeps the tunnel open.
             drop(tunnel);
             let mut established = false;
@@ -177,9 +190,7 @@ impl Dialer {
                 match listener.next().await {
                     News::Opened(would_deny) => {
                         established = true;
-                        if let Some(opened) = opened.take() {
-                            opened(would_deny);
-                        }
+                        told(Carrying::Opened(would_deny));
                     }
                     News::Over(Outcome::Ended(ended)) => return ended,
                     News::Over(Outcome::NotTaken(back)) => break *back,
@@ -200,11 +211,12 @@ impl Dialer {
         self.0.pool.borrow_mut().closed(key, |tunnel| Rc::ptr_eq(&tunnel.shared, shared));
     }
 
-    /// A tunnel that takes a stream: one that is there, or a new one.
-    async fn tunnel(&self, key: &PoolKey) -> Result<Rc<Tunnel>, Refusal> {
+    /// A tunnel that takes a stream: one that is there, and then `true`, or a new one.
+    async fn tunnel(&self, key: &PoolKey) -> Result<(Rc<Tunnel>, bool), Refusal> {
+        let mut was_there = true;
         loop {
             let mut opening = match self.want(key) {
-                Want::Use(tunnel) => return Ok(tunnel),
+                Want::Use(tunnel) => return Ok((tunnel, was_there)),
                 Want::Failed(refusal) => return Err(refusal),
                 Want::Full(count) => {
                     let detail = format!("{count} tunnels to {} as {} are full", key.node, key.destination);
@@ -213,6 +225,7 @@ impl Dialer {
                 Want::Wait(opening) => opening,
                 Want::Open => self.begin(key),
             };
+            was_there = false;
             let outcome = opening.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone());
             match outcome {
                 Some(Ok(())) => {}

@@ -48,7 +48,7 @@ pub mod tls;
 mod traffic;
 
 pub use acceptor::{Acceptor, Deliver, Delivery, Inbound, LocalIdentities, ServeError};
-pub use dialer::Dialer;
+pub use dialer::{Carrying, Dialer};
 pub use ended::{End, Ended, Refusal};
 pub use engine::TunnelError;
 pub use handshake::HandshakeError;

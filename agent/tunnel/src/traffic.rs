@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use lark_core::observe::ByteCounters;
+use lark_core::observe::{ByteCounters, Stage, Stages};
 use lark_core::recognise::{Ending, Event, Recogniser};
 use tokio::time::Instant;
 
@@ -11,6 +11,8 @@ use tokio::time::Instant;
 #[derive(Default)]
 pub struct Traffic {
     counters: Arc<ByteCounters>,
+    /// Where the first byte of each direction is noted, and since when time counts.
+    stages: Option<(Arc<Stages>, std::time::Instant)>,
     /// Nothing once there is nothing more to tell.
     recognised: Option<Box<Recognised>>,
 }
@@ -25,7 +27,7 @@ struct Recognised {
 impl From<Arc<ByteCounters>> for Traffic {
     /// Counted, and not looked at.
     fn from(counters: Arc<ByteCounters>) -> Self {
-        Self { counters, recognised: None }
+        Self { counters, stages: None, recognised: None }
     }
 }
 
@@ -35,7 +37,13 @@ impl Traffic {
     pub fn recognised(counters: Arc<ByteCounters>, sink: impl FnMut(Event) + 'static) -> Self {
         let recognised =
             Recognised { recogniser: Recogniser::new(), sink: Box::new(sink), began: Instant::now() };
-        Self { counters, recognised: Some(Box::new(recognised)) }
+        Self { counters, stages: None, recognised: Some(Box::new(recognised)) }
+    }
+
+    /// The same, with the first byte of each direction noted there, counted from `began`.
+    #[must_use]
+    pub fn timed(self, stages: Arc<Stages>, began: std::time::Instant) -> Self {
+        Self { stages: Some((stages, began)), ..self }
     }
 
     /// The source says this.
@@ -51,11 +59,22 @@ impl Traffic {
     /// That many bytes went from source to destination.
     pub(crate) fn add_sent(&self, bytes: usize) {
         self.counters.add_sent(u64::try_from(bytes).unwrap_or(0));
+        self.passed(bytes, Stage::Sent);
     }
 
     /// That many bytes went from destination to source.
     pub(crate) fn add_received(&self, bytes: usize) {
         self.counters.add_received(u64::try_from(bytes).unwrap_or(0));
+        self.passed(bytes, Stage::Received);
+    }
+
+    fn passed(&self, bytes: usize, stage: Stage) {
+        if bytes > 0
+            && let Some((stages, began)) = &self.stages
+            && stages.after(stage).is_none()
+        {
+            stages.reached(stage, began.elapsed());
+        }
     }
 
     /// Both ends have closed it. Dropped without this, it was reset.
