@@ -128,8 +128,9 @@ fn every_profile_makes_objects_that_the_api_takes_and_that_may_do_no_more_than_i
     let text = Value::from(objects).to_string();
     for (value, expected) in [
         ("registry.example:5000/mesh/lark@sha256:", 2),
-        ("mesh-ca", 1),
-        ("mesh-root", 1),
+        // What it is called with, and its rule.
+        ("mesh-ca", 2),
+        ("mesh-root", 3),
         ("\"name\":\"registry\"", 2),
         ("10.0.0.0/8,fd00::/8", 1),
         ("--kubelet-cgroup=/kubelet", 1),
@@ -176,7 +177,7 @@ fn the_plain_manifests_are_those_of_the_chart() {
 #[test]
 fn values_that_make_no_sense_are_refused_by_name() {
     let refused = [
-        (json!({ "controller": { "replicas": 2 } }), "/controller/replicas"),
+        (json!({ "controller": { "replicas": 0 } }), "/controller/replicas"),
         (json!({ "agent": { "maxSurge": 1 } }), "maxSurge"),
         (json!({ "agent": { "maxUnavailable": 0 } }), "/agent/maxUnavailable"),
         (json!({ "agent": { "drain": -1 } }), "/agent/drain"),

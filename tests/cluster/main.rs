@@ -7,5 +7,6 @@ mod discover;
 mod manifests;
 mod node;
 mod rbac;
+mod replicas;
 mod reviews;
 mod world;

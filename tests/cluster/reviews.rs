@@ -20,25 +20,25 @@ use tokio::sync::oneshot;
 use crate::rbac::{asked, granted};
 use crate::world::{LIMIT, World};
 
-const AGENT: &str = "system:serviceaccount:lark-system:lark-agent";
+pub(crate) const AGENT: &str = "system:serviceaccount:lark-system:lark-agent";
 
-fn id(account: &str) -> SpiffeId {
+pub(crate) fn id(account: &str) -> SpiffeId {
     format!("spiffe://cluster.local/ns/shop/sa/{account}").parse().unwrap()
 }
 
-fn csr() -> String {
+pub(crate) fn csr() -> String {
     let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
     CertificateParams::default().serialize_request(&key).unwrap().pem().unwrap()
 }
 
 /// A shop with an agent's pod on each node, and `web` on node one.
-struct Nodes {
-    world: World,
-    agents: [Value; 2],
+pub(crate) struct Nodes {
+    pub(crate) world: World,
+    pub(crate) agents: [Value; 2],
 }
 
 impl Nodes {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let world = World::shop().await;
         world.server.put(objects::namespace("lark-system", None));
         let agents = [("one", "192.168.0.1"), ("two", "192.168.0.2")].map(|(node, address)| {
@@ -52,7 +52,7 @@ impl Nodes {
     }
 
     /// The API server takes this token as the answer says.
-    fn token(&self, name: &str, status: Value) -> PathBuf {
+    pub(crate) fn token(&self, name: &str, status: Value) -> PathBuf {
         let path = self.world.home.path().join(name);
         std::fs::write(&path, format!("token-{name}\n")).unwrap();
         self.world.server.know_token(&format!("token-{name}"), status);

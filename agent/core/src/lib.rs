@@ -42,6 +42,8 @@ pub mod rate;
 pub mod redact;
 /// Every reason for which a connection is refused or left alone.
 pub mod reason;
+/// Several controllers of one mesh: who leads, and what each does with what it finds of the CA.
+pub mod replica;
 /// From a captured connection to the way it takes.
 pub mod route;
 /// Replacing the root of the mesh while it carries traffic.

@@ -169,9 +169,9 @@ impl State {
             Phase::Steady { root } => Plan { trusted: vec![root], issuer: root, serves: root },
             Phase::Trust { old, new } => Plan { trusted: vec![new, old], issuer: old, serves: old },
             // A node that joins now may know the old root only.
-            Phase::Issue { old, new } | Phase::Settle { old, new } => {
-                Plan { trusted: vec![new, old], issuer: new, serves: old }
-            }
+            Phase::Issue { old, new } => Plan { trusted: vec![new, old], issuer: new, serves: old },
+            // Every node holds both, and soon the new one alone: another controller may still be in this phase then.
+            Phase::Settle { old, new } => Plan { trusted: vec![new, old], issuer: new, serves: new },
             Phase::Revert { old, new } => Plan { trusted: vec![old, new], issuer: old, serves: old },
             Phase::Retire { stays, .. } => Plan { trusted: vec![stays], issuer: stays, serves: stays },
         }

@@ -1,22 +1,25 @@
-//! The roots of a mesh with their keys, on disk and in memory, while one takes the place of another.
+//! The roots of a mesh with their keys, while one takes the place of another.
 //!
-//! What is to be done follows from the state alone ([`lark_core::rotation`]), and the state is on disk
-//! before anything follows from it: a controller that was killed goes on where it was. Keys come before
-//! the state that needs them and go after the one that does not.
+//! What is to be done follows from the state alone ([`lark_core::rotation`]), and the state is kept
+//! before anything follows from it: a controller that was killed goes on where it was. [`OnDisk`] keeps it in a
+//! directory, keys before the state that needs them and until after the one that does not. Whoever keeps it elsewhere
+//! keeps a [`Keyring`] as a whole.
 
 mod disk;
+mod keyring;
 
-use std::collections::BTreeMap;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use lark_core::identity::TrustDomain;
-use lark_core::rotation::{NodeFacts, Phase, RootId, RotationRefused, State, Step, step};
+use lark_core::rotation::{NodeFacts, Phase, RootId, RotationRefused, State};
 use rustls::pki_types::CertificateDer;
 
-use crate::ca::{Ca, CaError, SignError, to_pem};
+use crate::ca::{Ca, CaError, SignError};
 use disk::Disk;
+pub use keyring::{Keyring, KeyringError};
 
 /// Why the roots cannot be used or changed.
 #[derive(Debug, thiserror::Error)]
@@ -96,23 +99,12 @@ pub struct Trust {
     pub issuer: RootId,
 }
 
-/// The roots of a mesh.
+/// The roots of a mesh, in memory: what everybody reads who issues, listens or tells.
 #[derive(Debug)]
 pub struct Authority {
-    disk: Disk,
-    /// Whether the CA comes from files of somebody else's.
-    given: bool,
-    inner: Mutex<Inner>,
-}
-
-#[derive(Debug)]
-struct Inner {
-    state: State,
-    /// Those whose keys are here.
-    cas: BTreeMap<RootId, Arc<Ca>>,
-    roots: BTreeMap<RootId, CertificateDer<'static>>,
-    /// A CA of another root that was given while a rotation was under way.
-    waiting: Option<Arc<Ca>>,
+    keyring: Mutex<Arc<Keyring>>,
+    /// Until when this is known to be what counts; `None` where nobody else changes it.
+    current_until: Mutex<Option<Instant>>,
 }
 
 /// Seconds since the epoch of Unix.
@@ -120,20 +112,110 @@ fn seconds(now: SystemTime) -> u64 {
     now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Authority {
+    /// One that holds this, and is not changed by others.
+    pub fn new(keyring: Keyring) -> Self {
+        Self { keyring: Mutex::new(Arc::new(keyring)), current_until: Mutex::default() }
+    }
+
+    /// What it holds.
+    pub fn keyring(&self) -> Arc<Keyring> {
+        locked(&self.keyring).clone()
+    }
+
+    /// What it holds from now on: it has been kept.
+    pub fn install(&self, keyring: Keyring) {
+        *locked(&self.keyring) = Arc::new(keyring);
+    }
+
+    /// What it holds is known to count until then; afterwards it issues nothing, until it is told so again.
+    pub fn confirm(&self, until: Instant) {
+        *locked(&self.current_until) = Some(until);
+    }
+
+    /// Whether what it holds is known to count now.
+    pub fn is_current(&self) -> bool {
+        locked(&self.current_until).is_none_or(|until| Instant::now() < until)
+    }
+
+    /// Where the rotation is.
+    pub fn state(&self) -> State {
+        self.keyring().state.clone()
+    }
+
+    /// The CA that issues now.
+    ///
+    /// # Errors
+    /// When its key is not here.
+    pub fn issuer(&self) -> Result<Arc<Ca>, SignError> {
+        let keyring = self.keyring();
+        let issuer = keyring.state.plan().issuer;
+        keyring.cas.get(&issuer).cloned().ok_or(SignError::NoIssuer(issuer))
+    }
+
+    /// The CA that vouches for the controller's own listener. If the root that every node holds has no
+    /// key here, another has to do.
+    pub fn serving(&self) -> Option<Arc<Ca>> {
+        let keyring = self.keyring();
+        let plan = keyring.state.plan();
+        let any = || keyring.cas.values().next();
+        keyring.cas.get(&plan.serves).or_else(|| keyring.cas.get(&plan.issuer)).or_else(any).cloned()
+    }
+
+    /// A root's CA, if its key is here.
+    pub fn ca(&self, root: RootId) -> Option<Arc<Ca>> {
+        self.keyring().cas.get(&root).cloned()
+    }
+
+    /// What nodes are to be told.
+    pub fn trust(&self) -> Trust {
+        self.keyring().trust()
+    }
+
+    /// The accepted roots as PEM.
+    pub fn trusted_pem(&self) -> String {
+        self.keyring().trusted_pem()
+    }
+}
+
+/// The roots of a mesh that one controller keeps in a directory of its own.
+#[derive(Debug)]
+pub struct OnDisk {
+    authority: Arc<Authority>,
+    disk: Disk,
+    /// Whether the CA comes from files of somebody else's.
+    given: bool,
+    /// A CA of another root that was given while a rotation was under way. Held while anything is written.
+    waiting: Mutex<Option<Arc<Ca>>>,
+}
+
+/// What is read is that in memory.
+impl Deref for OnDisk {
+    type Target = Arc<Authority>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.authority
+    }
+}
+
 /// Makes a CA in a directory that has none.
 ///
 /// # Errors
 /// When it has one, or it cannot be written.
-pub fn init(directory: &Path, domain: &TrustDomain, now: SystemTime) -> Result<Authority, AuthorityError> {
+pub fn init(directory: &Path, domain: &TrustDomain, now: SystemTime) -> Result<OnDisk, AuthorityError> {
     let disk = Disk::at(directory)?;
     if let Some(state) = disk.state()? {
         let root = state.plan().issuer;
         return Err(AuthorityError::Exists { path: directory.to_owned(), root });
     }
-    Authority::open(directory, domain, None, now)
+    OnDisk::open(directory, domain, None, now)
 }
 
-impl Authority {
+impl OnDisk {
     /// Takes the roots from a directory. The CA is made there at the first start, or is the given one.
     ///
     /// # Errors
@@ -146,86 +228,25 @@ impl Authority {
         now: SystemTime,
     ) -> Result<Self, AuthorityError> {
         let disk = Disk::at(directory)?;
-        let is_given = given.is_some();
         let given = given.map(Arc::new);
-        let state = match (disk.state()?, &given) {
-            (Some(state), _) => state,
-            (None, Some(ca)) => {
-                disk.keep_root(ca)?;
-                State::steady(id_of(ca)?, seconds(now))
-            }
-            (None, None) => {
-                let (ca, _) = Ca::create(domain, now)?;
-                disk.keep(&ca)?;
-                State::steady(id_of(&ca)?, seconds(now))
-            }
+        let keyring = match (disk.state()?, &given) {
+            (Some(state), given) => disk.read(state, given.as_ref())?,
+            (None, Some(ca)) => Keyring::given(ca.clone(), now)?,
+            (None, None) => Keyring::make(domain, now)?,
         };
-        disk.save(&state)?;
-        let mut inner = Inner { state, cas: BTreeMap::new(), roots: BTreeMap::new(), waiting: None };
-        for root in inner.state.phase.roots() {
-            let mine = given.as_ref().filter(|ca| ca.root_id() == Some(root));
-            match (mine, disk.load(root)?) {
-                (Some(ca), _) => drop(inner.cas.insert(root, ca.clone())),
-                (None, Some(ca)) => drop(inner.cas.insert(root, Arc::new(ca))),
-                // The key of a root that goes is gone already.
-                (None, None) if is_given || disk::keys(&inner.state).all(|key| key != root) => {}
-                (None, None) => return Err(disk.missing(root)),
-            }
-            let certificate = disk.root(root)?;
-            inner.roots.insert(root, certificate);
-        }
-        let authority = Self { disk, given: is_given, inner: Mutex::new(inner) };
+        disk.save(&keyring)?;
+        let authority = Arc::new(Authority::new(keyring));
+        let on_disk = Self { authority, disk, given: given.is_some(), waiting: Mutex::default() };
         if let Some(ca) = given {
-            authority.offer_shared(ca, now)?;
+            on_disk.offer_shared(ca, now)?;
         }
-        authority.tidy()?;
-        Ok(authority)
+        on_disk.tidy()?;
+        Ok(on_disk)
     }
 
-    fn locked(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Where the rotation is.
-    pub fn state(&self) -> State {
-        self.locked().state.clone()
-    }
-
-    /// The CA that issues now.
-    ///
-    /// # Errors
-    /// When its key is not here.
-    pub fn issuer(&self) -> Result<Arc<Ca>, SignError> {
-        let inner = self.locked();
-        let issuer = inner.state.plan().issuer;
-        inner.cas.get(&issuer).cloned().ok_or(SignError::NoIssuer(issuer))
-    }
-
-    /// The CA that vouches for the controller's own listener. If the root that every node holds has no
-    /// key here, another has to do.
-    pub fn serving(&self) -> Option<Arc<Ca>> {
-        let inner = self.locked();
-        let plan = inner.state.plan();
-        let any = || inner.cas.values().next();
-        inner.cas.get(&plan.serves).or_else(|| inner.cas.get(&plan.issuer)).or_else(any).cloned()
-    }
-
-    /// A root's CA, if its key is here.
-    pub fn ca(&self, root: RootId) -> Option<Arc<Ca>> {
-        self.locked().cas.get(&root).cloned()
-    }
-
-    /// What nodes are to be told.
-    pub fn trust(&self) -> Trust {
-        let inner = self.locked();
-        let plan = inner.state.plan();
-        let roots = plan.trusted.iter().filter_map(|id| inner.roots.get(id).cloned()).collect();
-        Trust { epoch: inner.state.epoch, roots, issuer: plan.issuer }
-    }
-
-    /// The accepted roots as PEM.
-    pub fn trusted_pem(&self) -> String {
-        self.trust().roots.iter().map(to_pem).collect()
+    /// What it is in memory.
+    pub fn authority(&self) -> &Arc<Authority> {
+        &self.authority
     }
 
     /// The file with the accepted roots.
@@ -241,13 +262,8 @@ impl Authority {
         if self.given {
             return Err(AuthorityError::Given);
         }
-        let mut inner = self.locked();
-        if !matches!(inner.state.phase, Phase::Steady { .. }) {
-            return Err(RotationRefused::UnderWay(inner.state.phase.label()).into());
-        }
-        let (ca, _) = Ca::create(domain, now)?;
-        self.disk.keep(&ca)?;
-        self.begin(&mut inner, Arc::new(ca), now)
+        let _turn = locked(&self.waiting);
+        self.change(self.keyring().rotate(domain, now)?)
     }
 
     /// Files of a CA changed.
@@ -259,40 +275,16 @@ impl Authority {
     }
 
     fn offer_shared(&self, ca: Arc<Ca>, now: SystemTime) -> Result<Offered, AuthorityError> {
-        let root = id_of(&ca)?;
-        let mut inner = self.locked();
-        if let Some(known) = inner.cas.get(&root) {
-            let same = known.chain() == ca.chain();
-            inner.cas.insert(root, ca);
-            inner.waiting = None;
-            return Ok(if same { Offered::Same } else { Offered::Swapped });
+        let mut waiting = locked(&self.waiting);
+        let (next, offered) = self.keyring().offer(ca.clone(), now)?;
+        *waiting = (offered == Offered::Waits).then_some(ca);
+        match offered {
+            Offered::Same | Offered::Waits => {}
+            // Its key is kept where it comes from.
+            Offered::Swapped => self.install(next),
+            Offered::Begun => drop(self.change(next)?),
         }
-        if inner.roots.contains_key(&root) {
-            // Its key was not here: now it is.
-            inner.cas.insert(root, ca);
-            return Ok(Offered::Swapped);
-        }
-        let Phase::Steady { root: old } = inner.state.phase else {
-            inner.waiting = Some(ca);
-            return Ok(Offered::Waits);
-        };
-        // Its files are gone: what every node trusts must last until nobody needs it.
-        if let Some(superseded) = inner.cas.get(&old) {
-            self.disk.keep(superseded)?;
-        }
-        self.disk.keep_root(&ca)?;
-        self.begin(&mut inner, ca, now)?;
-        Ok(Offered::Begun)
-    }
-
-    fn begin(&self, inner: &mut Inner, ca: Arc<Ca>, now: SystemTime) -> Result<State, AuthorityError> {
-        let root = id_of(&ca)?;
-        let next = inner.state.begin(root, seconds(now))?;
-        if let Some(certificate) = ca.chain().last() {
-            inner.roots.insert(root, certificate.clone());
-        }
-        inner.cas.insert(root, ca);
-        self.change(inner, next)
+        Ok(offered)
     }
 
     /// The rotation is taken back.
@@ -300,10 +292,10 @@ impl Authority {
     /// # Errors
     /// When there is none, it is too late, or files cannot be written.
     pub fn abort(&self, now: SystemTime) -> Result<State, AuthorityError> {
-        let mut inner = self.locked();
-        let next = inner.state.abort(seconds(now))?;
-        inner.waiting = None;
-        self.change(&mut inner, next)
+        let mut waiting = locked(&self.waiting);
+        let next = self.keyring().abort(now)?;
+        *waiting = None;
+        self.change(next)
     }
 
     /// The rotation goes on without those nodes, for as long as they stay silent.
@@ -311,9 +303,8 @@ impl Authority {
     /// # Errors
     /// When there is none, or files cannot be written.
     pub fn without(&self, nodes: impl IntoIterator<Item = String>) -> Result<State, AuthorityError> {
-        let mut inner = self.locked();
-        let next = inner.state.without(nodes)?;
-        self.change(&mut inner, next)
+        let _turn = locked(&self.waiting);
+        self.change(self.keyring().without(nodes)?)
     }
 
     /// Begins the next phase, if it may begin. Returns it then.
@@ -321,28 +312,26 @@ impl Authority {
     /// # Errors
     /// When files cannot be written; the phase has then not begun.
     pub fn advance(&self, nodes: &[NodeFacts], now: SystemTime) -> Result<Option<State>, AuthorityError> {
-        let mut inner = self.locked();
-        if let Step::Next(next) = step(&inner.state, nodes, seconds(now)) {
-            return self.change(&mut inner, next).map(Some);
+        let mut waiting = locked(&self.waiting);
+        let keyring = self.keyring();
+        if let Some(next) = keyring.advance(nodes, now) {
+            return self.change(next).map(Some);
         }
-        let steady = matches!(inner.state.phase, Phase::Steady { .. });
-        match inner.waiting.take_if(|_| steady) {
+        let steady = matches!(keyring.state.phase, Phase::Steady { .. });
+        match waiting.take_if(|_| steady) {
             Some(ca) => {
-                drop(inner);
+                drop(waiting);
                 self.offer_shared(ca, now).map(|offered| (offered == Offered::Begun).then(|| self.state()))
             }
             None => Ok(None),
         }
     }
 
-    fn change(&self, inner: &mut Inner, next: State) -> Result<State, AuthorityError> {
+    fn change(&self, next: Keyring) -> Result<State, AuthorityError> {
         self.disk.save(&next)?;
-        inner.state = next.clone();
-        let named = next.phase.roots();
-        inner.roots.retain(|root, _| named.contains(root));
-        let keys: Vec<RootId> = disk::keys(&next).collect();
-        inner.cas.retain(|root, _| keys.contains(root));
-        Ok(next)
+        let state = next.state.clone();
+        self.install(next);
+        Ok(state)
     }
 
     /// Brings the other files in line with the state: the roots that are published, and keys and roots

@@ -3,7 +3,7 @@
 mod connect;
 mod error;
 
-pub(crate) use connect::roughly;
+pub(crate) use connect::{leader, roughly};
 pub use error::RequestError;
 
 use std::time::Duration;
@@ -11,12 +11,15 @@ use std::time::Duration;
 use lark_core::identity::SpiffeId;
 use tonic::client::Grpc;
 use tonic::codegen::http::uri::PathAndQuery;
+use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
 use tonic::{Code, Request};
 use tonic_prost::ProstCodec;
 
 use crate::credential::Credentials;
-use crate::protocol::{CREATE_CERTIFICATE, IstioCertificateRequest, IstioCertificateResponse, MESSAGE_MAX};
+use crate::protocol::{
+    CREATE_CERTIFICATE, HELD, IstioCertificateRequest, IstioCertificateResponse, MESSAGE_MAX, held_header,
+};
 use crate::roots::RootFiles;
 
 /// How long one request may take.
@@ -56,7 +59,14 @@ impl Issuer for CaClient {
             let mut refused = self.no_token();
             for shown in self.shown()? {
                 let message = IstioCertificateRequest::new(csr.clone(), life, identity.as_str());
-                let request = self.authorised(message, &shown)?;
+                let mut request = self.authorised(message, &shown)?;
+                let mut held = self.roots.taken_up().unwrap_or_default();
+                // The operator's file may have replaced what was taken up.
+                let trusted = self.roots.read()?;
+                held.roots.retain(|root| trusted.ids().contains(root));
+                if let Ok(held) = MetadataValue::try_from(held_header(&held)) {
+                    request.metadata_mut().insert(HELD, held);
+                }
                 match self.create(channel.clone(), request, identity).await {
                     // A credential that was revoked or is over: perhaps there is another token.
                     Err(error @ RequestError::Unauthenticated { .. }) => refused = error,

@@ -2,6 +2,7 @@
 //! trusted is kept on disk, then taken up, then reported as held: in this order, so that what the
 //! controller counts on is true after a restart too.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -18,9 +19,10 @@ use tonic::client::Grpc;
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic_prost::ProstCodec;
 
-use crate::client::{CaClient, RequestError, roughly};
-use crate::protocol::MESSAGE_MAX;
+use crate::client::{CaClient, RequestError, leader, roughly};
 use crate::protocol::node::{Answered, Ask, FOLLOW, FromNode, Held, PART_MAX, Said, ToNode, Told, Trust};
+use crate::protocol::{MESSAGE_MAX, ROOTS_MAX};
+use crate::roots::TakenUp;
 use crate::store::{Holdings, SvidStore, chance};
 use crate::svid::TrustBundle;
 
@@ -36,8 +38,6 @@ const OPENING: Duration = Duration::from_secs(10);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 /// Pause where the CA has no such stream: it may be replaced by one that has.
 const NO_STREAM_PAUSE: Duration = Duration::from_secs(300);
-/// Roots that a controller may tell.
-const ROOTS_MAX: usize = 16;
 
 /// Questions of the controller that are answered at once; more are refused.
 const ANSWERS_AT_ONCE: usize = 2;
@@ -62,6 +62,30 @@ pub struct Follower {
 impl std::fmt::Debug for Follower {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Follower").field("client", &self.client).finish_non_exhaustive()
+    }
+}
+
+type Opened = (mpsc::Sender<FromNode>, Streaming<ToNode>);
+
+/// Why there is no stream.
+enum Refused {
+    /// For this reason.
+    Here(RequestError),
+    /// Another replica leads, there.
+    Elsewhere(SocketAddr, RequestError),
+}
+
+impl Refused {
+    fn error(self) -> RequestError {
+        match self {
+            Self::Here(error) | Self::Elsewhere(_, error) => error,
+        }
+    }
+}
+
+impl From<RequestError> for Refused {
+    fn from(error: RequestError) -> Self {
+        Self::Here(error)
     }
 }
 
@@ -161,9 +185,17 @@ impl Follower {
         RequestError::Unreachable { url: self.client.url.clone(), what: what.to_owned() }
     }
 
-    async fn open(&self) -> Result<(mpsc::Sender<FromNode>, Streaming<ToNode>), RequestError> {
+    /// Opens a stream to the replica that leads. Whichever is asked says which one that is.
+    async fn open(&self) -> Result<Opened, RequestError> {
+        match self.open_at(None).await {
+            Err(Refused::Elsewhere(leader, _)) => self.open_at(Some(leader)).await.map_err(Refused::error),
+            opened => opened.map_err(Refused::error),
+        }
+    }
+
+    async fn open_at(&self, replica: Option<SocketAddr>) -> Result<Opened, Refused> {
         let client = &self.client;
-        let mut grpc = Grpc::new(client.connect().await?).max_decoding_message_size(MESSAGE_MAX);
+        let mut grpc = Grpc::new(client.connect_to(replica).await?).max_decoding_message_size(MESSAGE_MAX);
         let mut refused = client.no_token();
         for shown in client.shown()? {
             client.ready(&mut grpc).await?;
@@ -172,13 +204,14 @@ impl Follower {
             let codec = ProstCodec::<FromNode, ToNode>::default();
             match grpc.streaming(request, PathAndQuery::from_static(FOLLOW), codec).await {
                 Ok(answer) => return Ok((said, answer.into_inner())),
-                Err(status) => match client.explain(&status) {
-                    error @ RequestError::Unauthenticated { .. } => refused = error,
-                    error => return Err(error),
+                Err(status) => match (client.explain(&status), leader(&status)) {
+                    (error, Some(leader)) => return Err(Refused::Elsewhere(leader, error)),
+                    (error @ RequestError::Unauthenticated { .. }, _) => refused = error,
+                    (error, None) => return Err(error.into()),
                 },
             }
         }
-        Err(refused)
+        Err(refused.into())
     }
 
     /// Answers in a task of its own: what is to be trusted does not wait for a large answer. It has its place until
@@ -260,6 +293,8 @@ impl Follower {
             store.set_bundle(bundle);
         }
         self.epoch = trust.epoch;
+        let roots = store.bundle().ids().to_vec();
+        self.client.roots.took_up(TakenUp { epoch: trust.epoch, roots });
         store.prefer(issuer);
         Ok(())
     }

@@ -5,6 +5,7 @@ mod registry;
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -15,6 +16,7 @@ use lark_core::rotation::{NodeFacts, Report, RootId, State};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::body::Body;
+use tonic::metadata::MetadataValue;
 use tonic::server::{Grpc, NamedService};
 use tonic::{Request, Response, Status, Streaming};
 use tonic_prost::ProstCodec;
@@ -24,6 +26,7 @@ use crate::members::{Authenticator, Caller, TokenRefused};
 use crate::protocol::node::{
     Answered, Ask, Credential, FOLLOW, FromNode, Held, NODES, PART_MAX, Said, ToNode, Told, Trust as Message,
 };
+use crate::protocol::{LEADER, ROOTS_MAX};
 use crate::refusals::Refusals;
 use crate::service::{bearer, refused_token};
 pub use ask::AskError;
@@ -35,14 +38,23 @@ use registry::Registry;
 const MESSAGE_MAX: usize = PART_MAX + 1024;
 /// A stream on which nothing is said for this long has no agent at its end any more.
 const QUIET: Duration = Duration::from_secs(30);
-/// Roots that a node may name.
-const ROOTS_MAX: usize = 16;
 /// Characters of an agent's version.
 const VERSION_MAX: usize = 64;
 /// Least time between two reports that are answered: what comes faster waits.
 const PACE: Duration = Duration::from_millis(10);
 /// The same for parts of answers, which were asked for.
 const PART_PACE: Duration = Duration::from_millis(1);
+
+/// Whether this controller keeps the streams of nodes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Serves {
+    /// It does: it leads, or there is no other.
+    Leads,
+    /// Another one does, at this address as far as it is known.
+    Elsewhere(Option<SocketAddr>),
+    /// It stops.
+    Stops,
+}
 
 /// What a node says makes no sense.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -54,7 +66,7 @@ struct Inner {
     registry: Registry,
     desk: Desk,
     trust: watch::Sender<Arc<Trust>>,
-    open: watch::Sender<bool>,
+    serves: watch::Sender<Serves>,
     refusals: Refusals,
 }
 
@@ -76,7 +88,7 @@ impl Nodes {
             registry: Registry::new(Instant::now()),
             desk: Desk::default(),
             trust: watch::Sender::new(Arc::new(trust)),
-            open: watch::Sender::new(true),
+            serves: watch::Sender::new(Serves::Leads),
             refusals,
         }))
     }
@@ -94,7 +106,20 @@ impl Nodes {
 
     /// Ends all streams, so that the server can stop. New ones end at once.
     pub fn close(&self) {
-        self.0.open.send_replace(false);
+        self.0.serves.send_replace(Serves::Stops);
+    }
+
+    /// Whether it keeps streams from now on. Who begins to knows nothing yet of any node: what it heard when it led
+    /// before is not true any more.
+    pub fn serve(&self, serves: Serves) {
+        let stopped = *self.0.serves.borrow() == Serves::Stops;
+        if stopped || *self.0.serves.borrow() == serves {
+            return;
+        }
+        if serves == Serves::Leads {
+            self.0.registry.begin(Instant::now());
+        }
+        self.0.serves.send_replace(serves);
     }
 
     /// What is known of these nodes.
@@ -123,6 +148,9 @@ impl Nodes {
 
     async fn follow(&self, request: Request<Streaming<FromNode>>) -> Result<Response<Answers>, Status> {
         let peer = request.remote_addr().map(|a| a.to_string()).unwrap_or_default();
+        if let Some(elsewhere) = elsewhere(&self.0.serves.borrow()) {
+            return Err(elsewhere);
+        }
         let caller = match bearer(request.metadata()) {
             Some(token) => self.0.authenticator.authenticate(token, SystemTime::now()).await,
             None => Err(TokenRefused::Unknown),
@@ -153,10 +181,8 @@ impl Session {
     async fn run(mut self, mut incoming: Streaming<FromNode>) {
         tracing::info!(node = %self.caller.node, peer = self.peer, "a node follows");
         let mut trust = self.nodes.0.trust.subscribe();
-        let mut open = self.nodes.0.open.subscribe();
-        if !*open.borrow() {
-            open.mark_changed();
-        }
+        let mut serves = self.nodes.0.serves.subscribe();
+        serves.mark_changed();
         let mut instance = None;
         let (place, mut wanted) = self.nodes.0.desk.place(&self.caller.node);
         let mut asking = self.nodes.0.desk.asking();
@@ -194,7 +220,11 @@ impl Session {
                         break None;
                     }
                 }
-                _ = open.changed() => break Some(Status::unavailable("the controller stops")),
+                _ = serves.changed() => {
+                    if let Some(elsewhere) = elsewhere(&serves.borrow_and_update()) {
+                        break Some(elsewhere);
+                    }
+                }
             }
         };
         drop(place);
@@ -272,6 +302,22 @@ impl Session {
             now: unix(SystemTime::now()),
         });
         ToNode { told: Some(told) }
+    }
+}
+
+/// What whoever opens a stream is told, if it is not kept here.
+fn elsewhere(serves: &Serves) -> Option<Status> {
+    match serves {
+        Serves::Leads => None,
+        Serves::Stops => Some(Status::unavailable("the controller stops")),
+        Serves::Elsewhere(at) => {
+            let mut status = Status::failed_precondition("another replica of the controller leads");
+            let at = at.and_then(|at| MetadataValue::try_from(at.to_string()).ok());
+            if let Some(at) = at {
+                status.metadata_mut().insert(LEADER, at);
+            }
+            Some(status)
+        }
     }
 }
 

@@ -6,8 +6,10 @@
 //! says otherwise.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
+use lark_core::rotation::{RootId, SILENT};
 use rustls::pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 
@@ -55,6 +57,16 @@ pub enum RootsError {
 pub struct RootFiles {
     file: PathBuf,
     learned: Option<PathBuf>,
+    taken_up: Arc<Mutex<Option<(TakenUp, Instant)>>>,
+}
+
+/// What was taken up of what the controller said: its last change of phase, and the roots that are trusted since.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TakenUp {
+    /// Which change of phase.
+    pub epoch: u64,
+    /// The roots.
+    pub roots: Vec<RootId>,
 }
 
 /// What the controller said.
@@ -73,12 +85,27 @@ fn fingerprint(file: &str) -> String {
 impl RootFiles {
     /// A file that is all there is: nobody tells other roots.
     pub fn file_only(file: PathBuf) -> Self {
-        Self { file, learned: None }
+        Self { file, learned: None, taken_up: Arc::default() }
     }
 
     /// A file to begin with, and one in which is kept what the controller says.
     pub fn learning(file: PathBuf, learned: PathBuf) -> Self {
-        Self { file, learned: Some(learned) }
+        Self { file, learned: Some(learned), taken_up: Arc::default() }
+    }
+
+    /// What the controller said is taken up: it is trusted.
+    pub fn took_up(&self, taken_up: TakenUp) {
+        *self.taken_up.lock().unwrap_or_else(PoisonError::into_inner) = Some((taken_up, Instant::now()));
+    }
+
+    /// What was taken up last of what the controller said, since this process began. Without roots if that was so long
+    /// ago that the controller takes this node for silent: whoever gets a certificate during a rotation is heard.
+    pub fn taken_up(&self) -> Option<TakenUp> {
+        let (mut taken_up, at) = self.taken_up.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
+        if at.elapsed() >= SILENT {
+            taken_up.roots.clear();
+        }
+        Some(taken_up)
     }
 
     /// The operator's file.

@@ -13,6 +13,7 @@ use lark_core::constants::{CA_BURST, CA_PER_SECOND, SVID_LIFE};
 use lark_core::explain::CaRefusal;
 use lark_core::identity::SpiffeId;
 use lark_core::rate::Allowance;
+use lark_core::rotation::{Report, State, may_have};
 use tonic::body::Body;
 use tonic::server::{Grpc, NamedService, UnaryService};
 use tonic::{Code, Request, Response, Status};
@@ -23,9 +24,11 @@ use crate::ca::SignError;
 use crate::members::{Authenticator, TokenRefused};
 use crate::nodes::Nodes;
 use crate::protocol::{
-    CREATE_CERTIFICATE, IstioCertificateRequest, IstioCertificateResponse, MESSAGE_MAX, SERVICE,
+    CREATE_CERTIFICATE, HELD, IstioCertificateRequest, IstioCertificateResponse, MESSAGE_MAX, SERVICE,
+    read_held,
 };
 use crate::refusals::Refusals;
+use crate::roots::TakenUp;
 
 /// Characters of a refusal's sentence that are sent and logged.
 const SENTENCE_MAX: usize = 600;
@@ -62,6 +65,12 @@ pub enum IssueError {
         /// The phase.
         phase: &'static str,
     },
+    /// This replica lags behind.
+    #[error("this replica of the controller is behind ({what}); another one may answer")]
+    Behind {
+        /// Behind what.
+        what: &'static str,
+    },
     /// No identity was named.
     #[error("the request names no ImpersonatedIdentity")]
     NoIdentity,
@@ -88,6 +97,7 @@ impl IssueError {
             Self::Token(error) => token_reason(error),
             Self::RateLimited { .. } => CaRefusal::RateLimited,
             Self::BundleBehind { .. } => CaRefusal::BundleBehind,
+            Self::Behind { .. } => CaRefusal::StateBehind,
             Self::NoIdentity => CaRefusal::NoImpersonatedIdentity,
             Self::BadIdentity(_) => CaRefusal::BadIdentity,
             Self::NotPlaced { .. } => CaRefusal::NotPlaced,
@@ -112,9 +122,9 @@ impl IssueError {
             Self::RateLimited { .. } => Code::ResourceExhausted,
             Self::NotPlaced { .. } => Code::PermissionDenied,
             Self::Csr(SignError::Sign(_)) => Code::Internal,
-            Self::BundleBehind { .. } | Self::Csr(SignError::Expired { .. } | SignError::NoIssuer(_)) => {
-                Code::FailedPrecondition
-            }
+            Self::Behind { .. }
+            | Self::BundleBehind { .. }
+            | Self::Csr(SignError::Expired { .. } | SignError::NoIssuer(_)) => Code::FailedPrecondition,
             Self::NoIdentity | Self::BadIdentity(_) | Self::Csr(_) => Code::InvalidArgument,
         }
     }
@@ -242,11 +252,12 @@ impl CaService {
         if !self.0.placement.runs(&node, &identity) {
             return Err(IssueError::NotPlaced { node, identity });
         }
-        // The issuer and whether the node may have its certificates belong to one state.
-        let state = self.0.authority.state();
-        if !self.0.nodes.may_have(&state, &node) {
-            return Err(IssueError::BundleBehind { node, phase: state.phase.label() });
+        // The issuer and whether the node may have its certificates belong to one state, which counts until it signs.
+        if !self.0.authority.is_current() {
+            return Err(IssueError::Behind { what: "it could not read the CA's state from the cluster" });
         }
+        let state = self.0.authority.state();
+        self.may_have(request, &state, &node)?;
         let ca = self.0.authority.ca(state.plan().issuer);
         let ca = ca.ok_or(SignError::NoIssuer(state.plan().issuer))?;
         let wanted = u64::try_from(message.validity_duration).unwrap_or(0);
@@ -254,6 +265,30 @@ impl CaService {
         let chain = ca.sign(&message.csr, &identity, life, now)?;
         tracing::info!(%node, %identity, "certificate issued");
         Ok(chain)
+    }
+
+    /// Whether the node may have certificates in this state: by what its agent says with the request, or, if that says
+    /// nothing, by what it said on its stream.
+    fn may_have(
+        &self,
+        request: &Request<IstioCertificateRequest>,
+        state: &State,
+        node: &Arc<str>,
+    ) -> Result<(), IssueError> {
+        let held = request.metadata().get(HELD).and_then(|held| read_held(held.to_str().ok()?));
+        let may = match held {
+            Some(held) if held.epoch > state.epoch => {
+                return Err(IssueError::Behind { what: "the agent was told of a later phase of a rotation" });
+            }
+            Some(TakenUp { epoch, roots }) => {
+                may_have(state, Some(&Report { epoch, roots, svids: Vec::new(), asking: true }))
+            }
+            None => self.0.nodes.may_have(state, node),
+        };
+        if may {
+            return Ok(());
+        }
+        Err(IssueError::BundleBehind { node: node.clone(), phase: state.phase.label() })
     }
 
     async fn answer(

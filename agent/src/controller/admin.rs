@@ -20,36 +20,46 @@ use crate::observe::{Described, Gauge, Gauges, exposed};
 /// Questions to all nodes: what comes after it is asked of each as `/v1/…`.
 const CLUSTER: &str = "/v1/cluster/";
 
+/// What every replica knows.
+const ROOTS: &str = "/v1/ca/roots";
+
 /// Serves the API for ever.
 pub(super) async fn serve(listener: UnixListener, rotation: Arc<Rotation>) {
     let cluster = Arc::new(Cluster::new(rotation.nodes.clone(), rotation.snapshot.clone()));
     serve_http(listener, move |request| {
         let (method, uri) = (request.method(), request.uri());
         let target = uri.path_and_query().map_or("", PathAndQuery::as_str);
-        match target.strip_prefix(CLUSTER) {
-            Some(question) if method == Method::GET => {
-                let (cluster, question) = (cluster.clone(), format!("/v1/{question}"));
-                async move { cluster.ask(&question).await }.left_future()
+        match (target.strip_prefix(CLUSTER), rotation.elsewhere()) {
+            (question, Some(elsewhere)) if question.is_some() || uri.path() != ROOTS => {
+                ready(text(StatusCode::BAD_REQUEST, "text/plain", elsewhere)).left_future()
             }
-            _ => ready(answer(&rotation, method, uri.path(), uri.query().unwrap_or_default())).right_future(),
+            (Some(question), _) if method == Method::GET => {
+                let (cluster, question) = (cluster.clone(), format!("/v1/{question}"));
+                async move { cluster.ask(&question).await }.boxed().right_future()
+            }
+            _ => {
+                let (rotation, method) = (rotation.clone(), method.clone());
+                let (path, query) = (uri.path().to_owned(), uri.query().unwrap_or_default().to_owned());
+                async move { answer(&rotation, &method, &path, &query).await }.boxed().right_future()
+            }
         }
     })
     .await;
 }
 
-fn answer(rotation: &Rotation, method: &Method, path: &str, query: &str) -> Answer {
+async fn answer(rotation: &Rotation, method: &Method, path: &str, query: &str) -> Answer {
     let wish = |result: Result<CaView, WishError>| match result {
         Ok(view) => json(&view),
         Err(error) => text(StatusCode::BAD_REQUEST, "text/plain", error.to_string()),
     };
     match (method, path) {
         (&Method::GET, "/v1/ca") => json(&rotation.view()),
-        (&Method::GET, "/v1/ca/roots") => {
+        (&Method::GET, ROOTS) => {
             text(StatusCode::OK, "application/x-pem-file", rotation.authority.trusted_pem())
         }
-        (&Method::POST, "/v1/ca/rotate") => wish(rotation.rotate()),
-        (&Method::POST, "/v1/ca/abort") => wish(rotation.abort()),
-        (&Method::POST, "/v1/ca/without") => wish(rotation.without(value(query, "node"))),
+        (&Method::POST, "/v1/ca/rotate") => wish(rotation.rotate().await),
+        (&Method::POST, "/v1/ca/abort") => wish(rotation.abort().await),
+        (&Method::POST, "/v1/ca/without") => wish(rotation.without(value(query, "node")).await),
         _ => text(StatusCode::NOT_FOUND, "text/plain", "not found\n".to_owned()),
     }
 }
@@ -60,10 +70,12 @@ pub(super) async fn serve_metrics(listener: TcpListener, rotation: Arc<Rotation>
         let metrics = || {
             let refused = service.refused();
             let refused = |reason: CaRefusal| refused.get(reason.label()).copied().unwrap_or(0);
-            exposed(&gauges(&rotation.view(), service.issued(), refused)).unwrap_or_else(|error| {
-                tracing::error!(%error, "metrics cannot be shown");
-                String::new()
-            })
+            exposed(&gauges(&rotation.view(), rotation.leads(), service.issued(), refused)).unwrap_or_else(
+                |error| {
+                    tracing::error!(%error, "metrics cannot be shown");
+                    String::new()
+                },
+            )
         };
         ready(metrics_answer(request.method(), request.uri().path(), metrics, || None))
     })
@@ -82,10 +94,10 @@ pub fn catalogue() -> Vec<Described> {
         nodes: Vec::new(),
         waits_for: Vec::new(),
     };
-    gauges(&nothing, 0, |_| 0).iter().map(Gauge::described).collect()
+    gauges(&nothing, true, 0, |_| 0).iter().map(Gauge::described).collect()
 }
 
-fn gauges(view: &CaView, issued: u64, refused: impl Fn(CaRefusal) -> u64) -> Gauges {
+fn gauges(view: &CaView, leads: bool, issued: u64, refused: impl Fn(CaRefusal) -> u64) -> Gauges {
     #[expect(clippy::cast_precision_loss, reason = "metrics are floats by format")]
     let float = |n: u64| n as f64;
     let gauge = |name, help, labels, counter, values| Gauge { name, help, labels, counter, values };
@@ -133,13 +145,22 @@ fn gauges(view: &CaView, issued: u64, refused: impl Fn(CaRefusal) -> u64) -> Gau
                 .collect(),
         ),
         gauge(
+            "lark_ca_leads",
+            "1 for the replica of the controller that leads; one that is alone leads",
+            &[],
+            false,
+            vec![(vec![], f64::from(u8::from(leads)))],
+        ),
+        gauge(
             "lark_ca_nodes",
-            "Nodes of the mesh by whether their agents follow the controller",
+            "Nodes of the mesh by whether their agents follow the controller; told by the replica that leads",
             &["state"],
             false,
             [("following", following), ("silent", all - following)]
+                .into_iter()
+                .filter(|_| leads)
                 .map(|(state, count)| (vec![state.to_owned()], float(count)))
-                .into(),
+                .collect(),
         ),
     ]
 }

@@ -1,6 +1,6 @@
 //! Flags of `lark controller`.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::Args;
@@ -24,6 +24,40 @@ pub struct ControllerArgs {
     /// read by their owner only. Whoever loses it must bring the new root to every agent.
     #[arg(long, env = "LARK_DATA_DIR", value_name = "DIR", default_value = "/var/lib/lark")]
     pub data_dir: PathBuf,
+    /// Namespace in which the CA is kept for several replicas of the controller: in the Secret lark-roots, with the
+    /// Lease lark-controller of the one that leads.
+    ///
+    /// Default: none, and it is kept in --data-dir by one controller alone. Needs --discovery kubernetes and --replica. The CA
+    /// is made there by the replica that leads first, unless --ca-secret is given.
+    #[arg(long, env = "LARK_STATE_NAMESPACE", value_name = "NAME", requires = "replica", conflicts_with_all = ["ca_cert", "join_tokens"])]
+    pub state_namespace: Option<String>,
+    /// Name of this replica, which no other one may have: that of its pod.
+    ///
+    /// No default; with --state-namespace.
+    #[arg(long, env = "LARK_REPLICA", value_name = "NAME")]
+    pub replica: Option<String>,
+    /// Address of this replica alone, by which agents reach it while it leads: that of its pod, at the port of --listen.
+    ///
+    /// Default: none, and agents ask --ca-url again and again until they happen on the replica that leads.
+    #[arg(long, env = "LARK_REPLICA_ADDRESS", value_name = "IP")]
+    pub replica_address: Option<IpAddr>,
+    /// Secret of --state-namespace with a CA of somebody else's: tls.crt, tls.key and, if tls.crt does not lead up to
+    /// the root, ca.crt, as cert-manager fills it.
+    ///
+    /// Default: none, Lark makes its own. Read anew all the time: one of the same root is taken up at once, one of another
+    /// root begins a rotation to it.
+    #[arg(long, env = "LARK_CA_SECRET", value_name = "NAME", requires = "state_namespace")]
+    pub ca_secret: Option<String>,
+    /// ConfigMap of --state-namespace in which the trusted roots are kept as root.pem, for agents' first contact.
+    ///
+    /// Default lark-root. Written by the replica that leads.
+    #[arg(long, env = "LARK_ROOT_CONFIGMAP", value_name = "NAME", default_value = "lark-root")]
+    pub root_configmap: String,
+    /// After how many seconds of silence of the replica that leads another one takes its place.
+    ///
+    /// Default 10. A replica that cannot read the CA's state for 4 tenths of it issues nothing until it can.
+    #[arg(long, env = "LARK_LEASE_SECONDS", value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=600))]
+    pub lease_seconds: u32,
     /// Address and port of the CA API.
     ///
     /// Default 0.0.0.0:15012.

@@ -4,6 +4,7 @@ mod admin;
 mod args;
 mod cluster;
 mod init;
+mod replica;
 mod reviews;
 mod rotation;
 mod token;
@@ -19,11 +20,12 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, bail, ensure};
 use lark_core::constants::{CA_AUDIENCE, CONTROLLER_METRICS_PORT};
-use lark_core::identity::SpiffeId;
+use lark_core::identity::{SpiffeId, TrustDomain};
 use lark_core::snapshot::Snapshot;
 use lark_discovery::Discovery;
 use lark_discovery::kubernetes::TokenReviews;
-use lark_identity::authority::Authority;
+use lark_identity::authority::{Authority, OnDisk};
+use lark_identity::ca::Ca;
 use lark_identity::given::GivenFiles;
 use lark_identity::listener::{ServingCertificate, accept};
 use lark_identity::members::{Authenticator, Members};
@@ -36,8 +38,9 @@ use tokio::sync::watch;
 use tonic::transport::Server;
 
 use crate::app::Source;
+use replica::{Replica, Settings};
 use reviews::Reviews;
-use rotation::Rotation;
+use rotation::{Keeper, Rotation};
 
 /// Requests in work at once on one connection; each is short.
 const CONCURRENT: usize = 64;
@@ -107,19 +110,23 @@ impl Controller {
             (None, None) => (None, None),
             _ => bail!("--ca-cert and --ca-key go together: give both, or none for a CA made in --data-dir"),
         };
-        let authority = Arc::new(Authority::open(&args.data_dir, &domain, ca, now)?);
-        let (members, tokens) = members(args, &from, &discovery).await?;
-        let refusals = Refusals::default();
-        let certificate = ServingCertificate::new(authority.clone(), names.clone(), now)?;
-        let nodes = Nodes::new(members.clone(), authority.trust(), refusals.clone());
-        let placement = ByDiscovery(discovery.snapshot.clone());
-        let service = CaService::new(authority.clone(), members, nodes.clone(), placement, refusals.clone());
         let bind = async |address: SocketAddr| {
             TcpListener::bind(address).await.with_context(|| {
                 format!("cannot listen on {address}; is the port in use, the address this host's?")
             })
         };
         let listener = bind(args.listen).await?;
+        let (keeper, authority) = keeper(args, &from, &domain, ca, listener.local_addr()?).await?;
+        let root = match &keeper {
+            Keeper::Disk(disk) => disk.published().display().to_string(),
+            Keeper::Cluster(_) => format!("ConfigMap {}", args.root_configmap),
+        };
+        let (members, tokens) = members(args, &from, &discovery).await?;
+        let refusals = Refusals::default();
+        let certificate = ServingCertificate::new(authority.clone(), names.clone(), now)?;
+        let nodes = Nodes::new(members.clone(), authority.trust(), refusals.clone());
+        let placement = ByDiscovery(discovery.snapshot.clone());
+        let service = CaService::new(authority.clone(), members, nodes.clone(), placement, refusals.clone());
         let at = SocketAddr::new(args.listen.ip(), CONTROLLER_METRICS_PORT);
         let metrics = bind(args.metrics_listen.unwrap_or(at)).await?;
         let socket = crate::admin::bind(&args.controller_socket)?;
@@ -128,12 +135,12 @@ impl Controller {
             metrics = %metrics.local_addr()?,
             trust_domain = %domain,
             names = names.join(","),
-            root = %authority.published().display(),
+            root,
             phase = authority.state().phase.label(),
             "controller serves the CA API"
         );
         let snapshot = discovery.snapshot.clone();
-        let rotation = Arc::new(Rotation { authority, nodes, certificate, snapshot, domain });
+        let rotation = Arc::new(Rotation { authority, keeper, nodes, certificate, snapshot, domain });
         Ok(Self {
             listener,
             metrics,
@@ -176,10 +183,12 @@ impl Controller {
         let certificate = self.rotation.certificate.clone();
         let incoming = accept(self.listener, certificate.clone(), self.refusals)?;
         let nodes = self.rotation.nodes.clone();
+        let leaving = self.rotation.clone();
         let stop = async {
             stop.await;
             // Streams have no end of their own.
             nodes.close();
+            leaving.leave().await;
         };
         crate::app::service_ready();
         let server = Server::builder()
@@ -198,6 +207,7 @@ impl Controller {
             () = certificate.follow() => {}
             () = follow_tokens(self.tokens) => {}
             () = self.rotation.run() => {}
+            () = self.rotation.replicate() => {}
             () = self.rotation.follow_given(self.given) => {}
             () = admin::serve(self.socket, self.rotation.clone()) => {}
             () = admin::serve_metrics(self.metrics, self.rotation.clone(), self.service.clone()) => {}
@@ -207,6 +217,39 @@ impl Controller {
         tracing::info!(issued = self.service.issued(), refused, "controller stopped");
         Ok(())
     }
+}
+
+/// Where the CA is kept, and what it is.
+async fn keeper(
+    args: &ControllerArgs,
+    from: &Source,
+    domain: &TrustDomain,
+    given: Option<Ca>,
+    listens: SocketAddr,
+) -> anyhow::Result<(Keeper, Arc<Authority>)> {
+    let (namespace, name, access) = match (&args.state_namespace, &args.replica, from) {
+        (None, ..) => {
+            let disk = OnDisk::open(&args.data_dir, domain, given, SystemTime::now())?;
+            let authority = disk.authority().clone();
+            return Ok((Keeper::Disk(disk), authority));
+        }
+        (Some(namespace), Some(name), Source::Kubernetes(access)) => (namespace, name, access),
+        (Some(_), _, Source::File(_)) => {
+            bail!("--state-namespace needs the API of a cluster: give --discovery kubernetes")
+        }
+        (Some(_), None, _) => bail!("--state-namespace needs --replica, the name of this replica's pod"),
+    };
+    let settings = Settings {
+        namespace: namespace.clone(),
+        name: name.clone(),
+        address: args.replica_address.map(|ip| SocketAddr::new(ip, listens.port())),
+        given: args.ca_secret.clone(),
+        published: args.root_configmap.clone(),
+        terms: replica::terms(args.lease_seconds),
+        domain: domain.clone(),
+    };
+    let (replica, authority) = Replica::start(access, settings).await?;
+    Ok((Keeper::Cluster(replica), authority))
 }
 
 /// By what agents show who they are; with the file of join tokens, if that is it.

@@ -9,11 +9,13 @@ use lark_core::identity::TrustDomain;
 use lark_core::rotation::{NodeFacts, Phase, RootId, State, Step, Waiting, step};
 use lark_core::snapshot::Snapshot;
 use lark_core::view::{CaView, NodeHolds, RootView};
-use lark_identity::authority::{Authority, AuthorityError, Offered};
+use lark_identity::authority::{Authority, AuthorityError, Offered, OnDisk};
 use lark_identity::given::{GivenFiles, LOOK_EVERY};
 use lark_identity::listener::ServingCertificate;
 use lark_identity::nodes::Nodes;
 use tokio::sync::watch;
+
+use super::replica::{Replica, ReplicaError};
 
 /// How often the next phase is considered.
 const EVERY: Duration = Duration::from_millis(500);
@@ -24,14 +26,26 @@ pub(super) enum WishError {
     /// It makes no sense, or files cannot be written.
     #[error(transparent)]
     Authority(#[from] AuthorityError),
+    /// The same of several controllers.
+    #[error(transparent)]
+    Replica(#[from] ReplicaError),
     /// There is no such node.
     #[error("discovery has no node {0:?}; see NODE in `lark ca status`")]
     NoSuchNode(String),
 }
 
+/// Where the roots are kept.
+pub(super) enum Keeper {
+    /// In a directory, by this controller alone.
+    Disk(OnDisk),
+    /// In the cluster, by the replica that leads.
+    Cluster(Arc<Replica>),
+}
+
 /// The roots and everybody who needs to know of them.
 pub(super) struct Rotation {
     pub(super) authority: Arc<Authority>,
+    pub(super) keeper: Keeper,
     pub(super) nodes: Nodes,
     pub(super) certificate: Arc<ServingCertificate>,
     pub(super) snapshot: watch::Receiver<Arc<Snapshot>>,
@@ -44,24 +58,60 @@ fn unix(now: SystemTime) -> u64 {
 
 impl Rotation {
     /// Begins a rotation to a root made here.
-    pub(super) fn rotate(&self) -> Result<CaView, WishError> {
-        self.authority.rotate(&self.domain, SystemTime::now())?;
+    pub(super) async fn rotate(&self) -> Result<CaView, WishError> {
+        match &self.keeper {
+            Keeper::Disk(disk) => drop(disk.rotate(&self.domain, SystemTime::now())?),
+            Keeper::Cluster(replica) => drop(replica.rotate().await?),
+        }
         Ok(self.changed())
     }
 
     /// Takes the rotation back.
-    pub(super) fn abort(&self) -> Result<CaView, WishError> {
-        self.authority.abort(SystemTime::now())?;
+    pub(super) async fn abort(&self) -> Result<CaView, WishError> {
+        let now = SystemTime::now();
+        match &self.keeper {
+            Keeper::Disk(disk) => drop(disk.abort(now)?),
+            Keeper::Cluster(replica) => {
+                drop(replica.change(|keyring| Ok(keyring.abort(now)?)).await?);
+            }
+        }
         Ok(self.changed())
     }
 
     /// Goes on without a node for as long as it is silent.
-    pub(super) fn without(&self, node: &str) -> Result<CaView, WishError> {
+    pub(super) async fn without(&self, node: &str) -> Result<CaView, WishError> {
         if self.snapshot.borrow().node(node).is_none() {
             return Err(WishError::NoSuchNode(node.chars().take(80).collect()));
         }
-        self.authority.without([node.to_owned()])?;
+        let node = [node.to_owned()];
+        match &self.keeper {
+            Keeper::Disk(disk) => drop(disk.without(node)?),
+            Keeper::Cluster(replica) => {
+                drop(replica.change(|keyring| Ok(keyring.without(node)?)).await?);
+            }
+        }
         Ok(self.changed())
+    }
+
+    /// Whether this controller leads; one that is alone does.
+    pub(super) fn leads(&self) -> bool {
+        match &self.keeper {
+            Keeper::Disk(_) => true,
+            Keeper::Cluster(replica) => replica.leads(),
+        }
+    }
+
+    /// Who has to be asked what only the one knows that leads, if it is not this one.
+    pub(super) fn elsewhere(&self) -> Option<String> {
+        match &self.keeper {
+            Keeper::Cluster(replica) if !replica.leads() => Some(match replica.leader() {
+                Some(leader) => format!(
+                    "replica {leader} leads and follows the nodes; ask it: `kubectl exec {leader} -- lark …` in its namespace"
+                ),
+                None => "no replica of the controller leads just now; ask again".to_owned(),
+            }),
+            _ => None,
+        }
     }
 
     fn changed(&self) -> CaView {
@@ -76,7 +126,9 @@ impl Rotation {
             tracing::error!(%error, "the controller's own certificate is not renewed");
         }
         self.nodes.tell(self.authority.trust());
-        if let Err(error) = self.authority.tidy() {
+        if let Keeper::Disk(disk) = &self.keeper
+            && let Err(error) = disk.tidy()
+        {
             tracing::error!(%error, "the files of the CA are not as they should be; it is tried again");
         }
     }
@@ -94,7 +146,11 @@ impl Rotation {
         let mut told = String::new();
         loop {
             tokio::time::sleep(EVERY).await;
-            match self.authority.advance(&self.facts(), SystemTime::now()) {
+            let advanced = match &self.keeper {
+                Keeper::Disk(disk) => disk.advance(&self.facts(), SystemTime::now()).map_err(WishError::from),
+                Keeper::Cluster(replica) => replica.advance(&self.facts()).await.map_err(WishError::from),
+            };
+            match advanced {
                 Ok(Some(state)) => said(&state),
                 Ok(None) => {}
                 Err(error) if error.to_string() == told => {}
@@ -109,7 +165,9 @@ impl Rotation {
 
     /// Takes up what somebody else puts into the files of the CA, for ever. To be dropped at will.
     pub(super) async fn follow_given(&self, given: Option<GivenFiles>) {
-        let Some(mut files) = given else { return std::future::pending().await };
+        let (Some(mut files), Keeper::Disk(disk)) = (given, &self.keeper) else {
+            return std::future::pending().await;
+        };
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
             let ca = match files.changed() {
@@ -120,7 +178,7 @@ impl Rotation {
                     continue;
                 }
             };
-            match self.authority.offer(ca, SystemTime::now()) {
+            match disk.offer(ca, SystemTime::now()) {
                 Ok(Offered::Same) => {}
                 Ok(Offered::Swapped) => tracing::info!("the CA is replaced by another of the same root"),
                 Ok(Offered::Begun) => said(&self.authority.state()),
@@ -132,6 +190,21 @@ impl Rotation {
                 Err(error) => tracing::error!(%error, "the CA that was given cannot be taken up"),
             }
             self.follow();
+        }
+    }
+
+    /// Does what a replica has to do all the time, for ever. To be dropped at will.
+    pub(super) async fn replicate(&self) {
+        match &self.keeper {
+            Keeper::Disk(_) => std::future::pending().await,
+            Keeper::Cluster(replica) => replica.run(&self.nodes).await,
+        }
+    }
+
+    /// Lets another one lead at once.
+    pub(super) async fn leave(&self) {
+        if let Keeper::Cluster(replica) = &self.keeper {
+            replica.release().await;
         }
     }
 
@@ -201,7 +274,7 @@ fn sentence(waiting: &Waiting) -> String {
     }
 }
 
-fn said(state: &State) {
+pub(super) fn said(state: &State) {
     let (phase, meaning) = (state.phase.label(), state.phase.meaning());
     match state.phase {
         Phase::Steady { root } => tracing::info!(phase, root = root.short(), "{meaning}"),

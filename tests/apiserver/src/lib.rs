@@ -37,6 +37,8 @@ pub struct Request {
     pub group: String,
     /// The resource, with its subresource: `pods`, `pods/status`.
     pub resource: String,
+    /// The object's name, where the path has one.
+    pub name: Option<String>,
 }
 
 /// What is made to fail.
@@ -147,6 +149,12 @@ impl ApiServer {
         if let Err(refusal) = deleted {
             panic!("{refusal:?}");
         }
+    }
+
+    /// An object as it is now, by its resource.
+    pub fn find(&self, group: &str, plural: &str, namespace: &str, name: &str) -> Option<Value> {
+        let resource = (group.to_owned(), plural.to_owned());
+        locked(&self.shared.registry).get(&resource, namespace, name).ok()
     }
 
     /// The present revision.

@@ -182,7 +182,8 @@ fn note(shared: &Shared, verb: &'static str, asked: &Asked) {
         Some(sub) => format!("{}/{sub}", asked.resource.1),
         None => asked.resource.1.clone(),
     };
-    let request = Request { verb, group: asked.resource.0.clone(), resource };
+    let (group, name) = (asked.resource.0.clone(), asked.name.clone());
+    let request = Request { verb, group, resource, name };
     *locked(&shared.requests).entry(request).or_default() += 1;
 }
 

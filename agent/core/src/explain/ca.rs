@@ -75,6 +75,10 @@ closed_set! {
     /// The node has not yet said that it holds the roots of the rotation under way.
     BundleBehind = "bundle_behind", Controller,
         "Nothing: it is told the roots on its stream and asks again. If it lasts, see `lark ca status` and that agent's log.";
+    /// This replica of the controller is behind: it has not read the CA's state from the cluster for too long, or the
+    /// agent was told of a later phase of a rotation.
+    StateBehind = "state_behind", Controller,
+        "Nothing: the agent asks again, and another replica may answer. If it lasts, this replica cannot reach the cluster's API: its log says why.";
     /// The root that issues in this phase has no key here: its files were replaced while the controller was down.
     NoIssuer = "no_issuer", Controller,
         "Put the former --ca-cert and --ca-key back, or wait until every node holds the new root: see `lark ca status`.";

@@ -85,10 +85,11 @@ pub enum Step {
 }
 
 /// Whether a node may have certificates now: in a rotation only one that said in this phase that it trusts
-/// all roots that count. A node that was away might otherwise take part again without them.
+/// all roots that count. A node that was away might otherwise take part again without them. One that was told of a
+/// later phase than this knows better: whoever is asked lags behind.
 pub fn may_have(state: &State, report: Option<&Report>) -> bool {
     match state.phase {
-        Phase::Steady { .. } => true,
+        Phase::Steady { .. } => report.is_none_or(|report| report.epoch <= state.epoch),
         _ => report.is_some_and(|report| {
             report.epoch == state.epoch && state.plan().trusted.iter().all(|r| report.roots.contains(r))
         }),
@@ -98,7 +99,7 @@ pub fn may_have(state: &State, report: Option<&Report>) -> bool {
 /// Decides whether the next phase may begin. `nodes` are all nodes of the mesh by discovery: another one's
 /// connections are refused in any case.
 pub fn step(state: &State, nodes: &[NodeFacts], now: u64) -> Step {
-    let mut waiting: Vec<Waiting> = nodes.iter().filter_map(|node| wait_for(state, node)).collect();
+    let mut waiting: Vec<Waiting> = nodes.iter().filter_map(|node| wait_for(state, node, now)).collect();
     if let Phase::Settle { .. } = state.phase {
         // A clock that was set back must not hold it for ever, one that was set ahead only shortens it.
         let left = SETTLE.as_secs().saturating_sub(now.saturating_sub(state.since));
@@ -118,10 +119,13 @@ pub fn step(state: &State, nodes: &[NodeFacts], now: u64) -> Step {
     Step::Next(state.next(next, now))
 }
 
-fn wait_for(state: &State, node: &NodeFacts) -> Option<Waiting> {
+fn wait_for(state: &State, node: &NodeFacts, now: u64) -> Option<Waiting> {
     let wait = |why| Some(Waiting { node: node.name.clone(), why });
-    // Without a valid SVID it takes no part, and it is told of the present roots before it gets one.
-    if node.silent >= FORGOTTEN {
+    // Without a valid SVID it takes no part, and it is told of the present roots before it gets one. Until the rotation
+    // began it may have got one without being heard.
+    let began = matches!(state.phase, Phase::Trust { .. }).then_some(state.since);
+    if node.silent >= FORGOTTEN && began.is_none_or(|began| now.saturating_sub(began) >= FORGOTTEN.as_secs())
+    {
         return None;
     }
     if node.silent >= SILENT {

@@ -88,7 +88,10 @@ fn a_silent_node_holds_a_rotation_up_until_its_svids_have_expired_or_a_person_sa
         |seconds| [NodeFacts { name: "b".to_owned(), silent: Duration::from_secs(seconds), report: None }];
     assert_eq!(waits(&trust, &silent(60), 60), [Why::Silent(60)]);
     assert_eq!(waits(&trust, &silent(SVID_LIFE.as_secs()), 60), [Why::Silent(SVID_LIFE.as_secs())]);
-    next(&trust, &silent(SVID_LIFE.as_secs() + 3600), 60);
+    // One that was not heard for long may have got an SVID just before the rotation began.
+    let long = SVID_LIFE.as_secs() + 3600;
+    assert_eq!(waits(&trust, &silent(long), 60), [Why::Silent(long)]);
+    next(&trust, &silent(long), long);
     let without = trust.without(["b".to_owned()]).unwrap();
     next(&without, &silent(60), 60);
     // It speaks again: it counts again.
@@ -112,18 +115,30 @@ struct Model {
     svid: Option<(RootId, u64)>,
     epoch: u64,
     cut_off: bool,
+    /// When the controller's last answer was taken up.
+    answered: u64,
     /// An exchange under way: the report, then the answer.
     told: Option<(u64, Report)>,
     answer: Option<(u64, u64, Vec<RootId>)>,
-    /// A request for a certificate under way, then what was signed.
-    asked: Option<u64>,
+    /// A request for a certificate under way, with what it says its agent holds, then what was signed.
+    asked: Option<(u64, Report)>,
     signed: Option<(u64, RootId, u64)>,
     /// What the controller knows of it.
     report: Option<Report>,
     heard: u64,
 }
 
+impl Model {
+    fn holds(&self, now: u64) -> Report {
+        let svids = self.svid.filter(|s| s.1 > now).map(|s| s.0).into_iter().collect();
+        let asking = self.asked.is_some() || self.signed.is_some();
+        Report { epoch: self.epoch, roots: self.trusts.clone(), svids, asking }
+    }
+}
+
 const PATIENCE: u64 = 10;
+/// For so long a replica that has not heard of a change of phase goes on issuing, and the leader waits as long.
+const FRESH: u64 = 4;
 const NODES: usize = 2;
 
 #[derive(Debug, Clone, Copy)]
@@ -135,6 +150,8 @@ enum Event {
     Exchange(usize),
     Ask(usize),
     Sign(usize),
+    /// By a replica that has not heard of the last change of phase.
+    SignBehind(usize),
     Take(usize),
     /// All three.
     Renew(usize),
@@ -154,6 +171,7 @@ fn event() -> impl Strategy<Value = Event> {
         12 => (0..NODES).prop_map(Event::Exchange),
         4 => (0..NODES).prop_map(Event::Ask),
         4 => (0..NODES).prop_map(Event::Sign),
+        3 => (0..NODES).prop_map(Event::SignBehind),
         4 => (0..NODES).prop_map(Event::Take),
         4 => (0..NODES).prop_map(Event::Renew),
         1 => (0..NODES).prop_map(Event::CutOff),
@@ -170,6 +188,8 @@ struct World {
     nodes: Vec<Model>,
     now: u64,
     roots: u8,
+    /// The state before, and until when it was that.
+    before: Option<(State, u64)>,
 }
 
 impl World {
@@ -179,6 +199,7 @@ impl World {
             svid: Some((OLD, 100_000 + SVID_LIFE.as_secs())),
             epoch: 0,
             cut_off: false,
+            answered: 100_000,
             told: None,
             answer: None,
             asked: None,
@@ -186,7 +207,7 @@ impl World {
             report: None,
             heard: 100_000,
         };
-        Self { state: State::steady(OLD, 0), nodes: vec![node; NODES], now: 100_000, roots: 1 }
+        Self { state: State::steady(OLD, 0), nodes: vec![node; NODES], now: 100_000, roots: 1, before: None }
     }
 
     /// Does what the event says, if it can happen now.
@@ -197,10 +218,7 @@ impl World {
             Event::Tell(n) => {
                 let node = self.nodes.get_mut(n)?;
                 if node.told.is_none() && node.answer.is_none() {
-                    let svids = node.svid.filter(|s| s.1 > now).map(|s| s.0).into_iter().collect();
-                    let asking = node.asked.is_some() || node.signed.is_some();
-                    let roots = node.trusts.clone();
-                    node.told = Some((now, Report { epoch: node.epoch, roots, svids, asking }));
+                    node.told = Some((now, node.holds(now)));
                 }
             }
             Event::Answer(n) => {
@@ -216,7 +234,7 @@ impl World {
                 let node = self.nodes.get_mut(n)?;
                 let (since, epoch, trusted) = node.answer.take()?;
                 if !late(since) {
-                    (node.epoch, node.trusts) = (epoch, trusted);
+                    (node.epoch, node.trusts, node.answered) = (epoch, trusted, now);
                 }
             }
             Event::Exchange(n) => {
@@ -231,19 +249,19 @@ impl World {
             }
             Event::Ask(n) => {
                 let node = self.nodes.get_mut(n)?;
-                if node.signed.is_none() {
-                    node.asked.get_or_insert(now);
+                if node.signed.is_none() && node.asked.is_none() {
+                    let mut held = node.holds(now);
+                    if now - node.answered >= SILENT.as_secs() {
+                        held.roots.clear();
+                    }
+                    node.asked = Some((now, held));
                 }
             }
-            Event::Sign(n) => {
-                let node = self.nodes.get_mut(n)?;
-                let since = node.asked.take()?;
-                // A report that the controller has from long ago is not one of a node that is heard.
-                if !node.cut_off && !late(since) {
-                    node.heard = now;
-                    if may_have(&state, node.report.as_ref()) {
-                        node.signed = Some((since, state.plan().issuer, now + SVID_LIFE.as_secs()));
-                    }
+            Event::Sign(n) => self.sign(n, &state)?,
+            Event::SignBehind(n) => {
+                let (before, until) = self.before.clone()?;
+                if now - until < FRESH {
+                    self.sign(n, &before)?;
                 }
             }
             Event::Take(n) => {
@@ -264,10 +282,11 @@ impl World {
                     // An agent gives a request up; what comes later is not taken.
                     node.told.take_if(|t| now - t.0 > PATIENCE);
                     node.answer.take_if(|t| now - t.0 > PATIENCE);
-                    node.asked.take_if(|t| now - *t > PATIENCE);
+                    node.asked.take_if(|t| now - t.0 > PATIENCE);
                     node.signed.take_if(|t| now - t.0 > PATIENCE);
                 }
             }
+            Event::Step if self.before.as_ref().is_some_and(|(_, until)| now - until < FRESH) => {}
             Event::Step => {
                 let facts: Vec<NodeFacts> = self
                     .nodes
@@ -280,15 +299,15 @@ impl World {
                     })
                     .collect();
                 if let Step::Next(next) = step(&state, &facts, now) {
-                    self.state = next;
+                    self.change(next);
                 }
             }
             Event::Begin => {
                 let new = RootId::new([self.roots + 1; 32]);
-                self.state = state.begin(new, now).ok()?;
+                self.change(state.begin(new, now).ok()?);
                 self.roots += 1;
             }
-            Event::Abort => self.state = state.abort(now).ok()?,
+            Event::Abort => self.change(state.abort(now).ok()?),
             Event::Restart => {
                 // Only the state is kept.
                 for node in &mut self.nodes {
@@ -296,6 +315,22 @@ impl World {
                     (node.told, node.answer, node.asked) = (None, None, None);
                 }
             }
+        }
+        Some(())
+    }
+
+    fn change(&mut self, next: State) {
+        let before = std::mem::replace(&mut self.state, next);
+        self.before = Some((before, self.now));
+    }
+
+    /// A replica of this state signs what a node asked for.
+    fn sign(&mut self, n: usize, state: &State) -> Option<()> {
+        let now = self.now;
+        let node = self.nodes.get_mut(n)?;
+        let (since, held) = node.asked.take()?;
+        if !node.cut_off && now - since <= PATIENCE && may_have(state, Some(&held)) {
+            node.signed = Some((since, state.plan().issuer, now + SVID_LIFE.as_secs()));
         }
         Some(())
     }

@@ -1,17 +1,19 @@
 //! The API of a cluster, watched: `--discovery kubernetes`.
 //!
 //! `object` and `fact` reduce what the API sends while it is parsed, `store` and `world` make the snapshot of
-//! it (pure), `watch` does the I/O; `token` asks whose a token is.
+//! it (pure), `watch` does the I/O; `token` asks whose a token is; `shared` is what replicas of the controller share.
 
 mod client;
 mod fact;
 mod failure;
 mod object;
+mod shared;
 mod store;
 mod token;
 mod watch;
 mod world;
 
 pub use client::{Access, ConnectError};
+pub use shared::{Files, Found, Held, Shared, SharedError, Texts};
 pub use token::{Bearer, ReviewError, TokenReviews};
 pub use watch::{Mesh, watch};

@@ -3,13 +3,16 @@
 //! `state.json` names the roots; `roots/NAME.pem` has a root's chain and `roots/NAME.key` its key, NAME
 //! being the first digits of its hash; `root.pem` has what is trusted, for agents.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use lark_core::rotation::{Phase, RootId, State};
+use lark_core::rotation::{RootId, State};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
-use super::AuthorityError;
+use super::keyring::{certificate_name, key_name, keys};
+use super::{AuthorityError, Keyring};
 use crate::ca::Ca;
 use crate::kept;
 use crate::svid::root_id;
@@ -22,15 +25,6 @@ pub(super) struct Disk {
 fn failed(path: &Path) -> impl FnOnce(std::io::Error) -> AuthorityError {
     let path = path.to_owned();
     |source| AuthorityError::File { path, source }
-}
-
-/// The roots whose keys a state needs.
-pub(super) fn keys(state: &State) -> impl Iterator<Item = RootId> + use<> {
-    let goes = match state.phase {
-        Phase::Retire { goes, .. } => Some(goes),
-        _ => None,
-    };
-    state.phase.roots().into_iter().filter(move |root| Some(*root) != goes)
 }
 
 impl Disk {
@@ -51,11 +45,11 @@ impl Disk {
     }
 
     fn certificate_path(&self, root: RootId) -> PathBuf {
-        self.directory.join("roots").join(format!("{}.pem", root.short()))
+        self.directory.join("roots").join(certificate_name(root))
     }
 
     fn key_path(&self, root: RootId) -> PathBuf {
-        self.directory.join("roots").join(format!("{}.key", root.short()))
+        self.directory.join("roots").join(key_name(root))
     }
 
     pub(super) fn state(&self) -> Result<Option<State>, AuthorityError> {
@@ -83,7 +77,42 @@ impl Disk {
         }
     }
 
-    pub(super) fn save(&self, state: &State) -> Result<(), AuthorityError> {
+    /// What a state names, with the keys that are here or given.
+    pub(super) fn read(&self, state: State, given: Option<&Arc<Ca>>) -> Result<Keyring, AuthorityError> {
+        let mut keyring =
+            Keyring { state, cas: BTreeMap::new(), roots: BTreeMap::new(), own: BTreeSet::new() };
+        for root in keyring.state.phase.roots() {
+            let kept = self.load(root)?;
+            if kept.is_some() {
+                keyring.own.insert(root);
+            }
+            match (given.filter(|ca| ca.root_id() == Some(root)), kept) {
+                (Some(ca), _) => drop(keyring.cas.insert(root, ca.clone())),
+                (None, Some(ca)) => drop(keyring.cas.insert(root, Arc::new(ca))),
+                // The key of a root that goes is gone already.
+                (None, None) if given.is_some() || keys(&keyring.state).all(|key| key != root) => {}
+                (None, None) => return Err(self.missing(root)),
+            }
+            keyring.roots.insert(root, self.root(root)?);
+        }
+        Ok(keyring)
+    }
+
+    /// Keeps all of it: keys before the state that needs them.
+    pub(super) fn save(&self, keyring: &Keyring) -> Result<(), AuthorityError> {
+        for (root, ca) in &keyring.cas {
+            if keyring.own.contains(root) {
+                if !self.key_path(*root).exists() {
+                    self.keep(ca)?;
+                }
+            } else if !self.certificate_path(*root).exists() {
+                self.keep_chain(ca, &ca.secrets().0)?;
+            }
+        }
+        self.save_state(&keyring.state)
+    }
+
+    fn save_state(&self, state: &State) -> Result<(), AuthorityError> {
         let path = self.state_path();
         let text = serde_json::to_string_pretty(state)
             .map_err(|error| AuthorityError::State { path: path.clone(), what: error.to_string() })?;
@@ -96,11 +125,6 @@ impl Disk {
         let (chain, secret) = ca.secrets();
         kept::write(&key, secret.as_bytes(), 0o600).map_err(failed(&key))?;
         self.keep_chain(ca, &chain)
-    }
-
-    /// Keeps a CA without its key.
-    pub(super) fn keep_root(&self, ca: &Ca) -> Result<(), AuthorityError> {
-        self.keep_chain(ca, &ca.secrets().0)
     }
 
     fn keep_chain(&self, ca: &Ca, chain: &str) -> Result<(), AuthorityError> {

@@ -10,8 +10,8 @@ fn domain() -> TrustDomain {
     TrustDomain::new("cluster.local").unwrap()
 }
 
-fn open(home: &TempDir) -> Authority {
-    Authority::open(home.path(), &domain(), None, SystemTime::now()).unwrap()
+fn open(home: &TempDir) -> OnDisk {
+    OnDisk::open(home.path(), &domain(), None, SystemTime::now()).unwrap()
 }
 
 fn names(home: &TempDir) -> Vec<String> {
@@ -32,7 +32,7 @@ fn files(roots: &[(RootId, &[&str])]) -> Vec<String> {
 }
 
 /// A node that holds what the phase wants of it.
-fn follower(authority: &Authority) -> Vec<NodeFacts> {
+fn follower(authority: &OnDisk) -> Vec<NodeFacts> {
     let state = authority.state();
     let plan = state.plan();
     let report =
@@ -55,7 +55,7 @@ fn a_ca_is_made_once_and_kept_for_its_owner_only() {
     ));
     // A part of a CA is an error, never a reason for a new one.
     std::fs::rename(&key, home.path().join("aside")).unwrap();
-    let again = || Authority::open(home.path(), &domain(), None, SystemTime::now()).unwrap_err();
+    let again = || OnDisk::open(home.path(), &domain(), None, SystemTime::now()).unwrap_err();
     assert!(matches!(again(), AuthorityError::Missing { .. }));
     std::fs::rename(home.path().join("aside"), &key).unwrap();
     std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();
@@ -154,7 +154,7 @@ fn a_given_ca_of_another_root_begins_a_rotation_and_its_predecessors_key_lasts_a
     let make = || Ca::create(&domain(), now).unwrap().0;
     let (one, two, three) = (make(), make(), make());
     let (a, b, c) = (one.root_id().unwrap(), two.root_id().unwrap(), three.root_id().unwrap());
-    let authority = Authority::open(home.path(), &domain(), Some(one), now).unwrap();
+    let authority = OnDisk::open(home.path(), &domain(), Some(one), now).unwrap();
     assert_eq!(names(&home), files(&[(a, &["pem"])]), "its key is kept where it came from");
     assert!(matches!(authority.rotate(&domain(), now), Err(AuthorityError::Given)));
     assert_eq!(authority.offer(two, now).unwrap(), Offered::Begun);

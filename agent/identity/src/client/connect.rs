@@ -1,15 +1,18 @@
 //! The connection to a CA: its certificate proved, this node's token shown, and what goes wrong told.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use rustls::CertificateError;
 use tonic::client::Grpc;
+use tonic::codegen::http::Uri;
 use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 use tonic::{Code, Request, Status};
 
 use super::{CaClient, RequestError};
 use crate::credential::Shown;
+use crate::protocol::LEADER;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// A connection on which nothing comes is asked after this long whether there is still somebody.
@@ -18,13 +21,25 @@ const KEEPALIVE: Duration = Duration::from_secs(10);
 impl CaClient {
     /// A connection of its own, so that a CA that moved is found at once.
     pub(crate) async fn connect(&self) -> Result<Channel, RequestError> {
+        self.connect_to(None).await
+    }
+
+    /// The same to one replica of the CA, which proves itself by the name in the URL as all do.
+    pub(crate) async fn connect_to(&self, replica: Option<SocketAddr>) -> Result<Channel, RequestError> {
         let url = |what: String| RequestError::Url { url: self.url.clone(), what };
         if !self.url.starts_with("https://") {
             return Err(url("it is not https".to_owned()));
         }
         let bundle = self.roots.read()?;
-        let tls = ClientTlsConfig::new().trust_anchors(bundle.anchors().iter().cloned());
-        Endpoint::from_shared(self.url.clone())
+        let mut tls = ClientTlsConfig::new().trust_anchors(bundle.anchors().iter().cloned());
+        let mut at = self.url.clone();
+        if let Some(replica) = replica {
+            let host = self.url.parse::<Uri>().ok().and_then(|uri| uri.host().map(str::to_owned));
+            let host = host.ok_or_else(|| url("it has no host".to_owned()))?;
+            tls = tls.domain_name(host.trim_start_matches('[').trim_end_matches(']'));
+            at = format!("https://{replica}");
+        }
+        Endpoint::from_shared(at)
             .and_then(|endpoint| endpoint.tls_config(tls))
             .map_err(|error| url(innermost(&error)))?
             .connect_timeout(CONNECT_TIMEOUT)
@@ -102,6 +117,11 @@ impl CaClient {
             code => RequestError::Failed { url, code, what },
         }
     }
+}
+
+/// Where the replica is that leads, if one that does not says so.
+pub(crate) fn leader(status: &Status) -> Option<SocketAddr> {
+    status.metadata().get(LEADER)?.to_str().ok()?.parse().ok()
 }
 
 /// What a CA says, as far as it is worth repeating.

@@ -33,13 +33,20 @@ struct Instance {
 /// The agents by node. Only nodes that proved themselves get in, and of each a few agents.
 #[derive(Debug)]
 pub(super) struct Registry {
-    began: Instant,
+    began: Mutex<Instant>,
     nodes: Mutex<HashMap<Arc<str>, Vec<Instance>>>,
 }
 
 impl Registry {
     pub(super) fn new(began: Instant) -> Self {
-        Self { began, nodes: Mutex::default() }
+        Self { began: Mutex::new(began), nodes: Mutex::default() }
+    }
+
+    /// Forgets all nodes: they are silent from now on, until they speak.
+    pub(super) fn begin(&self, now: Instant) {
+        let mut nodes = self.locked();
+        *self.began.lock().unwrap_or_else(PoisonError::into_inner) = now;
+        nodes.clear();
     }
 
     fn locked(&self) -> MutexGuard<'_, HashMap<Arc<str>, Vec<Instance>>> {
@@ -67,11 +74,12 @@ impl Registry {
     /// One entry an agent; one for a node of which nothing was heard.
     pub(super) fn facts<'a>(&self, names: impl IntoIterator<Item = &'a str>, now: Instant) -> Vec<NodeFacts> {
         let nodes = self.locked();
+        let began = *self.began.lock().unwrap_or_else(PoisonError::into_inner);
         let mut facts = Vec::new();
         for name in names {
             let all = nodes.get(name).filter(|all| !all.is_empty());
             let Some(all) = all else {
-                let silent = now.saturating_duration_since(self.began);
+                let silent = now.saturating_duration_since(began);
                 facts.push(NodeFacts { name: name.to_owned(), silent, report: None });
                 continue;
             };
@@ -147,5 +155,10 @@ mod tests {
             registry.heard(&node, number, report(2, &[1]), String::new(), at(81));
         }
         assert_eq!(registry.facts(["one"], at(81)).len(), INSTANCES);
+        // Who leads anew has heard nothing of it, for no time at all.
+        registry.begin(at(90));
+        let facts = registry.facts(["one"], at(93));
+        assert_eq!((facts.len(), facts[0].silent), (1, Duration::from_secs(3)));
+        assert!(facts[0].report.is_none() && registry.state("one", at(93)).is_none());
     }
 }
