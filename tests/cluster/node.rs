@@ -103,7 +103,7 @@ impl Cluster {
         }
         let config = server.kubeconfig(bed.directory()).unwrap();
         let mesh = Mesh::elsewhere(&format!("kubernetes:{}", config.display()));
-        let account = ["--agent-account=lark-system/lark-agent".to_owned()];
+        let account = ["--agent-account=lark-system/lark-agent", "--replica=r0"].map(str::to_owned);
         let controller = Controller::start_with(&bed, &nodes[0], &[], &mesh, &account).unwrap();
         let agents = nodes.iter().map(|n| agent(&bed, n, &controller, &mesh)).collect();
         Self { agents, controller, server, _runtime: runtime, nodes, pauses: Vec::new(), bed }
@@ -376,4 +376,36 @@ fn the_whole_cluster_is_asked_through_the_controller_and_who_says_nothing_is_nam
     let told: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(told[0]["answer"]["node"], "one");
     assert!(told[1]["answer"].is_null() && told[1]["missing"].is_string(), "{told}");
+}
+
+#[test]
+fn a_pod_that_is_to_be_captured_and_cannot_be_is_told_of_by_one_event_in_its_namespace() {
+    let mut cluster = Cluster::new(Some("enabled"));
+    let (_, mut object) = cluster.pod(0, "client", 1, Layout::SystemdContainerd, "burstable");
+    object["metadata"]["labels"]["lark.mesh/capture"] = json!("yes");
+    cluster.server.put(object.clone());
+    let events = || cluster.server.all("events.k8s.io", "events");
+    eventually(LIMIT, "there is an Event", || Ok(!events().is_empty()))
+        .unwrap_or_else(|e| panic!("{e:#}\n{}", cluster.logs()));
+    // It is not told of with each report of its agent.
+    std::thread::sleep(std::time::Duration::from_secs(6));
+    let events = events();
+    let [event] = events.as_slice() else { panic!("{events:?}") };
+    for (field, expected) in [
+        ("type", json!("Warning")),
+        ("reason", json!("LarkNotCaptured")),
+        ("action", json!("Capture")),
+        ("reportingController", json!("lark.mesh/controller")),
+        ("reportingInstance", json!("r0")),
+    ] {
+        assert_eq!(event[field], expected, "{event}");
+    }
+    assert_eq!(event["regarding"]["uid"], object["metadata"]["uid"], "{event}");
+    assert_eq!(event["metadata"]["namespace"], "shop", "{event}");
+    assert!(event["eventTime"].as_str().is_some_and(|time| time.ends_with('Z')), "{event}");
+    let note = event["note"].as_str().unwrap();
+    assert!(note.contains("label lark.mesh/capture must be enabled or disabled"), "{note}");
+    let asked = crate::rbac::asked(&cluster.server);
+    let told = ("create".to_owned(), "events.k8s.io".to_owned(), "events".to_owned());
+    assert!(asked.contains(&told) && crate::rbac::granted("lark-events").contains(&told));
 }

@@ -22,6 +22,8 @@ pub mod explain;
 pub mod framing;
 /// SPIFFE identities and the schedule of their certificates.
 pub mod identity;
+/// Which failures of pods become Events of the cluster, and how often.
+pub mod notices;
 /// Counters that move while a connection lives, and the edges they add up to.
 pub mod observe;
 /// Where a pod is on its node: cgroup and network namespace.

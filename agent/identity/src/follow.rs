@@ -20,7 +20,9 @@ use tonic::codegen::http::uri::PathAndQuery;
 use tonic_prost::ProstCodec;
 
 use crate::client::{CaClient, RequestError, leader, roughly};
-use crate::protocol::node::{Answered, Ask, FOLLOW, FromNode, Held, PART_MAX, Said, ToNode, Told, Trust};
+use crate::protocol::node::{
+    Answered, Ask, FAILING_MAX, FOLLOW, Failing, FromNode, Held, PART_MAX, Said, ToNode, Told, Trust, WHY_MAX,
+};
 use crate::protocol::{MESSAGE_MAX, ROOTS_MAX};
 use crate::roots::TakenUp;
 use crate::store::{Holdings, SvidStore, chance};
@@ -46,6 +48,11 @@ const ANSWERS_AT_ONCE: usize = 2;
 pub trait Answers: Send + Sync + 'static {
     /// Status and body of a GET of `path`, as on the agent's admin socket. Called where it may take a while.
     fn answer(&self, path: &str) -> (u16, Vec<u8>);
+
+    /// UIDs of pods of this node that are to be captured and are not, each with the reason. Told with each report.
+    fn failing(&self) -> Vec<(String, String)> {
+        Vec::new()
+    }
 }
 
 /// Follows a controller.
@@ -254,6 +261,13 @@ impl Follower {
             svids: names(&holdings.svids),
             asking: holdings.asking,
             version: self.version.clone(),
+            failing: self
+                .answers
+                .failing()
+                .into_iter()
+                .take(FAILING_MAX)
+                .map(|(pod, why)| Failing { pod, why: why.chars().take(WHY_MAX).collect() })
+                .collect(),
         };
         FromNode { said: Some(Said::Held(held)) }
     }

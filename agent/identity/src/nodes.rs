@@ -24,7 +24,8 @@ use tonic_prost::ProstCodec;
 use crate::authority::Trust;
 use crate::members::{Authenticator, Caller, TokenRefused};
 use crate::protocol::node::{
-    Answered, Ask, Credential, FOLLOW, FromNode, Held, NODES, PART_MAX, Said, ToNode, Told, Trust as Message,
+    Answered, Ask, Credential, FAILING_MAX, FOLLOW, FromNode, Held, NODES, PART_MAX, Said, ToNode, Told,
+    Trust as Message, WHY_MAX,
 };
 use crate::protocol::{LEADER, ROOTS_MAX};
 use crate::refusals::Refusals;
@@ -130,6 +131,12 @@ impl Nodes {
     /// A node's agent that was heard last, for people.
     pub fn state(&self, name: &str) -> Option<NodeState> {
         self.0.registry.state(name, Instant::now())
+    }
+
+    /// Pods that are to be captured and are not, as their nodes' agents say: node, UID and reason. Whether such a pod is on
+    /// that node is for whoever asks to know.
+    pub fn failing(&self) -> Vec<(Arc<str>, String, String)> {
+        self.0.registry.failing(Instant::now())
     }
 
     /// Asks the agent of a node that began to follow last: a GET of its admin API. Returns the body of its
@@ -260,6 +267,11 @@ impl Session {
         };
         if let Some(held) = held {
             let (instance, version) = (held.instance, held.version.chars().take(VERSION_MAX).collect());
+            let failing = held.failing.iter().take(FAILING_MAX).map(|failing| {
+                let part = |text: &str| text.chars().take(WHY_MAX).filter(|c| !c.is_control()).collect();
+                (part(&failing.pod), part(&failing.why))
+            });
+            inner.registry.fails(&self.caller.node, failing.collect());
             let report = report(held).map_err(|error| {
                 let reason = CaRefusal::ReportUnusable;
                 if let Some(left_out) = inner.refusals.count(reason) {

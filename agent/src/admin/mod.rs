@@ -71,6 +71,11 @@ pub trait Source: Send + Sync + 'static {
     fn set_log(&self, filter: &str, seconds: u64) -> Result<LogView, String>;
     /// The last log lines.
     fn recent(&self) -> String;
+    /// UIDs of pods of this node that are to be captured and are not, each with the reason: what people are told of by
+    /// Events of the cluster.
+    fn failing(&self) -> Vec<(String, String)> {
+        Vec::new()
+    }
     /// All metrics as text.
     fn metrics(&self) -> String;
     /// Whether every pod of this node that is to be captured has been dealt with.

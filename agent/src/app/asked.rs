@@ -25,4 +25,8 @@ impl Answers for Asked {
             None => (503, b"the agent is starting".to_vec()),
         }
     }
+
+    fn failing(&self) -> Vec<(String, String)> {
+        self.0.get().map(|source| source.failing()).unwrap_or_default()
+    }
 }

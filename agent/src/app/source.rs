@@ -1,11 +1,12 @@
 //! What the admin API tells, gathered from where it is kept.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Instant, UNIX_EPOCH};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use lark_abi::PodEntry;
 use lark_bpf::{Counters, Heartbeat, Kernel, file_name};
-use lark_core::capture::PodState;
+use lark_core::capture::{PodState, Wanted};
 use lark_core::check::{self, Facts, GuardFacts, PodFacts};
 use lark_core::observe::Secured;
 use lark_core::policy;
@@ -47,7 +48,12 @@ pub(super) struct AgentSource {
     ready: watch::Receiver<bool>,
     drains: Drains,
     logs: Logs,
+    /// Since when pods are pending, as far as that was looked at.
+    pending: Mutex<HashMap<Arc<str>, Instant>>,
 }
+
+/// A pod that is pending for longer than this is told of: its certificate, or its cgroup, should have been there.
+const PENDING_LONG: Duration = Duration::from_secs(30);
 
 fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -90,6 +96,7 @@ impl AgentSource {
             ready,
             drains,
             logs,
+            pending: Mutex::default(),
         }
     }
 
@@ -122,6 +129,27 @@ fn maps(kernel: &Kernel) -> Vec<MapView> {
 }
 
 impl Source for AgentSource {
+    fn failing(&self) -> Vec<(String, String)> {
+        let (now, snapshot, reports) = (Instant::now(), self.snapshot(), self.reports());
+        let is_pending = |report: &&PodReport| matches!(report.state, PodState::Pending { .. });
+        let waiting: HashSet<&Arc<str>> = reports.iter().filter(is_pending).map(|r| &r.uid).collect();
+        let mut pending = locked(&self.pending);
+        pending.retain(|uid, _| waiting.contains(uid));
+        let fails = |report: &&PodReport| match &report.state {
+            PodState::Failed { .. } => true,
+            PodState::Pending { .. } => {
+                now.duration_since(*pending.entry(report.uid.clone()).or_insert(now)) >= PENDING_LONG
+            }
+            // What labels ask for cannot be done.
+            PodState::NotCaptured { .. } => snapshot
+                .workload(&report.uid)
+                .is_some_and(|w| matches!(w.capture, Wanted::Unclear | Wanted::ForeignPolicy)),
+            PodState::Captured | PodState::Releasing => false,
+        };
+        let failing: Vec<&PodReport> = reports.iter().filter(fails).collect();
+        failing.into_iter().map(|r| (r.uid.to_string(), r.state.why().to_owned())).collect()
+    }
+
     fn status(&self) -> Status {
         let snapshot = self.snapshot();
         Status {
@@ -141,8 +169,7 @@ impl Source for AgentSource {
     }
 
     fn workloads(&self) -> Vec<WorkloadView> {
-        let reports: std::collections::HashMap<_, _> =
-            self.reports().into_iter().map(|r| (r.uid.clone(), r)).collect();
+        let reports: HashMap<_, _> = self.reports().into_iter().map(|r| (r.uid.clone(), r)).collect();
         let snapshot = self.snapshot();
         let mut all: Vec<_> = snapshot
             .workloads()
@@ -415,7 +442,7 @@ impl AgentSource {
     /// Age of the heartbeat in seconds.
     pub(super) fn heartbeat_age(&self) -> Option<f64> {
         let age = self.heartbeat.age_ns().ok().flatten()?;
-        Some(std::time::Duration::from_nanos(age).as_secs_f64())
+        Some(Duration::from_nanos(age).as_secs_f64())
     }
 
     /// The pods that are to be captured and are not, with the reason.

@@ -4,6 +4,7 @@ mod admin;
 mod args;
 mod cluster;
 mod init;
+mod notices;
 mod replica;
 mod reviews;
 mod rotation;
@@ -23,7 +24,7 @@ use lark_core::constants::{CA_AUDIENCE, CONTROLLER_METRICS_PORT};
 use lark_core::identity::{SpiffeId, TrustDomain};
 use lark_core::snapshot::Snapshot;
 use lark_discovery::Discovery;
-use lark_discovery::kubernetes::TokenReviews;
+use lark_discovery::kubernetes::{Events, TokenReviews};
 use lark_identity::authority::{Authority, OnDisk};
 use lark_identity::ca::Ca;
 use lark_identity::given::GivenFiles;
@@ -73,6 +74,8 @@ pub struct Controller {
     tokens: Option<Arc<TokenFile>>,
     service: CaService,
     refusals: Refusals,
+    /// By which people are told of pods that are not captured.
+    events: Option<Events>,
     /// Kept, so that the file is watched.
     _discovery: Discovery,
 }
@@ -121,6 +124,10 @@ impl Controller {
             Keeper::Disk(disk) => disk.published().display().to_string(),
             Keeper::Cluster(_) => format!("ConfigMap {}", args.root_configmap),
         };
+        let events = match (&from, &args.replica) {
+            (Source::Kubernetes(access), Some(name)) => Some(Events::new(access, name).await?),
+            _ => None,
+        };
         let (members, tokens) = members(args, &from, &discovery).await?;
         let refusals = Refusals::default();
         let certificate = ServingCertificate::new(authority.clone(), names.clone(), now)?;
@@ -150,6 +157,7 @@ impl Controller {
             tokens,
             service,
             refusals,
+            events,
             _discovery: discovery,
         })
     }
@@ -208,6 +216,7 @@ impl Controller {
             () = follow_tokens(self.tokens) => {}
             () = self.rotation.run() => {}
             () = self.rotation.replicate() => {}
+            () = notices::post(self.rotation.clone(), self.events) => {}
             () = self.rotation.follow_given(self.given) => {}
             () = admin::serve(self.socket, self.rotation.clone()) => {}
             () = admin::serve_metrics(self.metrics, self.rotation.clone(), self.service.clone()) => {}

@@ -157,6 +157,13 @@ impl ApiServer {
         locked(&self.shared.registry).get(&resource, namespace, name).ok()
     }
 
+    /// All objects of a resource.
+    pub fn all(&self, group: &str, plural: &str) -> Vec<Value> {
+        let resource = (group.to_owned(), plural.to_owned());
+        let page = locked(&self.shared.registry).list(&resource, None, None, None);
+        page.map(|page| page.items).unwrap_or_default()
+    }
+
     /// The present revision.
     pub fn revision(&self) -> u64 {
         locked(&self.shared.registry).revision

@@ -1,9 +1,11 @@
 //! The API of a cluster, watched: `--discovery kubernetes`.
 //!
 //! `object` and `fact` reduce what the API sends while it is parsed, `store` and `world` make the snapshot of
-//! it (pure), `watch` does the I/O; `token` asks whose a token is; `shared` is what replicas of the controller share.
+//! it (pure), `watch` does the I/O; `token` asks whose a token is; `shared` is what replicas of the controller share; `events` tells
+//! people of pods that are not captured.
 
 mod client;
+mod events;
 mod fact;
 mod failure;
 mod object;
@@ -14,6 +16,7 @@ mod watch;
 mod world;
 
 pub use client::{Access, ConnectError};
+pub use events::{About, Events};
 pub use shared::{Files, Found, Held, Shared, SharedError, Texts};
 pub use token::{Bearer, ReviewError, TokenReviews};
 pub use watch::{Mesh, watch};

@@ -35,11 +35,16 @@ struct Instance {
 pub(super) struct Registry {
     began: Mutex<Instant>,
     nodes: Mutex<HashMap<Arc<str>, Vec<Instance>>>,
+    /// What each node said last of pods that fail, and when; only of those that said something.
+    failing: Mutex<HashMap<Arc<str>, (Instant, Failing)>>,
 }
+
+/// UIDs of pods, each with the reason.
+type Failing = Vec<(String, String)>;
 
 impl Registry {
     pub(super) fn new(began: Instant) -> Self {
-        Self { began: Mutex::new(began), nodes: Mutex::default() }
+        Self { began: Mutex::new(began), nodes: Mutex::default(), failing: Mutex::default() }
     }
 
     /// Forgets all nodes: they are silent from now on, until they speak.
@@ -47,6 +52,7 @@ impl Registry {
         let mut nodes = self.locked();
         *self.began.lock().unwrap_or_else(PoisonError::into_inner) = now;
         nodes.clear();
+        self.failing.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     fn locked(&self) -> MutexGuard<'_, HashMap<Arc<str>, Vec<Instance>>> {
@@ -62,6 +68,25 @@ impl Registry {
             all.remove(0);
         }
         all.push(Instance { number, heard: now, open: true, report, version });
+    }
+
+    /// What a node says of its pods that fail.
+    pub(super) fn fails(&self, node: &Arc<str>, failing: Failing) {
+        let mut all = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
+        match failing.is_empty() {
+            true => drop(all.remove(node)),
+            false => drop(all.insert(node.clone(), (Instant::now(), failing))),
+        }
+    }
+
+    /// What nodes that speak say of pods that fail.
+    pub(super) fn failing(&self, now: Instant) -> Vec<(Arc<str>, String, String)> {
+        let mut all = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|_, (heard, _)| now.saturating_duration_since(*heard) < SILENT);
+        let each = all.iter().flat_map(|(node, (_, failing))| {
+            failing.iter().map(|(pod, why)| (node.clone(), pod.clone(), why.clone()))
+        });
+        each.collect()
     }
 
     /// An agent's stream ended. What it held counts until another agent of its node speaks.

@@ -47,6 +47,25 @@ pub struct Held {
     /// Version of the agent.
     #[prost(string, tag = "6")]
     pub version: String,
+    /// Pods of the node that are to be captured and are not, the first few of them.
+    #[prost(message, repeated, tag = "7")]
+    pub failing: Vec<Failing>,
+}
+
+/// Most pods that one message tells as failing.
+pub const FAILING_MAX: usize = 32;
+/// Most characters of a reason.
+pub const WHY_MAX: usize = 300;
+
+/// A pod that is to be captured and is not.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Failing {
+    /// Its UID.
+    #[prost(string, tag = "1")]
+    pub pod: String,
+    /// Why, in a sentence.
+    #[prost(string, tag = "2")]
+    pub why: String,
 }
 
 /// From the controller.
