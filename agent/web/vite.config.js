@@ -1,4 +1,11 @@
+import { readFileSync } from "node:fs";
+
 import { defineConfig } from "vite";
+
+const preact = (file) => readFileSync(new URL(`node_modules/preact/${file}`, import.meta.url), "utf8");
+
+/** Whose work the page has in it, and the terms that are to go with every copy. */
+const notice = `/*! Preact ${JSON.parse(preact("package.json")).version}\n${preact("LICENSE")}*/`;
 
 // The files have fixed names and are committed: agent/src/dashboard/page.rs embeds them. No inline script or
 // style, which the page's Content-Security-Policy would not load.
@@ -13,7 +20,12 @@ export default defineConfig({
     cssCodeSplit: false,
     reportCompressedSize: false,
     rollupOptions: {
-      output: { entryFileNames: "page.js", chunkFileNames: "page-[name].js", assetFileNames: "page[extname]" },
+      output: {
+        entryFileNames: "page.js",
+        chunkFileNames: "page-[name].js",
+        assetFileNames: "page[extname]",
+        postBanner: notice,
+      },
     },
   },
 });
