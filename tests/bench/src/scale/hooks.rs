@@ -36,19 +36,48 @@ struct Case {
     to: &'static str,
     from: Option<&'static str>,
     refused: bool,
+    /// Whether the verdicts of `sameNode: direct` are written by then; those without them come first.
+    by_verdicts: bool,
     program: &'static str,
 }
 
 const CONNECT: &str = "lark_connect4";
 const LOOKUP: &str = "lark_lookup";
 const SECOND_LINE: &str = "lark_leave";
-const CASES: [Case; 8] = [
-    Case { name: "uncaptured", flags: None, to: OUTSIDE, from: None, refused: false, program: "" },
+const CASES: [Case; 10] = [
+    Case {
+        name: "uncaptured",
+        flags: None,
+        to: OUTSIDE,
+        from: None,
+        refused: false,
+        by_verdicts: false,
+        program: "",
+    },
+    Case {
+        name: "permissive_taken_without_verdicts",
+        flags: Some(PodEntry::ACTIVE),
+        to: MESH,
+        from: None,
+        by_verdicts: false,
+        refused: false,
+        program: CONNECT,
+    },
+    Case {
+        name: "strict_taken_without_verdicts",
+        flags: Some(PodEntry::ACTIVE | PodEntry::STRICT),
+        to: MESH,
+        from: None,
+        by_verdicts: false,
+        refused: false,
+        program: CONNECT,
+    },
     Case {
         name: "permissive_miss",
         flags: Some(PodEntry::ACTIVE),
         to: OUTSIDE,
         from: None,
+        by_verdicts: true,
         refused: false,
         program: CONNECT,
     },
@@ -57,6 +86,7 @@ const CASES: [Case; 8] = [
         flags: Some(PodEntry::ACTIVE | PodEntry::STRICT),
         to: OUTSIDE,
         from: None,
+        by_verdicts: true,
         refused: false,
         program: CONNECT,
     },
@@ -65,6 +95,7 @@ const CASES: [Case; 8] = [
         flags: Some(PodEntry::ACTIVE),
         to: MESH,
         from: None,
+        by_verdicts: true,
         refused: false,
         program: CONNECT,
     },
@@ -73,6 +104,7 @@ const CASES: [Case; 8] = [
         flags: Some(PodEntry::ACTIVE | PodEntry::STRICT),
         to: MESH,
         from: None,
+        by_verdicts: true,
         refused: false,
         program: CONNECT,
     },
@@ -81,6 +113,7 @@ const CASES: [Case; 8] = [
         flags: Some(PodEntry::ACTIVE),
         to: NEIGHBOUR,
         from: None,
+        by_verdicts: true,
         refused: false,
         program: CONNECT,
     },
@@ -89,6 +122,7 @@ const CASES: [Case; 8] = [
         flags: Some(PodEntry::STRICT),
         to: MESH,
         from: None,
+        by_verdicts: true,
         refused: true,
         program: CONNECT,
     },
@@ -97,6 +131,7 @@ const CASES: [Case; 8] = [
         flags: None,
         to: OWN,
         from: Some(STRANGER),
+        by_verdicts: true,
         refused: true,
         program: LOOKUP,
     },
@@ -126,7 +161,6 @@ pub(crate) fn measure(connects: usize, destinations: u32) -> Result<Value> {
     let redirect = DestinationValue { action: DestinationValue::REDIRECT };
     let mesh = [key(MESH.parse()?, 0), key(NEIGHBOUR.parse()?, 0)];
     kernel.sync_destinations(others.chain(mesh).map(|key| (key, redirect)))?;
-    verdicts(&mut kernel)?;
     kernel.guards().sync_ranges([
         ("10.0.0.0".parse()?, 9),
         (MESH.parse()?, 24),
@@ -159,7 +193,12 @@ pub(crate) fn measure(connects: usize, destinations: u32) -> Result<Value> {
         aya::sys::enable_stats(aya::sys::Stats::RunTime).context("enable the kernel's statistics")?;
     let mut figures = Map::new();
     figures.insert("destinations_in_map".to_owned(), json!(destinations + 2));
+    let mut has_verdicts = false;
     for case in &CASES {
+        if case.by_verdicts && !has_verdicts {
+            verdicts(&mut kernel)?;
+            has_verdicts = true;
+        }
         if let Some(flags) = case.flags {
             kernel.capture("pod", pod.as_fd(), pod.id(), entry(flags))?;
         }
