@@ -116,6 +116,11 @@ fn no_panel_is_empty_and_every_rule_is_evaluated() {
         };
         all.into_iter().filter(|(_, _, expression)| !shows(expression)).collect::<Vec<_>>()
     };
+    // What happens only once, a handshake, is seen to happen only by who had looked before.
+    eventually(Duration::from_secs(30), "everybody was scraped", || {
+        Ok(prometheus.values("up == 1").len() == 3)
+    })
+    .unwrap_or_else(|e| panic!("{e:#}\n{}", prometheus.process.log()));
     let mut empty = queries();
     // Rates need two samples, between which something happened.
     eventually(Duration::from_secs(60), "every panel shows something", || {

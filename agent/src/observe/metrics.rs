@@ -164,6 +164,7 @@ impl Metrics {
             }
         }
         for side in ["client", "server"] {
+            metrics.handshake_seconds.with_label_values(&[side]);
             for cause in Cause::all() {
                 metrics.handshakes.with_label_values(&[side, cause.label()]);
             }
