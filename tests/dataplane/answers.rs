@@ -37,9 +37,14 @@ fn every_verb_that_answers_does_so_as_table_json_and_yaml() {
             continue;
         }
         let name = verb.get_name();
+        // It goes on until it is ended; a test of its own reads it.
+        if name == "tap" {
+            continue;
+        }
         let to = format!("{}:8080", house.server.ip);
         let mut arguments = match name {
             "trace" => vec![name, "--from", "shop/client", "--to", &to],
+            "top" => vec![name, "--looks", "1"],
             _ => vec![name],
         };
         let from_agent = verb.get_arguments().any(|a| a.get_id() == "admin_socket");
