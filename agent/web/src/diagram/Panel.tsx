@@ -1,4 +1,4 @@
-import { useEffect, useRef } from "preact/hooks";
+import { useLayoutEffect, useRef } from "preact/hooks";
 
 import { bytes, count, plural } from "../format";
 import type { World } from "../live";
@@ -11,16 +11,18 @@ const MOST = 30;
 /** What one line of the picture stands for. */
 export function Panel({ line, world, close }: { line: Line; world: World; close: () => void }) {
   const button = useRef<HTMLButtonElement>(null);
-  useEffect(() => button.current?.focus(), [line.id]);
+  // Before anything is painted: a key that is pressed at once must find them.
+  useLayoutEffect(() => button.current?.focus(), [line.id]);
+  useLayoutEffect(() => {
+    const escape = (event: KeyboardEvent) => {
+      if (event.key === "Escape") close();
+    };
+    window.addEventListener("keydown", escape);
+    return () => window.removeEventListener("keydown", escape);
+  }, [close]);
   const edges = [...line.edges].sort((a, b) => (world.rates.get(b.id) ?? 0) - (world.rates.get(a.id) ?? 0));
   return (
-    <aside
-      class="panel"
-      aria-label="The chosen line"
-      onKeyDown={(event) => {
-        if (event.key === "Escape") close();
-      }}
-    >
+    <aside class="panel" aria-label="The chosen line">
       <header>
         <h2>
           <Secured kind={line.secured} />
