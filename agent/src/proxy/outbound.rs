@@ -191,11 +191,12 @@ impl Outbound {
                     source: source_address,
                     host: service.map(|s| s.replace('/', ".")),
                 };
-                let traffic = traffic(connection);
+                // Before a byte of the answer is looked at: what is told of it says what secures it.
+                let securer = connection.securer();
+                let traffic = traffic(connection).opens(move || securer(Secured::Mtls));
                 let told = |carrying| match carrying {
                     Carrying::Tunnel { was_there } => connection.has_tunnel(was_there),
                     Carrying::Opened(would_deny) => {
-                        (connection.securer())(Secured::Mtls);
                         // The destination's policies are asked there; it says so here too.
                         let told = would_deny.map(|policy| {
                             format!("{}: {}, as the other agent says", policy.stage.label(), policy.because())

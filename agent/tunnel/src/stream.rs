@@ -126,6 +126,7 @@ impl Stream {
     /// The other end has answered that the stream is open (dialling end).
     pub(crate) fn answered(&mut self, would_deny: Option<Denial>) {
         self.answered = true;
+        self.traffic.opened();
         if let Told::Carrier(teller, _) = &self.told {
             teller.opened(would_deny);
         }

@@ -13,6 +13,8 @@ pub struct Traffic {
     counters: Arc<ByteCounters>,
     /// Where the first byte of each direction is noted, and since when time counts.
     stages: Option<(Arc<Stages>, std::time::Instant)>,
+    /// Told once when the other end has answered that the stream is open.
+    opens: Option<Box<dyn FnOnce()>>,
     /// Nothing once there is nothing more to tell.
     recognised: Option<Box<Recognised>>,
 }
@@ -27,7 +29,7 @@ struct Recognised {
 impl From<Arc<ByteCounters>> for Traffic {
     /// Counted, and not looked at.
     fn from(counters: Arc<ByteCounters>) -> Self {
-        Self { counters, stages: None, recognised: None }
+        Self { counters, stages: None, opens: None, recognised: None }
     }
 }
 
@@ -37,13 +39,27 @@ impl Traffic {
     pub fn recognised(counters: Arc<ByteCounters>, sink: impl FnMut(Event) + 'static) -> Self {
         let recognised =
             Recognised { recogniser: Recogniser::new(), sink: Box::new(sink), began: Instant::now() };
-        Self { counters, stages: None, recognised: Some(Box::new(recognised)) }
+        Self { counters, stages: None, opens: None, recognised: Some(Box::new(recognised)) }
     }
 
     /// The same, with the first byte of each direction noted there, counted from `began`.
     #[must_use]
     pub fn timed(self, stages: Arc<Stages>, began: std::time::Instant) -> Self {
         Self { stages: Some((stages, began)), ..self }
+    }
+
+    /// The same, with `opens` told, on this thread, once the other end has answered that the stream is open: before
+    /// any byte of the destination is looked at.
+    #[must_use]
+    pub fn opens(self, opens: impl FnOnce() + 'static) -> Self {
+        Self { opens: Some(Box::new(opens)), ..self }
+    }
+
+    /// The other end has answered that the stream is open.
+    pub(crate) fn opened(&mut self) {
+        if let Some(opens) = self.opens.take() {
+            opens();
+        }
     }
 
     /// The source says this.
