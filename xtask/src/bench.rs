@@ -31,6 +31,8 @@ mod report;
 mod rows;
 /// A large cluster, many pods, many tunnels.
 mod scale;
+/// What it costs to look.
+mod seen;
 /// Nodes, pods, agents, and whose turn it is.
 mod stage;
 
@@ -67,11 +69,14 @@ pub(crate) struct Args {
     ///
     /// All of them by default: bulk1 bulk8 bulk1_down cpu_gib1 cpu_gib8 echo1_p50 echo1_p99 echo64
     /// cpu_echo64 conn1_p50 conn32 rss_idle rss_1k rss_10k same_bulk1 same_echo1_p50 uncaptured_conn1_p50
-    /// uncaptured_bulk1 nonmesh_conn1_p50 spin_echo1_p50 fair_p99 aead. cpu_gib is CPU seconds of both agents for a GiB,
+    /// uncaptured_bulk1 nonmesh_conn1_p50 spin_echo1_p50 fair_p99 seen_bulk1
+    /// seen_cpu_gib1 seen_echo64 seen_cpu_echo64 seen_http64 seen_cpu_http64 seen_rss aead. cpu_gib is CPU seconds of both agents for a GiB,
     /// cpu_echo64 CPU of an agent for an echo, rss the larger agent's memory with that many open
     /// connections, aead the negotiated cipher's sealing on one core. spin_echo1_p50 is echo1_p50 with the
     /// agents' --spin=25; fair_p99 is how many times longer the 99th percentile of 64 echoing connections
-    /// takes beside four streams of bytes.
+    /// takes beside four streams of bytes. The seen rows are Lark with requests recognised and a tap running in
+    /// relation to Lark with neither: bulk as the body of a request, echoes of nothing known, requests of
+    /// HTTP/1.1, and how much more memory a connection has.
     #[arg(long, value_name = "ROW,...", value_delimiter = ',')]
     rows: Vec<String>,
     /// A product to measure too, and the script that runs it; again for each.
@@ -200,6 +205,7 @@ fn order(job: Job, round: usize, peers: usize) -> Vec<Contestant> {
         Job::BesideConnect | Job::BesideBulk | Job::OutsideConnect => vec![Plain, Lark],
         Job::SameBulk | Job::SameEcho => vec![Plain, Relay, Lark],
         Job::Spin => vec![Plain, Lark],
+        Job::Seen => vec![Lark],
         // The relay has one buffer for all and two descriptors for each: nothing to compare with.
         Job::Memory => vec![Reference, Lark],
         _ => vec![Plain, Relay, Reference, Lark],

@@ -17,6 +17,8 @@ enum Mark {
     AtMost(f64, &'static str),
     /// As [`Mark::AtLeast`], where the cipher is fast.
     FastAtLeast(f64, &'static str),
+    /// At least this many, in the row's unit.
+    Least(f64),
     /// At most this many, in the row's unit.
     Most(f64),
     /// As [`Mark::Most`], where the cipher is fast.
@@ -25,12 +27,12 @@ enum Mark {
     Floor(f64),
 }
 
-use Mark::{AtLeast, AtMost, FastAtLeast, FastMost, Floor, Most};
+use Mark::{AtLeast, AtMost, FastAtLeast, FastMost, Floor, Least, Most};
 
 const BULK: &[Mark] = &[FastAtLeast(0.8, RELAY), FastAtLeast(2.5, REFERENCE), AtLeast(1.7, REFERENCE)];
 
 /// The marks of each row.
-const MARKS: [(&str, &[Mark]); 21] = [
+const MARKS: [(&str, &[Mark]); 26] = [
     ("bulk1", BULK),
     ("bulk8", BULK),
     ("bulk1_down", BULK),
@@ -53,6 +55,11 @@ const MARKS: [(&str, &[Mark]); 21] = [
     ("nonmesh_conn1_p50", &[AtMost(1.05, PLAIN)]),
     ("spin_echo1_p50", &[AtMost(1.0, PLAIN)]),
     ("fair_p99", &[Most(3.0)]),
+    ("seen_bulk1", &[Least(0.98)]),
+    ("seen_cpu_gib1", &[Most(1.02)]),
+    ("seen_echo64", &[Least(0.98)]),
+    ("seen_cpu_echo64", &[Most(1.02)]),
+    ("seen_rss", &[Most(2.0)]),
 ];
 
 /// One mark and whether it is met.
@@ -84,6 +91,10 @@ fn verdict(mark: Mark, row: &str, figures: &Figures) -> Option<Verdict> {
     match mark {
         AtLeast(part, of) => least(part, of),
         FastAtLeast(part, of) if is_fast => least(part, of),
+        Least(limit) => {
+            let value = figures.median(row, LARK)?;
+            Some(Verdict { text: format!("≥ {limit}"), met: value >= limit })
+        }
         Most(limit) => most(limit),
         FastMost(limit) if is_fast => most(limit),
         FastAtLeast(..) | FastMost(_) => None,
@@ -147,7 +158,10 @@ mod tests {
     fn every_mark_is_of_a_row_and_of_the_right_direction() {
         for (name, marks) in MARKS {
             let more = named(name).unwrap().more;
-            assert!(marks.iter().all(|mark| matches!(mark, AtLeast(..) | FastAtLeast(..)) == more), "{name}");
+            assert!(
+                marks.iter().all(|mark| matches!(mark, AtLeast(..) | FastAtLeast(..) | Least(_)) == more),
+                "{name}"
+            );
         }
     }
 }

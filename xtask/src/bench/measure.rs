@@ -13,6 +13,9 @@ use crate::process;
 /// Bytes of a GiB.
 const GIB: f64 = 1_073_741_824.0;
 
+/// The agents' flag of the row with a spin.
+const SPIN: &str = "--spin=25";
+
 /// Open connections of the memory rows, and how long everything is left alone before a look.
 const HELD: [(&str, usize); 2] = [("rss_1k", 1_000), ("rss_10k", 10_000)];
 const SETTLE: Duration = Duration::from_millis(700);
@@ -57,7 +60,10 @@ impl Meter {
         if job == Job::Memory {
             stage.renew(contestant)?;
         }
-        stage.spin(job == Job::Spin)?;
+        if job == Job::Seen {
+            return self.seen(stage).with_context(|| stage.last_words());
+        }
+        stage.agents_with(if job == Job::Spin { &[SPIN] } else { &[] })?;
         let result = stage.enter(contestant, way).and_then(|route| {
             if job != Job::Memory {
                 self.warm(stage, contestant, way, &route)?;
@@ -79,7 +85,7 @@ impl Meter {
 
     /// Opens what the path opens once, tunnels for instance, and makes sure that the load really takes
     /// Lark's way: a figure of plaintext under its name would be worse than none.
-    fn warm(&self, stage: &Stage, contestant: Contestant, way: Way, route: &Route) -> Result<()> {
+    pub(crate) fn warm(&self, stage: &Stage, contestant: Contestant, way: Way, route: &Route) -> Result<()> {
         let is_secured = contestant == Contestant::Lark && matches!(way, Way::Across | Way::Same);
         let before = if is_secured { stage.secured()? } else { 0 };
         self.run("connect", route, 0, &["--at-once", "8", "--seconds", "0.1"])?;
@@ -119,7 +125,7 @@ impl Meter {
                 vec![("conn32", number(&said, "connections")? * 1e-3 / number(&said, "seconds")?)]
             }
             Job::Memory => self.memory(route)?,
-            Job::Aead => bail!("the cipher is nobody's turn"),
+            Job::Seen | Job::Aead => bail!("{job:?} has no turn of its own"),
         })
     }
 
@@ -185,7 +191,7 @@ impl Meter {
         std::thread::sleep(SETTLE);
         let mut measured = vec![("rss_idle", largest(route)?)];
         for (row, count) in HELD {
-            let mut holder = self.hold(route, count)?;
+            let mut holder = self.hold(route, count, false)?;
             std::thread::sleep(SETTLE);
             measured.push((row, largest(route)?));
             holder.kill();
@@ -195,8 +201,9 @@ impl Meter {
     }
 
     /// Connections that stay open until what is returned is dropped.
-    fn hold(&self, route: &Route, count: usize) -> Result<Running> {
-        let mut command = self.command("hold", route, 0);
+    pub(crate) fn hold(&self, route: &Route, count: usize, http: bool) -> Result<Running> {
+        let mut command = self.command("hold", route, if http { 3 } else { 0 });
+        command.args(http.then_some("--http"));
         command.args(["--connections", &count.to_string(), "--seconds", "30"]);
         let mut holder = self.client.start(command, &self.directory.join("hold.log"))?;
         eventually(Duration::from_secs(40), "all connections are open", || {
@@ -208,7 +215,7 @@ impl Meter {
         Ok(holder)
     }
 
-    fn timed(&self, verb: &str, route: &Route, port: u16, arguments: &[&str]) -> Result<Value> {
+    pub(crate) fn timed(&self, verb: &str, route: &Route, port: u16, arguments: &[&str]) -> Result<Value> {
         let seconds = self.seconds.to_string();
         let mut all = vec!["--seconds", &seconds];
         all.extend(arguments);
@@ -250,13 +257,13 @@ const fn way(job: Job) -> Way {
     }
 }
 
-fn number(said: &Value, name: &str) -> Result<f64> {
+pub(crate) fn number(said: &Value, name: &str) -> Result<f64> {
     said[name].as_f64().with_context(|| format!("no {name} in {said}"))
 }
 
 /// CPU time of both agents so far. cgroup v2 counts it in every group, also where its controllers belong
 /// to v1 (Linux 4.15, kernel/cgroup/rstat.c).
-fn cpu_seconds(route: &Route) -> Result<f64> {
+pub(crate) fn cpu_seconds(route: &Route) -> Result<f64> {
     let mut sum = 0.0;
     for cgroup in &route.cgroups {
         let file = cgroup.join("cpu.stat");
@@ -268,6 +275,6 @@ fn cpu_seconds(route: &Route) -> Result<f64> {
 }
 
 /// Resident memory of the larger agent, MiB.
-fn largest(route: &Route) -> Result<f64> {
+pub(crate) fn largest(route: &Route) -> Result<f64> {
     route.processes.iter().try_fold(0.0, |most, process| Ok(process::resident(*process)?.max(most)))
 }

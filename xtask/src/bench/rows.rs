@@ -31,6 +31,8 @@ pub(crate) enum Job {
     BesideBulk,
     /// New connections of a captured pod to a destination outside the mesh.
     OutsideConnect,
+    /// What it costs to look at what passes.
+    Seen,
     /// The cipher by itself.
     Aead,
 }
@@ -55,7 +57,7 @@ const fn less(name: &'static str, unit: &'static str, job: Job) -> Row {
 }
 
 /// All rows, in the table's order; those of a job stand together or not, it runs once a round.
-pub(crate) const ROWS: [Row; 22] = [
+pub(crate) const ROWS: [Row; 29] = [
     more("bulk1", "Gbit/s", Job::Bulk1),
     more("bulk8", "Gbit/s", Job::Bulk8),
     more("bulk1_down", "Gbit/s", Job::Down),
@@ -77,11 +79,18 @@ pub(crate) const ROWS: [Row; 22] = [
     less("nonmesh_conn1_p50", "µs", Job::OutsideConnect),
     less("spin_echo1_p50", "µs", Job::Spin),
     less("fair_p99", "×", Job::Fair),
+    more("seen_bulk1", "×", Job::Seen),
+    less("seen_cpu_gib1", "×", Job::Seen),
+    more("seen_echo64", "×", Job::Seen),
+    less("seen_cpu_echo64", "×", Job::Seen),
+    more("seen_http64", "×", Job::Seen),
+    less("seen_cpu_http64", "×", Job::Seen),
+    less("seen_rss", "KiB", Job::Seen),
     more("aead", "GB/s", Job::Aead),
 ];
 
 /// All jobs, in the order in which a round does them.
-pub(crate) const JOBS: [Job; 16] = [
+pub(crate) const JOBS: [Job; 17] = [
     Job::Aead,
     Job::Bulk1,
     Job::Bulk8,
@@ -97,6 +106,7 @@ pub(crate) const JOBS: [Job; 16] = [
     Job::Spin,
     Job::BesideConnect,
     Job::BesideBulk,
+    Job::Seen,
     Job::Memory,
 ];
 

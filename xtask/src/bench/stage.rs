@@ -13,9 +13,6 @@ use super::peer::{Environment, Peer};
 /// Port of the echo server; sink and source are on the next two.
 pub(crate) const PORT: u16 = 9000;
 
-/// Microseconds of the row with a spin.
-const SPIN: u32 = 25;
-
 /// User of the load client, by which a peer may redirect.
 pub(crate) const CLIENT_UID: u32 = 4242;
 
@@ -87,8 +84,8 @@ pub(crate) struct Stage {
     _servers: Vec<Running>,
     agents: Option<(Agent, Agent)>,
     presence: Presence,
-    /// Whether the agents' workers are to spin.
-    spinning: bool,
+    /// What the agents are told beside the run's own flags.
+    job_flags: Vec<String>,
     controller: Controller,
     mesh: Mesh,
     pub(crate) client: Pod,
@@ -136,7 +133,7 @@ impl Stage {
             _servers: servers,
             agents: None,
             presence: Presence::Absent,
-            spinning: false,
+            job_flags: Vec::new(),
             controller,
             mesh,
             client,
@@ -227,13 +224,23 @@ impl Stage {
         }
     }
 
-    /// Agents spin from now on, or do not.
-    pub(crate) fn spin(&mut self, spinning: bool) -> Result<()> {
-        if self.spinning != spinning {
+    /// Agents have these flags from now on, beside the run's own.
+    pub(crate) fn agents_with(&mut self, flags: &[&str]) -> Result<()> {
+        if self.job_flags != flags {
             self.settle(Presence::Absent)?;
-            self.spinning = spinning;
+            self.job_flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
         }
         Ok(())
+    }
+
+    /// A tap that is told everything of node one, until it is dropped.
+    pub(crate) fn tap(&self) -> Result<Running> {
+        let (one, _) = self.agents.as_ref().context("no agents")?;
+        // Its own CPU is not the agent's.
+        let place = &self.outside.place;
+        let mut command = place.command(&self.bed.lark()?);
+        command.args(["tap", "-o", "json", "--admin-socket"]).arg(one.socket());
+        place.start(command, Path::new("/dev/null"))
     }
 
     /// Connections so far that node one's agent secured.
@@ -268,10 +275,7 @@ impl Stage {
                 two.process.stop()?;
             }
         } else if self.agents.is_none() {
-            let mut flags = self.agent_flags.clone();
-            if self.spinning {
-                flags.push(format!("--spin={SPIN}"));
-            }
+            let flags: Vec<String> = self.agent_flags.iter().chain(&self.job_flags).cloned().collect();
             let start =
                 |node: &Node| Agent::start_with(&self.bed, node, &self.controller, &self.mesh, &flags);
             self.agents = Some((start(&self.nodes.0)?, start(&self.nodes.1)?));

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
+use crate::http::BODY;
 use crate::poll::{Flags, dial_all, now};
 
 /// Bytes of one read or write.
@@ -12,9 +13,18 @@ pub(crate) const BUFFER: usize = 256 * 1024;
 
 /// Sends for that long and waits until the sink has had everything and closed: the rate counts what
 /// arrived, not what went into buffers.
-pub(crate) fn up(to: SocketAddr, streams: usize, time: Duration, congestion: &str) -> Result<Value> {
+pub(crate) fn up(
+    to: SocketAddr,
+    streams: usize,
+    time: Duration,
+    congestion: &str,
+    http: bool,
+) -> Result<Value> {
     let buffer = vec![b'l'; BUFFER];
     let (mut poll, mut sockets) = dial_all(to, streams, congestion, Flags::OUT)?;
+    if http {
+        sockets.iter_mut().try_for_each(|socket| socket.write_all(BODY)).context("send")?;
+    }
     let begin = Instant::now();
     let mut bytes = 0;
     while begin.elapsed() < time {

@@ -5,14 +5,21 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
+use crate::http::REQUEST;
 use crate::poll::{Flags, MESSAGE, dial_all, nanos, now, percentiles};
 
 /// Part of the time that is not counted, at its begin: caches, windows and paths get warm.
 const WARM: f64 = 0.1;
 
 /// Echoes on all connections for that long, one message under way on each.
-pub(crate) fn run(to: SocketAddr, connections: usize, time: Duration, congestion: &str) -> Result<Value> {
-    let message = [b'l'; MESSAGE];
+pub(crate) fn run(
+    to: SocketAddr,
+    connections: usize,
+    time: Duration,
+    congestion: &str,
+    http: bool,
+) -> Result<Value> {
+    let message = if http { REQUEST } else { [b'l'; MESSAGE] };
     let mut buffer = [0; MESSAGE];
     let (mut poll, mut sockets) = dial_all(to, connections, congestion, Flags::IN)?;
     let mut sent = Vec::with_capacity(connections);

@@ -11,6 +11,8 @@ mod connect;
 mod echo;
 /// Open connections that do nothing.
 mod hold;
+/// Messages of HTTP.
+mod http;
 /// epoll, and sockets for it.
 mod poll;
 /// The other end of all of it.
@@ -37,7 +39,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Serve until ended: echo on PORT, a sink on PORT+1, a source on PORT+2, of every IPv4 address.
+    /// Serve until ended, of every IPv4 address: echo on PORT, a sink on PORT+1, a source on PORT+2, HTTP on PORT+3.
     Serve {
         /// The first port.
         #[arg(long, default_value_t = 9000)]
@@ -56,6 +58,9 @@ enum Verb {
         /// Receive instead of sending.
         #[arg(long)]
         down: bool,
+        /// Send the bytes as the body of an HTTP request.
+        #[arg(long, conflicts_with = "down")]
+        http: bool,
     },
     /// Send 64 bytes on each connection, wait for them, and again; times in microseconds.
     Echo {
@@ -67,6 +72,9 @@ enum Verb {
         /// How long.
         #[arg(long, default_value_t = 1.0)]
         seconds: f64,
+        /// Send a request and wait for an answer, both of 64 bytes, of the HTTP server.
+        #[arg(long)]
+        http: bool,
     },
     /// Connect, echo 64 bytes once, close, and again; times in microseconds.
     Connect {
@@ -89,6 +97,9 @@ enum Verb {
         /// How long they are kept.
         #[arg(long, default_value_t = 60.0)]
         seconds: f64,
+        /// A request and an answer on each instead, of the HTTP server.
+        #[arg(long)]
+        http: bool,
     },
 }
 
@@ -99,20 +110,20 @@ fn main() -> Result<()> {
     let seconds = Duration::from_secs_f64;
     match cli.verb {
         Verb::Serve { port } => serve::run(port, congestion),
-        Verb::Bulk { to, streams, seconds: time, down: false } => {
-            say(&bulk::up(to, streams, seconds(time), congestion)?)
+        Verb::Bulk { to, streams, seconds: time, down: false, http } => {
+            say(&bulk::up(to, streams, seconds(time), congestion, http)?)
         }
-        Verb::Bulk { to, streams, seconds: time, down: true } => {
+        Verb::Bulk { to, streams, seconds: time, down: true, .. } => {
             say(&bulk::down(to, streams, seconds(time), congestion)?)
         }
-        Verb::Echo { to, connections, seconds: time } => {
-            say(&echo::run(to, connections, seconds(time), congestion)?)
+        Verb::Echo { to, connections, seconds: time, http } => {
+            say(&echo::run(to, connections, seconds(time), congestion, http)?)
         }
         Verb::Connect { to, at_once, seconds: time } => {
             say(&connect::run(to, at_once, seconds(time), congestion)?)
         }
-        Verb::Hold { to, connections, seconds: time } => {
-            let kept = hold::open(to, connections, congestion)?;
+        Verb::Hold { to, connections, seconds: time, http } => {
+            let kept = hold::open(to, connections, congestion, http)?;
             say(&serde_json::json!({ "open": kept.len() }))?;
             std::thread::sleep(seconds(time));
             Ok(())

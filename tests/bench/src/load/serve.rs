@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use anyhow::Result;
 
 use crate::bulk::BUFFER;
+use crate::http::RESPONSE;
 use crate::poll::{Flags, Poll, listen, now};
 
 /// What a port does with a connection.
@@ -13,9 +14,10 @@ enum Part {
     Echo,
     Sink,
     Source,
+    Http,
 }
 
-const PARTS: [Part; 3] = [Part::Echo, Part::Sink, Part::Source];
+const PARTS: [Part; 4] = [Part::Echo, Part::Sink, Part::Source, Part::Http];
 
 /// Serves for ever.
 pub(crate) fn run(port: u16, congestion: &str) -> Result<()> {
@@ -61,9 +63,12 @@ fn turn(part: Part, socket: &mut TcpStream, buffer: &mut [u8]) -> io::Result<boo
         None => Ok(true),
         Some(0) => Ok(false),
         Some(length) => {
-            if part == Part::Echo {
-                // A few messages always fit into the send buffer; anything else is an error here.
-                socket.write_all(buffer.get(..length).unwrap_or_default())?;
+            // A few messages always fit into the send buffer; anything else is an error here.
+            match part {
+                Part::Echo => socket.write_all(buffer.get(..length).unwrap_or_default())?,
+                // The client has one request under way, which is short enough to come whole.
+                Part::Http => socket.write_all(&RESPONSE)?,
+                Part::Sink | Part::Source => {}
             }
             Ok(true)
         }
