@@ -30,7 +30,12 @@ impl Listeners {
     ///
     /// # Errors
     /// When another agent is in charge here, or one cannot be made; names it, and the flag that gives another.
-    pub(super) async fn bind(admin: &Path, tunnels: SocketAddr, metrics: SocketAddr) -> anyhow::Result<Self> {
+    pub(super) async fn bind(
+        admin: &Path,
+        tunnels: SocketAddr,
+        window: usize,
+        metrics: SocketAddr,
+    ) -> anyhow::Result<Self> {
         let handover_at = handover_path(admin);
         if admin::answers(&handover_at).await {
             return Err(AdminError::InUse { path: admin.to_owned() }.into());
@@ -42,7 +47,7 @@ impl Listeners {
                 "cannot listen for metrics on {metrics}; is the port in use? --metrics-listen gives another"
             )
         })?;
-        let tunnels = lark_sys::socket::listen(tunnels).with_context(|| {
+        let tunnels = lark_sys::socket::listen_bounded(tunnels, window).with_context(|| {
             format!("cannot listen for tunnels on {tunnels}; is another agent running, or the address not this node's? --tunnel-listen gives another")
         })?;
         Ok(Self { tunnels, metrics, admin, handover })

@@ -101,9 +101,10 @@ async fn agent(args: AgentArgs, logs: Logs) -> anyhow::Result<()> {
     let handover_at = listeners::handover_path(&args.admin_socket);
     let (mut predecessor, listeners) = if args.take_over && admin::answers(&handover_at).await {
         let (predecessor, inherited) = Predecessor::ask(&handover_at, &hello)?;
+        lark_sys::socket::bound_queues(&inherited.tunnels, args.tunnel_window)?;
         (Some(predecessor), inherited)
     } else {
-        (None, Listeners::bind(&args.admin_socket, tunnel, metrics_at).await?)
+        (None, Listeners::bind(&args.admin_socket, tunnel, args.tunnel_window, metrics_at).await?)
     };
     let (handover_file, admin_file) = (SocketFile::of(&handover_at), SocketFile::of(&args.admin_socket));
     let mut kernel = Kernel::open(&KernelConfig {
@@ -146,6 +147,7 @@ async fn agent(args: AgentArgs, logs: Logs) -> anyhow::Result<()> {
             clients: Arc::default(),
             settings: TunnelSettings {
                 congestion: args.congestion.clone(),
+                window: args.tunnel_window,
                 keepalive: Duration::from_secs(args.keepalive),
                 // The limit is a node's; each worker has a share.
                 ahead: AHEAD_MAX.div_ceil(count),
@@ -267,6 +269,7 @@ async fn agent(args: AgentArgs, logs: Logs) -> anyhow::Result<()> {
     let metrics = tokio::spawn(admin::serve_metrics(metrics, source));
     tracing::info!(node = %node.name, %tunnel, metrics = %metrics_at, workers = count, "agent runs");
     service_ready();
+    tokio::spawn(process::let_go_of_startup(is_ready));
 
     let asked = UnixListener::from_std(listeners.handover.try_clone()?)?;
     let successor = tokio::select! {

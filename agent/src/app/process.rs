@@ -1,6 +1,13 @@
 //! What every role of the binary needs of its process: runtime, logs, signals, the last word.
 
+use std::time::Duration;
+
 use anyhow::Context;
+use tokio::sync::watch;
+
+/// How long starting up may take until it counts as over in any case: a pod may wait for its certificate for
+/// good.
+const SETTLED: Duration = Duration::from_secs(10);
 
 pub(super) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
@@ -29,6 +36,18 @@ pub fn service_stopping() {
 fn told(result: std::io::Result<()>) {
     if let Err(error) = result {
         tracing::warn!(%error, "the service manager at $NOTIFY_SOCKET cannot be told");
+    }
+}
+
+/// Once starting up is over, lets go of the code that only starting up needed: when `ready` says that every pod
+/// is captured, or after [`SETTLED`].
+pub(super) async fn let_go_of_startup(mut ready: watch::Receiver<bool>) {
+    let _ = tokio::time::timeout(SETTLED, ready.wait_for(|ready| *ready)).await;
+    match lark_sys::memory::let_go_of_code() {
+        Ok(bytes) => tracing::debug!(bytes, "let go of the code that starting up has used"),
+        Err(error) => {
+            tracing::debug!(%error, "the code that starting up has used stays mapped, some MiB of memory");
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use lark_core::constants::{ADMIN_SOCKET, KUBELET_CGROUP, PIN_ROOT, SVID_LIFE};
+use lark_core::constants::{ADMIN_SOCKET, KUBELET_CGROUP, PIN_ROOT, SVID_LIFE, TUNNEL_WINDOW};
 use lark_core::policy::Cidr;
 
 /// How log lines look.
@@ -230,6 +230,13 @@ pub struct AgentArgs {
     /// Default: the system's.
     #[arg(long, env = "LARK_CONGESTION", value_name = "NAME")]
     pub congestion: Option<String>,
+    /// How many bytes of a tunnel may wait unread in the kernel of the node that they came to.
+    ///
+    /// Default 1048576. All connections of a tunnel wait behind them, so more is worse for small messages beside
+    /// bulk; and one round trip of the network moves no more, so nodes that are far apart want more: bytes per
+    /// second are this by the round trip. 0: as the kernel grows it.
+    #[arg(long, env = "LARK_TUNNEL_WINDOW", value_name = "BYTES", default_value_t = TUNNEL_WINDOW)]
+    pub tunnel_window: usize,
     /// For how many microseconds a worker looks for more before it sleeps, 0 to 25.
     ///
     /// Default 0. An answer that comes within it needs no wake-up: round trips of small messages get shorter.

@@ -241,7 +241,8 @@ impl Outbound {
         match dialled {
             Ok((stream, _held)) => {
                 (connection.securer())(secured);
-                join(socket, stream, traffic(connection)).await
+                // In a box of its own, or every connection in a tunnel would have room for it too.
+                Box::pin(join(socket, stream, traffic(connection))).await
             }
             Err(error) => {
                 drop(socket);

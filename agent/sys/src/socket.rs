@@ -15,6 +15,21 @@ const BACKLOG: i32 = 4096;
 /// # Errors
 /// What the system says; `AddrInUse` when somebody has the port.
 pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    listen_as(address, |_| Ok(()))
+}
+
+/// The same for connections of other agents, with [`bound_queues`].
+///
+/// # Errors
+/// As of [`listen`], and of [`bound_queues`].
+pub fn listen_bounded(address: SocketAddr, window: usize) -> io::Result<TcpListener> {
+    listen_as(address, |socket| bound_queues(socket, window))
+}
+
+fn listen_as(
+    address: SocketAddr,
+    prepare: impl FnOnce(&Socket) -> io::Result<()>,
+) -> io::Result<TcpListener> {
     let socket =
         Socket::new(Domain::for_address(address), Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
     if address.is_ipv6() {
@@ -22,6 +37,7 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     }
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
+    prepare(&socket)?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }
@@ -58,16 +74,25 @@ pub fn plain_socket(destination: IpAddr) -> io::Result<TcpStream> {
 
 /// IP_BIND_ADDRESS_NO_PORT (Linux 4.2, ip(7)); for IPv6 sockets too.
 fn bind_address_no_port(socket: &Socket) -> io::Result<()> {
-    let on: libc::c_int = 1;
-    let size = libc::socklen_t::try_from(size_of_val(&on)).unwrap_or_default();
-    // SAFETY: the descriptor is open for the call, and the pointer and size describe `on`, which
+    set_int(socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)
+}
+
+/// setsockopt(2) for options that no library of ours has.
+fn set_int(
+    socket: &impl AsFd,
+    level: libc::c_int,
+    option: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
+    let size = libc::socklen_t::try_from(size_of_val(&value)).unwrap_or_default();
+    // SAFETY: the descriptor is open for the call, and the pointer and size describe `value`, which
     // outlives it.
     let result = unsafe {
         libc::setsockopt(
-            std::os::fd::AsRawFd::as_raw_fd(socket),
-            libc::IPPROTO_IP,
-            libc::IP_BIND_ADDRESS_NO_PORT,
-            std::ptr::from_ref(&on).cast(),
+            std::os::fd::AsRawFd::as_raw_fd(&socket.as_fd()),
+            level,
+            option,
+            std::ptr::from_ref(&value).cast(),
             size,
         )
     };
@@ -154,6 +179,28 @@ pub fn set_congestion(socket: &impl AsFd, name: &str) {
 pub fn set_nodelay(socket: &impl AsFd) {
     let _ = SockRef::from(socket).set_tcp_nodelay(true);
 }
+
+/// Bounds what of a connection between agents waits in the kernel: bytes that it has not sent yet, and
+/// `window` bytes that the other end has not read yet. All streams of a tunnel share the connection, so whatever
+/// waits there comes before the next small message of any of them. To be called before connect or listen, since
+/// the window's scale and clamp are settled by then (`tcp_select_initial_window`, net/ipv4/tcp_output.c); what a
+/// listener accepts inherits it. 0 leaves the window to the kernel.
+///
+/// # Errors
+/// What the system says. Without CAP_NET_ADMIN the window ends at net.core.rmem_max.
+pub fn bound_queues(socket: &impl AsFd, window: usize) -> io::Result<()> {
+    set_int(socket, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, UNSENT_MAX)?;
+    if window > 0 {
+        // The kernel doubles it, and takes about half of that for its own account of the bytes. The second goes
+        // up to net.core.rmem_max.
+        rustix::net::sockopt::set_socket_recv_buffer_size_force(socket.as_fd(), window)
+            .or_else(|_| rustix::net::sockopt::set_socket_recv_buffer_size(socket.as_fd(), window))?;
+    }
+    Ok(())
+}
+
+/// Bytes that the kernel may hold unsent: enough for the time that a writer needs to come round again.
+const UNSENT_MAX: libc::c_int = 128 * 1024;
 
 /// Whether the calling thread's namespace has 127.0.0.1 on a loopback that is up. Without it, a
 /// redirect to loopback would leave by the default route.

@@ -2,6 +2,7 @@
 //! [`lark_core::pool`]; here it is done.
 
 use std::cell::RefCell;
+use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,11 +15,11 @@ use lark_core::quota::{Origin, Quota};
 use lark_core::reason::Reason;
 use lark_identity::SvidStore;
 use lark_identity::verify::validity;
-use lark_sys::socket::{set_congestion, set_nodelay};
+use lark_sys::socket::{bound_queues, set_congestion, set_nodelay};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, Connection};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
@@ -102,6 +103,13 @@ impl std::fmt::Debug for Dialer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Dialer").field("tunnels", &self.tunnels()).finish_non_exhaustive()
     }
+}
+
+/// A connection to another agent.
+async fn connect(node: SocketAddr, window: usize) -> std::io::Result<TcpStream> {
+    let socket = if node.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    bound_queues(&socket, window)?;
+    socket.connect(node).await
 }
 
 impl Dialer {
@@ -297,7 +305,7 @@ impl Dialer {
             )
         })?;
         let bundle = inner.svids.bundle();
-        let socket = TcpStream::connect(key.node).await.map_err(|e| {
+        let socket = connect(key.node, inner.settings.window).await.map_err(|e| {
             let detail = format!("the agent at {} cannot be reached: {}", key.node, crate::told(&e));
             NoTunnel::new(Reason::TunnelUnreachable, Lack::ConnectionFailed, detail)
         })?;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use lark_core::constants::{
     AHEAD_MAX, DISCOVERY_WAIT, HANDSHAKE_TIMEOUT, KEEPALIVE_TIMEOUT, TUNNEL_IDLE, TUNNEL_MAX_AGE,
+    TUNNEL_WINDOW,
 };
 use lark_core::explain::Cause;
 use lark_core::framing;
@@ -27,6 +28,8 @@ pub struct TunnelSettings {
     /// A peer that says nothing for this long although it was asked is gone. It is asked after a third. One
     /// that speaks, but takes nothing of what waits for it for this long, is gone too.
     pub keepalive: Duration,
+    /// Bytes of a tunnel that may lie in the kernel of the end that is to read them; 0 leaves it to the kernel.
+    pub window: usize,
     /// How long TCP connect and TLS handshake may take together.
     pub handshake_timeout: Duration,
     /// How long an accepted handshake waits for the identity it names.
@@ -56,6 +59,7 @@ impl Default for TunnelSettings {
             ahead: AHEAD_MAX,
             dials_max: 64,
             keepalive: KEEPALIVE_TIMEOUT,
+            window: TUNNEL_WINDOW,
             handshake_timeout: HANDSHAKE_TIMEOUT,
             identity_wait: DISCOVERY_WAIT,
             congestion: None,
