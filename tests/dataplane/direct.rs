@@ -116,6 +116,14 @@ fn what_policies_allow_goes_from_pod_to_pod_and_its_bytes_are_told_to_the_last()
         .lines()
         .find(|line| line.starts_with("lark_proxy_sent_bytes_total") && line.contains("secured=\"direct\""));
     assert!(series.is_some_and(|line| line.ends_with(&format!(" {sent}"))), "{series:?}");
+    // What the kernel measures is told, and no latency, which nobody has seen.
+    let measured = |name: &str| {
+        let of = |line: &&str| line.starts_with(&format!("{name}{{")) && line.contains("secured=\"direct\"");
+        metrics.lines().find(of).and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+    };
+    assert!(measured("lark_proxy_round_trip_seconds") > Some(0.0), "{metrics}");
+    assert_eq!(measured("lark_proxy_retransmits_total"), Some(0.0), "{metrics}");
+    assert!(!metrics.contains("lark_proxy_request_duration_seconds_count{"), "{metrics}");
     let trace = |to: String| house.one.table(&["trace", "--from", "shop/client", "--to", &to]).unwrap();
     let told = trace(format!("{}:8080", neighbour.ip));
     assert!(told.contains("direct") && told.contains("left") || told.contains("leaves it"), "{told}");

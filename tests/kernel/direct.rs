@@ -9,8 +9,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use lark_abi::direct::acceptor_of;
-use lark_abi::{Counter, DestinationKey, DirectEvent, DirectKey, DirectValue, Guard, PodEntry};
-use lark_bpf::DirectEvents;
+use lark_abi::{Counter, DestinationKey, DirectKey, DirectValue, FollowedEvent, Guard, PodEntry};
+use lark_bpf::FollowedEvents;
 use lark_bpf::socket_maps::socket_address;
 use lark_sys::cgroup::Cgroup;
 use lark_sys::netns::NetNs;
@@ -30,7 +30,7 @@ struct Pair {
     acceptor: u32,
     listeners: Listeners,
     runtime: Runtime,
-    events: DirectEvents,
+    events: FollowedEvents,
 }
 
 impl Pair {
@@ -75,7 +75,7 @@ impl Pair {
         self.room.as_pod(|| TcpStream::connect_timeout(&to, Duration::from_secs(10)).unwrap())
     }
 
-    fn told(&mut self) -> DirectEvent {
+    fn told(&mut self) -> FollowedEvent {
         let Self { runtime, events, .. } = self;
         let limit = Duration::from_secs(10);
         runtime.block_on(async { tokio::time::timeout(limit, events.next()).await }).unwrap().unwrap()
@@ -105,7 +105,10 @@ fn a_verdict_leaves_a_connect_to_the_two_pods_and_the_kernel_counts_its_bytes() 
             assert_eq!((client.peer_addr().unwrap(), server.peer_addr().unwrap()), (to, from));
             assert_eq!((client.local_addr().unwrap(), from.ip()), (from, own.parse().unwrap()));
             let opened = pair.told();
-            assert_eq!((opened.kind, opened.pod, opened.acceptor), (DirectEvent::OPENED, 42, pair.acceptor));
+            assert_eq!(
+                (opened.kind, opened.pod, opened.namespace),
+                (FollowedEvent::OPENED, 42, pair.acceptor)
+            );
             assert_eq!(socket_address(opened.source, opened.source_port), from);
             assert_eq!(socket_address(opened.destination, opened.port), to);
             let open = pair.room.kernel.guards().direct();
@@ -130,7 +133,7 @@ fn a_verdict_leaves_a_connect_to_the_two_pods_and_the_kernel_counts_its_bytes() 
             }
             drop((client, server));
             let closed = pair.told();
-            assert_eq!((closed.kind, closed.cookie), (DirectEvent::CLOSED, opened.cookie));
+            assert_eq!((closed.kind, closed.cookie), (FollowedEvent::CLOSED, opened.cookie));
             assert_eq!((closed.sent, closed.received), (100_000, 70_000), "{client_first} {closed:?}");
             assert_eq!(pair.room.kernel.guards().passes(), 0, "what was recorded is left over");
         }
@@ -206,7 +209,7 @@ fn what_another_answers_than_the_one_that_is_meant_is_cut_off_before_a_byte() {
             let mut client = pair.dial(to);
             client.write_all(b"canary").unwrap();
             let told = pair.told();
-            assert_eq!((told.kind, told.acceptor), (DirectEvent::UNCONFIRMED, named));
+            assert_eq!((told.kind, told.namespace), (FollowedEvent::UNCONFIRMED, named));
             assert_eq!(socket_address(told.source, 0), address(own, 0));
             // Neither a handshake nor a byte: the acknowledgement has not left, and what waits is retransmitted
             // to nowhere.

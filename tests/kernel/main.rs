@@ -9,6 +9,7 @@
 mod direct;
 mod hooks;
 mod pins;
+mod plain;
 mod reuse;
 mod room;
 mod strict;

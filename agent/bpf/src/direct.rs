@@ -1,12 +1,10 @@
-//! Verdicts about connections between pods of this node, and what becomes of these connections.
+//! Verdicts about connections between pods of this node.
 
 use std::net::SocketAddr;
 use std::path::Path;
 
-use aya::Ebpf;
-use aya::maps::{Array, Map, MapData, RingBuf};
-use lark_abi::{Address, DirectEvent, DirectKey, DirectValue};
-use tokio::io::unix::AsyncFd;
+use aya::maps::{Array, Map, MapData};
+use lark_abi::{DirectKey, DirectValue};
 
 use crate::load::{self, MapError};
 use crate::mirror::{Mirror, Synced};
@@ -87,61 +85,6 @@ impl Directs {
     pub fn usage(&self) -> (usize, u32) {
         (self.verdicts.len(), self.verdicts.max())
     }
-}
-
-/// What becomes of direct connections, as it happens.
-pub struct DirectEvents(AsyncFd<RingBuf<MapData>>);
-
-impl std::fmt::Debug for DirectEvents {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("DirectEvents")
-    }
-}
-
-impl DirectEvents {
-    pub(crate) fn open(ebpf: &mut Ebpf) -> Result<Self, MapError> {
-        load::ring(ebpf, "DIRECT_EVENTS").map(Self)
-    }
-
-    /// The next one. Cancel safe: nothing is taken before it is returned.
-    ///
-    /// # Errors
-    /// When the ring buffer cannot be waited for.
-    pub async fn next(&mut self) -> std::io::Result<DirectEvent> {
-        loop {
-            let mut guard = self.0.readable_mut().await?;
-            while let Some(item) = guard.get_inner_mut().next() {
-                if let Some(event) = parse(&item) {
-                    return Ok(event);
-                }
-            }
-            guard.clear_ready();
-        }
-    }
-}
-
-fn parse(bytes: &[u8]) -> Option<DirectEvent> {
-    let long = |at: usize| Some(u64::from_ne_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
-    let word = |at: usize| Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
-    let half = |at: usize| Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?));
-    let address =
-        |at: usize| Some(Address { words_be: [word(at)?, word(at + 4)?, word(at + 8)?, word(at + 12)?] });
-    Some(DirectEvent {
-        cookie: long(0)?,
-        sent: long(8)?,
-        received: long(16)?,
-        source: address(24)?,
-        destination: address(40)?,
-        source_port: half(56)?,
-        port: half(58)?,
-        kind: word(60)?,
-        pod: word(64)?,
-        acceptor: word(68)?,
-        seen: word(72)?,
-        rtt_us: word(76)?,
-        retransmits: word(80)?,
-        padding: 0,
-    })
 }
 
 /// A direct connection that is open.

@@ -10,7 +10,8 @@ use aya::maps::{Array, HashMap as BpfHashMap, Map, MapData};
 use aya::programs::{CgroupSockAddr, SchedClassifier, SkLookup, SockOps};
 use lark_abi::{Config, DestinationKey, DestinationValue, Flow, PodEntry, Tuple};
 
-use crate::direct::{DirectEvents, Directs};
+use crate::direct::Directs;
+use crate::follow::FollowedEvents;
 use crate::guard::{self, Guards, Refusals};
 use crate::hook::{AGENT_PROGRAM, Hook, LEAVE_PROGRAM, LOOKUP_PROGRAM, PROBE_PROGRAM};
 use crate::link::{self, AttachError, LinkState};
@@ -338,8 +339,16 @@ impl Kernel {
     ///
     /// # Errors
     /// When the ring buffer cannot be opened, or was taken already.
-    pub fn direct_events(&mut self) -> Result<DirectEvents, MapError> {
-        DirectEvents::open(&mut self.ebpf)
+    pub fn direct_events(&mut self) -> Result<FollowedEvents, MapError> {
+        FollowedEvents::direct(&mut self.ebpf)
+    }
+
+    /// What becomes of the pods' connections in plaintext, as it happens. To be called once, in a tokio runtime.
+    ///
+    /// # Errors
+    /// When the ring buffer cannot be opened, or was taken already.
+    pub fn plain_events(&mut self) -> Result<FollowedEvents, MapError> {
+        FollowedEvents::plain(&mut self.ebpf)
     }
 
     /// The pods that are pinned, with what the kernel says of each link.

@@ -3,6 +3,8 @@
 
 /// Connections between pods of this node that are left to them.
 pub mod direct;
+/// What the hooks tell of connections that no agent carries.
+mod follow;
 /// What keeps plaintext from strict pods.
 pub mod guard;
 /// The programs, in the order in which they are attached to a pod.
@@ -22,7 +24,8 @@ pub mod socket_maps;
 /// The two raw system calls that aya does not wrap.
 mod syscall;
 
-pub use direct::{DirectEvents, Directs, OpenDirect};
+pub use direct::{Directs, OpenDirect};
+pub use follow::FollowedEvents;
 pub use guard::{Guards, Refusals};
 pub use kernel::{Kernel, KernelConfig, MapUsage, PinnedPod, file_name, uninstall};
 pub use link::{AttachError, LinkState};

@@ -29,7 +29,7 @@ pub(crate) const MAPS: [&str; 17] = [
     "DIRECT_PASSES",
     "DIRECT",
     "GENERATION",
-    "SK_DIRECT",
+    "SK_FOLLOWED",
     "CONFIG",
     "HEARTBEAT",
     "COUNTERS",

@@ -8,7 +8,8 @@ pub use history::{History, Reading, SAMPLES, SERIES_MAX, STEP, Sample};
 pub use requests::{BOUNDS, Distribution, Requests, Totals};
 pub use stages::{Stage, Stages};
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +19,9 @@ use serde::{Deserialize, Serialize};
 pub struct ByteCounters {
     sent: AtomicU64,
     received: AtomicU64,
+    /// Of what the kernel measures and not the agent; no round-trip time is 0.
+    rtt_us: AtomicU32,
+    retransmits: AtomicU32,
 }
 
 impl ByteCounters {
@@ -33,6 +37,24 @@ impl ByteCounters {
     pub fn reach(&self, sent: u64, received: u64) {
         self.sent.fetch_max(sent, Ordering::Relaxed);
         self.received.fetch_max(received, Ordering::Relaxed);
+    }
+    /// Notes what the kernel measures of a connection that no agent carries: its smoothed round-trip time, in
+    /// microseconds and 0 if there is none yet, and the segments that were sent again.
+    pub fn measure(&self, rtt_us: u32, retransmits: u32) {
+        if rtt_us != 0 {
+            self.rtt_us.store(rtt_us, Ordering::Relaxed);
+        }
+        self.retransmits.fetch_max(retransmits, Ordering::Relaxed);
+    }
+    /// The smoothed round-trip time, and the segments that were sent again, where the kernel has measured them.
+    pub fn measured(&self) -> Option<(Duration, u32)> {
+        match self.rtt_us.load(Ordering::Relaxed) {
+            0 => None,
+            micros => {
+                let again = self.retransmits.load(Ordering::Relaxed);
+                Some((Duration::from_micros(micros.into()), again))
+            }
+        }
     }
     /// Bytes from source to destination so far.
     pub fn sent(&self) -> u64 {

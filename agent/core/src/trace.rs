@@ -243,6 +243,8 @@ mod tests {
             received_bytes: 0,
             reason: Some("policy_denied".to_owned()),
             detail: Some("NetworkPolicy shop/closed".to_owned()),
+            round_trip_seconds: None,
+            retransmits: None,
         };
         let before = |to: &str| {
             let edges = std::slice::from_ref(&edge);

@@ -68,7 +68,7 @@ pub struct LogView {
 }
 
 /// An agent that takes nothing new any more and lets open connections finish.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DrainingView {
     /// Version of its binary.
     pub version: String,
@@ -205,7 +205,7 @@ impl Party {
 }
 
 /// A live connection.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ConnectionView {
     /// `outbound`, `inbound` or `local`.
     pub direction: String,
@@ -235,10 +235,16 @@ pub struct ConnectionView {
     /// Requests on it that have ended.
     #[serde(default)]
     pub requests: u64,
+    /// The smoothed round-trip time that the kernel measures; nothing where an agent carries it.
+    #[serde(default)]
+    pub round_trip_seconds: Option<f64>,
+    /// Segments that the kernel sent again; nothing where an agent carries it.
+    #[serde(default)]
+    pub retransmits: Option<u32>,
 }
 
 /// Who talks to whom, and what secures it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EdgeView {
     /// `outbound`, `inbound` or `local`.
     pub direction: String,
@@ -261,6 +267,12 @@ pub struct EdgeView {
     /// What was said of it: the policy, for example.
     #[serde(default)]
     pub detail: Option<String>,
+    /// The smoothed round-trip time that the kernel has measured last; nothing where agents carry connections.
+    #[serde(default)]
+    pub round_trip_seconds: Option<f64>,
+    /// Segments that the kernel sent again; nothing where agents carry connections.
+    #[serde(default)]
+    pub retransmits: Option<u64>,
 }
 
 /// A certificate of this node.

@@ -46,7 +46,7 @@ use crate::admin;
 use crate::capture::{Capturer, Inputs, Locator, NodePods, Pods};
 use crate::cli::{AgentArgs, Recognise};
 use crate::observe::Observer;
-use crate::proxy::{Direct, Identities};
+use crate::proxy::{Direct, Identities, Plain};
 use asked::Asked;
 
 use drain::Drains;
@@ -116,7 +116,7 @@ async fn agent(args: AgentArgs, logs: Logs) -> anyhow::Result<()> {
     kernel.attach_agent(std::os::fd::AsFd::as_fd(&own), own.id())?;
     kernel.spawn_logs();
     let refused = kernel.refusals()?;
-    let direct = kernel.direct_events()?;
+    let (direct, plain) = (kernel.direct_events()?, kernel.plain_events()?);
 
     let svids = SvidStore::new(bundle, Arc::new(SystemTime::now));
     svids.ask_for(Duration::from_secs(args.svid_life));
@@ -198,6 +198,13 @@ async fn agent(args: AgentArgs, logs: Logs) -> anyhow::Result<()> {
         paused: is_paused.clone(),
     };
     tokio::task::spawn_local(follower.run(direct));
+    let follower = Plain {
+        snapshot: discovery.snapshot.clone(),
+        pods: pods.clone(),
+        observer: observer.clone(),
+        paused: is_paused.clone(),
+    };
+    tokio::task::spawn_local(follower.run(plain));
     let drains = Drains::new(observer.clone());
     tokio::spawn(observer.clone().remember_requests());
     let source = Arc::new(AgentSource::new(

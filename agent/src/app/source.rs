@@ -117,9 +117,10 @@ impl AgentSource {
     }
 
     fn plaintext(&self) -> Vec<ConnectionView> {
+        let mut told = self.observer.ends();
         let open = locked(&self.kernel).guards().direct();
-        let direct = open.into_iter().map(|c| (c.source, c.destination)).collect();
-        plaintext::connections(&self.pods, &self.snapshot(), &direct)
+        told.extend(open.into_iter().map(|c| (c.source, c.destination)));
+        plaintext::connections(&self.pods, &self.snapshot(), &told)
     }
 }
 
@@ -240,18 +241,33 @@ impl Source for AgentSource {
             let by_owner = |party: Party| Party { name: party.owner.clone(), ..party };
             *plain.entry((by_owner(connection.source), by_owner(connection.destination))).or_insert(0) += 1;
         }
-        edges.extend(plain.into_iter().map(|((source, destination), open)| EdgeView {
-            direction: "outbound".to_owned(),
-            source,
-            destination,
-            secured: Secured::Plaintext,
-            connections: open,
-            open,
-            sent_bytes: 0,
-            received_bytes: 0,
-            reason: None,
-            detail: None,
-        }));
+        for ((source, destination), open) in plain {
+            let direction = "outbound".to_owned();
+            let is_it = |edge: &&mut EdgeView| {
+                (&edge.direction, &edge.source, &edge.destination, edge.secured)
+                    == (&direction, &source, &destination, Secured::Plaintext)
+            };
+            // Others of it have been followed since they began.
+            if let Some(edge) = edges.iter_mut().find(is_it) {
+                edge.connections += open;
+                edge.open += open;
+                continue;
+            }
+            edges.push(EdgeView {
+                direction,
+                source,
+                destination,
+                secured: Secured::Plaintext,
+                connections: open,
+                open,
+                sent_bytes: 0,
+                received_bytes: 0,
+                reason: None,
+                detail: None,
+                round_trip_seconds: None,
+                retransmits: None,
+            });
+        }
         edges
     }
 

@@ -1,5 +1,5 @@
-//! Connections of captured pods that Lark does not carry: from before the capture, or with peers outside
-//! the mesh. Read from the kernel in the pods' namespaces, so nothing is believed.
+//! Connections of captured pods that Lark does not carry and whose beginning no hook has told: from before the
+//! capture, most of all. Read from the kernel in the pods' namespaces, so nothing is believed.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -15,11 +15,11 @@ use super::strict::older;
 /// Established connections listed of one pod.
 const CONNECTIONS_A_POD: usize = 10_000;
 
-/// All of them on this node but those that are `direct`, by their two ends, for they are told elsewhere.
+/// All of them on this node but those that are `told` elsewhere, by their two ends.
 pub fn connections(
     pods: &Pods,
     snapshot: &Snapshot,
-    direct: &HashSet<(SocketAddr, SocketAddr)>,
+    told: &HashSet<(SocketAddr, SocketAddr)>,
 ) -> Vec<ConnectionView> {
     pods.all()
         .iter()
@@ -27,8 +27,7 @@ pub fn connections(
         .flat_map(|(pod, workload)| {
             let me = Party::of(workload).unproved();
             let (mut found, older) = of_pod(pod, workload, snapshot);
-            found
-                .retain(|c| !direct.contains(&(c.local, c.remote)) && !direct.contains(&(c.remote, c.local)));
+            found.retain(|c| !told.contains(&(c.local, c.remote)) && !told.contains(&(c.remote, c.local)));
             found.into_iter().map(move |found| view(me.clone(), &found, older.contains(&found), snapshot))
         })
         .collect()
@@ -69,9 +68,12 @@ fn view(me: Party, found: &Established, is_older: bool, snapshot: &Snapshot) -> 
         note: if is_older {
             "older than strict or the policy that closed its port, which ends it; see `lark check` if it stays".to_owned()
         } else {
-            "not carried by Lark: older than the capture, or with a peer outside the mesh; either end may have dialled".to_owned()
+            "older than the capture or than this agent, and not carried by it; either end may have dialled"
+                .to_owned()
         },
         protocol: String::new(),
         requests: 0,
+        round_trip_seconds: None,
+        retransmits: None,
     }
 }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use lark_core::view::ConnectionView;
 
 use super::cluster::{ClusterQuery, Told, ask};
-use super::output;
+use super::{output, stat};
 
 pub(super) async fn run(args: &ClusterQuery) -> anyhow::Result<ExitCode> {
     let connections: Told<Vec<ConnectionView>> = ask(args, "connections").await?;
@@ -21,6 +21,8 @@ pub(super) async fn run(args: &ClusterQuery) -> anyhow::Result<ExitCode> {
         "REQUESTS",
         "SENT",
         "RECEIVED",
+        "RTT",
+        "RETRANS",
         "AGE",
         "NOTE",
     ];
@@ -37,6 +39,8 @@ pub(super) async fn run(args: &ClusterQuery) -> anyhow::Result<ExitCode> {
             c.requests.to_string(),
             output::bytes(c.sent_bytes),
             output::bytes(c.received_bytes),
+            stat::latency(c.round_trip_seconds),
+            c.retransmits.map_or_else(|| "-".to_owned(), |count| count.to_string()),
             c.age_seconds.map_or_else(|| "-".to_owned(), output::age),
             output::or_dash(&c.note),
         ]

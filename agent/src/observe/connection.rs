@@ -107,6 +107,7 @@ impl Live {
     }
 
     pub(super) fn view(&self) -> ConnectionView {
+        let (round_trip, retransmits) = self.counters.measured().unzip();
         ConnectionView {
             direction: self.opening.direction.label().to_owned(),
             source: self.opening.source.clone(),
@@ -121,6 +122,8 @@ impl Live {
             note: self.note.get().copied().unwrap_or_default().to_owned(),
             protocol: self.protocol().to_owned(),
             requests: self.requests.load(Ordering::Relaxed),
+            round_trip_seconds: round_trip.map(|time| time.as_secs_f64()),
+            retransmits,
         }
     }
 }
@@ -240,6 +243,10 @@ impl Connection {
         self.told = true;
         if refusal.is_some() {
             let _ = self.live.secured.set(Secured::Denied);
+        } else if self.live.stages.after(Stage::Tunnel).is_some() {
+            // Its source gave up before the other end had accepted it. What it had said is in the tunnel, which a
+            // handshake has proved, and not in plaintext.
+            let _ = self.live.secured.set(Secured::Mtls);
         }
         let opening = &self.live.opening;
         let secured = self.live.secured.get().map_or("", |s| s.sign());

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use lark_core::observe::Secured;
 use lark_core::reason::Reason;
@@ -27,8 +28,22 @@ struct Totals {
     open: u64,
     sent: u64,
     received: u64,
+    /// What the kernel has measured: the last round-trip time, and segments that were sent again.
+    measured: Option<(Duration, u64)>,
     /// Why the last connection was denied, and what was said of it.
     refusal: Option<(Reason, Arc<str>)>,
+}
+
+impl Totals {
+    fn add(&mut self, live: &Live) {
+        self.connections += 1;
+        self.sent += live.counters.sent();
+        self.received += live.counters.received();
+        if let Some((round_trip, retransmits)) = live.counters.measured() {
+            let before = self.measured.map_or(0, |(_, before)| before);
+            self.measured = Some((round_trip, before + u64::from(retransmits)));
+        }
+    }
 }
 
 /// Characters that are kept of what was said.
@@ -57,9 +72,7 @@ impl Edges {
     /// Adds a connection that has ended.
     pub(super) fn fold(&mut self, live: &Live, refusal: Option<(Reason, &str)>) {
         let totals = entry(&mut self.0, key(live));
-        totals.connections += 1;
-        totals.sent += live.counters.sent();
-        totals.received += live.counters.received();
+        totals.add(live);
         if let Some((reason, detail)) = refusal {
             let kept: String = detail.chars().take(DETAIL_MAX).collect();
             totals.refusal = Some((reason, kept.into()));
@@ -72,10 +85,8 @@ impl Edges {
         // One that is being opened is secured by nothing yet, and is no edge before it is.
         for live in live.iter().filter(|l| l.secured.get().is_some()) {
             let totals = entry(&mut all, key(live));
-            totals.connections += 1;
+            totals.add(live);
             totals.open += 1;
-            totals.sent += live.counters.sent();
-            totals.received += live.counters.received();
         }
         all.into_iter().map(|(key, totals)| view(key, totals)).collect()
     }
@@ -92,6 +103,7 @@ fn entry(all: &mut BTreeMap<Key, Totals>, key: Key) -> &mut Totals {
 }
 
 fn view(key: Key, totals: Totals) -> EdgeView {
+    let (round_trip, retransmits) = totals.measured.unzip();
     EdgeView {
         direction: key.direction.label().to_owned(),
         source: key.source,
@@ -103,5 +115,7 @@ fn view(key: Key, totals: Totals) -> EdgeView {
         received_bytes: totals.received,
         reason: totals.refusal.as_ref().map(|(reason, _)| reason.label().to_owned()),
         detail: totals.refusal.map(|(_, detail)| detail.to_string()),
+        round_trip_seconds: round_trip.map(|time| time.as_secs_f64()),
+        retransmits,
     }
 }

@@ -315,7 +315,7 @@ fn describe(collector: &dyn Collector) -> Vec<Described> {
     collector.desc().into_iter().map(described).collect()
 }
 
-fn edge_metrics(edges: &[EdgeView]) -> Result<[Box<dyn Collector>; 4], prometheus::Error> {
+fn edge_metrics(edges: &[EdgeView]) -> Result<[Box<dyn Collector>; 6], prometheus::Error> {
     let counter = |name: &str, help: &str| IntCounterVec::new(Opts::new(name, help), &EDGE_LABELS);
     let opened = counter("lark_proxy_connections_opened_total", "Connections opened, by edge")?;
     let sent = counter("lark_proxy_sent_bytes_total", "Bytes from source to destination, by edge")?;
@@ -323,6 +323,17 @@ fn edge_metrics(edges: &[EdgeView]) -> Result<[Box<dyn Collector>; 4], prometheu
     let open = IntGaugeVec::new(
         Opts::new("lark_proxy_connections_open", "Connections open now, by edge"),
         &EDGE_LABELS,
+    )?;
+    let round_trip = GaugeVec::new(
+        Opts::new(
+            "lark_proxy_round_trip_seconds",
+            "Smoothed round-trip time that the kernel has measured last of connections that no agent carries, by edge",
+        ),
+        &EDGE_LABELS,
+    )?;
+    let retransmits = counter(
+        "lark_proxy_retransmits_total",
+        "Segments that the kernel sent again on connections that no agent carries, by edge",
     )?;
     for edge in edges {
         let labels = [
@@ -337,6 +348,17 @@ fn edge_metrics(edges: &[EdgeView]) -> Result<[Box<dyn Collector>; 4], prometheu
         sent.with_label_values(&labels).inc_by(edge.sent_bytes);
         received.with_label_values(&labels).inc_by(edge.received_bytes);
         open.with_label_values(&labels).add(i64::try_from(edge.open).unwrap_or(i64::MAX));
+        if let (Some(seconds), Some(again)) = (edge.round_trip_seconds, edge.retransmits) {
+            round_trip.with_label_values(&labels).set(seconds);
+            retransmits.with_label_values(&labels).inc_by(again);
+        }
     }
-    Ok([Box::new(opened), Box::new(sent), Box::new(received), Box::new(open)])
+    Ok([
+        Box::new(opened),
+        Box::new(sent),
+        Box::new(received),
+        Box::new(open),
+        Box::new(round_trip),
+        Box::new(retransmits),
+    ])
 }

@@ -16,7 +16,8 @@ pub use connection::{Connection, Direction, Opening};
 pub use metrics::{Described, Gauge, Gauges, exposed};
 pub use taps::Tap;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -209,6 +210,12 @@ impl Observer {
         let mut all: Vec<_> = locked(&self.0.live).iter().map(|(id, live)| (*id, live.view())).collect();
         all.sort_by_key(|(id, _)| *id);
         all.into_iter().map(|(_, view)| view).collect()
+    }
+
+    /// The two ends of all that are open.
+    pub fn ends(&self) -> HashSet<(SocketAddr, SocketAddr)> {
+        let live = locked(&self.0.live);
+        live.values().map(|l| (l.opening.source_address, l.opening.destination_address)).collect()
     }
 
     /// The last connection between two ends, which are named `NAMESPACE/NAME` or by their addresses, that began

@@ -65,6 +65,31 @@ fn a_refusal_is_a_denied_edge_with_its_reason() {
 }
 
 #[test]
+fn what_its_source_gave_up_in_a_tunnel_is_no_plaintext() {
+    let observer = Observer::new().unwrap();
+    let connection = observer.open(opening("web", "db"));
+    connection.has_tunnel(true);
+    connection.ended(lark_core::explain::Ending::ResetBySource, None);
+    assert_eq!(observer.edges().iter().map(|edge| edge.secured).collect::<Vec<_>>(), [Secured::Mtls]);
+}
+
+#[test]
+fn what_the_kernel_measures_is_told_of_edges_and_of_no_others() {
+    let observer = Observer::new().unwrap();
+    for measured in [(300, 2), (500, 1)] {
+        let connection = observer.open(opening("web", "db"));
+        (connection.securer())(Secured::Plaintext);
+        connection.counters().measure(measured.0, measured.1);
+        connection.ended(lark_core::explain::Ending::Clean, None);
+    }
+    (observer.open(opening("web", "cache")).securer())(Secured::Mtls);
+    let text = observer.metrics(&vec![]).unwrap();
+    let last = |name| line(&text, name).iter().map(|l| l.rsplit(' ').next().unwrap()).collect::<Vec<_>>();
+    assert_eq!(last("lark_proxy_round_trip_seconds"), ["0.0005"]);
+    assert_eq!(last("lark_proxy_retransmits_total"), ["3"]);
+}
+
+#[test]
 fn hostile_names_do_not_grow_the_table() {
     let observer = Observer::new().unwrap();
     for i in 0..edges::EDGES_MAX + 500 {

@@ -5,28 +5,23 @@
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
-use lark_abi::{DirectEvent, DirectSocket};
+use lark_abi::{FollowedEvent, FollowedSocket};
 use lark_bpf::socket_maps::socket_address;
-use lark_bpf::{DirectEvents, Kernel, OpenDirect};
+use lark_bpf::{FollowedEvents, Kernel, OpenDirect};
 use lark_core::explain::Ending;
 use lark_core::observe::Secured;
 use lark_core::policy::{At, Passage};
 use lark_core::reason::Reason;
 use lark_core::snapshot::Snapshot;
 use lark_core::view::Party;
-use lark_sys::connections::{counted, destroy_on_loopback};
+use lark_sys::connections::destroy_on_loopback;
 use tokio::sync::watch;
 
+use super::follow::{Follower, by_pod, counts, ending, follow};
 use super::standing::{Held, Standing};
 use crate::capture::{ConnectionOf, Doubted, Pod, Pods};
 use crate::observe::{Connection, Direction, Observer, Opening};
-
-/// How often open connections are counted, and looked for those whose beginning or end was not told ...
-const LOOK: Duration = Duration::from_secs(1);
-/// ... unless that took more than this share of the time.
-const SHARE: u32 = 50;
 
 /// Follows direct connections.
 pub struct Direct {
@@ -80,64 +75,35 @@ struct Table {
 
 impl Direct {
     /// Follows them for as long as the agent runs. Needs a runtime that takes local tasks.
-    pub async fn run(mut self, mut events: DirectEvents) {
+    pub async fn run(self, events: FollowedEvents) {
         let standing = Standing::new(self.observer.clone());
         tokio::task::spawn_local(standing.clone().follow(self.snapshot.clone()));
-        let mut table = Table::default();
-        // A moment, and not a time from each event: those that come all the time must not put it off.
-        let mut next = tokio::time::Instant::now() + LOOK;
-        loop {
-            if *self.paused.borrow_and_update() {
-                table.open.drain().for_each(|(_, open)| open.connection.leave());
-                if self.paused.wait_for(|paused| !paused).await.is_err() {
-                    return;
-                }
-            }
-            tokio::select! {
-                event = events.next() => match event {
-                    Ok(event) => self.hear(&mut table, &standing, &event),
-                    Err(error) => {
-                        tracing::error!(%error, "direct connections cannot be followed any more");
-                        return;
-                    }
-                },
-                () = tokio::time::sleep_until(next) => {
-                    let began = Instant::now();
-                    self.look(&mut table, &standing);
-                    next = tokio::time::Instant::now() + LOOK.max(began.elapsed() * SHARE);
-                }
-                changed = self.paused.changed() => if changed.is_err() { return },
-            }
-        }
+        let paused = self.paused.clone();
+        follow(Following { of: self, standing, table: Table::default() }, events, paused).await;
     }
 
-    fn hear(&self, table: &mut Table, standing: &Standing, event: &DirectEvent) {
+    fn hear(&self, table: &mut Table, standing: &Standing, event: &FollowedEvent) {
         let ends = Ends {
             source: self.pods.by_id(event.pod),
-            destination: self.pods.by_acceptor(event.acceptor),
+            destination: self.pods.by_acceptor(event.namespace),
             from: socket_address(event.source, event.source_port),
             to: socket_address(event.destination, event.port),
         };
         match event.kind {
-            DirectEvent::OPENED if ends.are_known() => {
+            FollowedEvent::OPENED if ends.are_known() => {
                 let open = self.open(standing, ends);
                 table.open.insert(event.cookie, open);
             }
-            DirectEvent::CLOSED => {
+            FollowedEvent::CLOSED => {
                 // One whose beginning was not told is told as a whole.
                 let open = table.open.remove(&event.cookie).unwrap_or_else(|| self.open(standing, ends));
                 open.connection.counters().reach(event.sent, event.received);
-                let ending = match event.seen & (DirectSocket::END_IN | DirectSocket::END_OUT) {
-                    0 | DirectSocket::END_IN => Ending::Reset,
-                    // The kernel does not wait for the other end once the source has closed its socket.
-                    _ => Ending::Clean,
-                };
-                tracing::debug!(from = %open.ends.0, to = %open.ends.1, rtt_us = event.rtt_us, retransmits = event.retransmits, "a direct connection ended");
-                open.end(ending);
+                open.connection.counters().measure(event.rtt_us, event.retransmits);
+                open.end(ending(event));
             }
-            DirectEvent::UNCONFIRMED => {
-                let is_recorded = event.seen & DirectSocket::UNRECORDED == 0;
-                self.cut_off(is_recorded.then_some(event.acceptor), &ends);
+            FollowedEvent::UNCONFIRMED => {
+                let is_recorded = event.seen & FollowedSocket::UNRECORDED == 0;
+                self.cut_off(is_recorded.then_some(event.namespace), &ends);
             }
             _ => {}
         }
@@ -228,22 +194,40 @@ impl Direct {
 
     /// Bytes so far, as the sockets that dialled have counted them.
     fn count(&self, table: &Table) {
-        let mut pods: HashMap<u32, (&Arc<Pod>, Vec<&Open>)> = HashMap::new();
-        for open in table.open.values() {
-            if let Some(pod) = &open.source {
-                pods.entry(pod.id).or_insert_with(|| (pod, Vec::new())).1.push(open);
-            }
-        }
-        for (pod, open) in pods.into_values() {
-            let Ok(Ok(found)) = pod.netns.within(counted) else { continue };
-            let found: HashMap<_, _> =
-                found.into_iter().map(|c| ((c.local, c.remote), (c.sent, c.received))).collect();
+        let open = table.open.values().filter_map(|open| Some((open.source.clone()?, open)));
+        for (pod, open) in by_pod(open) {
+            let Some(found) = counts(&pod) else { continue };
             for open in open {
-                if let Some((sent, received)) = found.get(&open.ends) {
-                    open.connection.counters().reach(*sent, *received);
+                if let Some(found) = found.get(&open.ends) {
+                    let counters = open.connection.counters();
+                    counters.reach(found.sent, found.received);
+                    counters.measure(found.rtt_us, found.retransmits);
                 }
             }
         }
+    }
+}
+
+/// All that following them needs.
+struct Following {
+    of: Direct,
+    standing: Standing,
+    table: Table,
+}
+
+impl Follower for Following {
+    const KIND: &'static str = "direct";
+
+    fn hear(&mut self, event: &FollowedEvent) {
+        self.of.hear(&mut self.table, &self.standing, event);
+    }
+
+    fn look(&mut self) {
+        self.of.look(&mut self.table, &self.standing);
+    }
+
+    fn leave(&mut self) {
+        self.table.open.drain().for_each(|(_, open)| open.connection.leave());
     }
 }
 

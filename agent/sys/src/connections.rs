@@ -18,7 +18,7 @@ pub struct Established {
     pub cgroup: Option<u64>,
 }
 
-/// A connection with the payload that its own end has counted so far.
+/// A connection with what its own end has counted and measured so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Counted {
     /// Its own end.
@@ -27,8 +27,12 @@ pub struct Counted {
     pub remote: SocketAddr,
     /// Bytes that were sent, each once.
     pub sent: u64,
-    /// Bytes that were received. The other end's close is one of them until this one closes too.
+    /// Bytes that were received.
     pub received: u64,
+    /// The smoothed round-trip time in microseconds; 0 before there is one.
+    pub rtt_us: u32,
+    /// Segments that were sent again.
+    pub retransmits: u32,
 }
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
@@ -40,10 +44,14 @@ const TCP_LISTEN: u32 = 10;
 /// (include/net/tcp_states.h).
 const OPEN: u32 = 1 << TCP_ESTABLISHED | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 11;
 const TCP_TIME_WAIT: u32 = 6;
+/// Those of them in which the other end has closed: CLOSE_WAIT, LAST_ACK and CLOSING.
+const ENDED: u32 = 1 << 8 | 1 << 9 | 1 << 11;
 /// `INET_DIAG_NOCOOKIE` twice: whichever socket it is.
 const NO_COOKIE: [u8; 8] = [0xff; 8];
 /// `INET_DIAG_INFO`: `struct tcp_info` (include/uapi/linux/tcp.h), of which these are offsets.
 const ATTRIBUTE_INFO: u16 = 2;
+const RTT: usize = 68;
+const TOTAL_RETRANS: usize = 100;
 const BYTES_RECEIVED: usize = 128;
 const BYTES_SENT: usize = 200;
 const BYTES_RETRANS: usize = 208;
@@ -98,8 +106,12 @@ fn count(message: &[u8]) -> Option<Counted> {
     let Established { local, remote, .. } = parse(message)?;
     let info = netlink::attribute(message.get(MESSAGE..)?, ATTRIBUTE_INFO)?;
     let long = |at: usize| Some(u64::from_ne_bytes(info.get(at..at + 8)?.try_into().ok()?));
+    let word = |at: usize| Some(u32::from_ne_bytes(info.get(at..at + 4)?.try_into().ok()?));
     let sent = long(BYTES_SENT)?.saturating_sub(long(BYTES_RETRANS)?);
-    Some(Counted { local, remote, sent, received: long(BYTES_RECEIVED)? })
+    // The kernel counts the other end's close as a byte (RFC 9293, 3.4).
+    let has_ended = message.get(1).is_some_and(|state| 1 << state & ENDED != 0);
+    let received = long(BYTES_RECEIVED)?.saturating_sub(u64::from(has_ended));
+    Some(Counted { local, remote, sent, received, rtt_us: word(RTT)?, retransmits: word(TOTAL_RETRANS)? })
 }
 
 fn in_states(states: u32, limit: usize) -> io::Result<Vec<Established>> {
@@ -260,10 +272,15 @@ mod tests {
             io::Write::write_all(&mut &client, b"twelve bytes").unwrap();
             let ends = (client.local_addr().unwrap(), client.peer_addr().unwrap());
             let sent = counted().unwrap().into_iter().find(|c| (c.local, c.remote) == ends);
-            assert_eq!(sent.map(|c| (c.sent, c.received)), Some((12, 0)));
+            assert_eq!(sent.map(|c| (c.sent, c.received, c.retransmits)), Some((12, 0, 0)));
+            // By loopback; the handshake alone gives one.
+            let rtt = sent.map(|c| c.rtt_us).unwrap();
+            assert!((1..1_000_000).contains(&rtt), "{rtt}");
             client.shutdown(std::net::Shutdown::Write).unwrap();
-            let ends = (client.local_addr().unwrap(), client.peer_addr().unwrap());
             assert!(open(usize::MAX).unwrap().iter().any(|c| (c.local, c.remote) == ends));
+            // Its end is no payload of the other one's.
+            let other = counted().unwrap().into_iter().find(|c| (c.remote, c.local) == ends);
+            assert_eq!(other.map(|c| (c.sent, c.received)), Some((0, 12)));
         }
     }
 

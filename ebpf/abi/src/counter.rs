@@ -72,7 +72,7 @@ counters! {
     ProbePassed = 23, "probe_passed";
     /// The map of connections that somebody vouches for is full, so one of them was refused.
     PassesFull = 24, "passes_full";
-    /// A refusal was counted but not told, because nobody read the buffer fast enough.
+    /// A refusal, or a connection that no agent carries, was not told, because nobody read the buffer fast enough.
     EventsLost = 25, "events_lost";
     /// A strict pod has no certificate yet; its connect was refused.
     PendingRefused = 26, "pending_refused";

@@ -3,7 +3,6 @@
 //! is to accept; a hook of the pod in there says so while it answers the SYN, and without that nothing of the
 //! connection leaves the pod that dials.
 
-use crate::address::Address;
 use crate::entry::PodEntry;
 use crate::verdict::ConnectFacts;
 
@@ -39,84 +38,6 @@ pub const fn acceptor_of(cookie: u64) -> u32 {
     (cookie & 0xffff_ffff) as u32
 }
 
-/// What a socket that was left alone by a verdict remembers (socket storage).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[repr(C)]
-pub struct DirectSocket {
-    /// Where it dials.
-    pub destination: Address,
-    /// From where, once that is known.
-    pub source: Address,
-    /// The port that it dials.
-    pub port: u16,
-    /// Its own port, once that is known.
-    pub source_port: u16,
-    /// The agent's number for the pod.
-    pub pod: u32,
-    /// Who is to accept.
-    pub acceptor: u32,
-    /// [`DirectSocket::OPEN`] and others.
-    pub seen: u32,
-    /// The lower half of what it had received when its own end was acknowledged.
-    pub received: u32,
-    /// Always zero.
-    pub padding: u32,
-}
-
-impl DirectSocket {
-    /// It was established, and the right one had accepted.
-    pub const OPEN: u32 = 1;
-    /// The other end has closed its direction; the kernel counts that as a byte received (RFC 9293, 3.4).
-    pub const END_IN: u32 = 2;
-    /// This end has closed its direction and that was acknowledged; the kernel counts that as a byte too.
-    pub const END_OUT: u32 = 4;
-    /// There was no room to record it, so nobody could say that he is the right one.
-    pub const UNRECORDED: u32 = 8;
-}
-
-/// What becomes of a direct connection, told to user space.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[repr(C)]
-pub struct DirectEvent {
-    /// Cookie of the socket that dials.
-    pub cookie: u64,
-    /// Payload that the other end has acknowledged.
-    pub sent: u64,
-    /// Payload that was received.
-    pub received: u64,
-    /// From where.
-    pub source: Address,
-    /// Where to.
-    pub destination: Address,
-    /// The port of the source, host byte order.
-    pub source_port: u16,
-    /// The port that is dialled.
-    pub port: u16,
-    /// [`DirectEvent::OPENED`] and others.
-    pub kind: u32,
-    /// The agent's number for the pod that dials.
-    pub pod: u32,
-    /// Who accepted.
-    pub acceptor: u32,
-    /// What was seen of its ends, as in [`DirectSocket`].
-    pub seen: u32,
-    /// The smoothed round-trip time in microseconds.
-    pub rtt_us: u32,
-    /// Segments that were sent again.
-    pub retransmits: u32,
-    /// Always zero.
-    pub padding: u32,
-}
-
-impl DirectEvent {
-    /// It is established.
-    pub const OPENED: u32 = 1;
-    /// It has ended.
-    pub const CLOSED: u32 = 2;
-    /// Whoever answered is not the one that the verdict names; nothing left the pod that dialled.
-    pub const UNCONFIRMED: u32 = 3;
-}
-
 /// Who is to accept a connect that would be taken to the agent; 0 if it is to be taken. `exact` is the verdict
 /// for the very port, which beats the one for all others even if it is of another generation.
 #[inline(always)]
@@ -137,41 +58,13 @@ pub fn acceptor(
     if found.generation == generation { found.acceptor } else { 0 }
 }
 
-/// What has been seen of a socket's ends once it goes from one state to another. `all_acked`: everything that
-/// was sent is acknowledged; `grew`: more was received since its own end was acknowledged.
-#[inline(always)]
-pub fn ends(seen: u32, old: u32, new: u32, all_acked: bool, grew: bool) -> u32 {
-    // include/net/tcp_states.h
-    const FIN_WAIT2: u32 = 5;
-    const CLOSE: u32 = 7;
-    const CLOSE_WAIT: u32 = 8;
-    const LAST_ACK: u32 = 9;
-    const CLOSING: u32 = 11;
-    match (old, new) {
-        (_, CLOSE_WAIT | CLOSING) => seen | DirectSocket::END_IN,
-        (_, FIN_WAIT2) => seen | DirectSocket::END_OUT,
-        (LAST_ACK | CLOSING, CLOSE) if all_acked => seen | DirectSocket::END_OUT,
-        // Into TIME_WAIT, which is another socket's by then.
-        (FIN_WAIT2, CLOSE) if grew => seen | DirectSocket::END_IN,
-        _ => seen,
-    }
-}
-
-/// Payload in both directions, from what the kernel counts: with the SYN and each end as a byte.
-#[inline(always)]
-pub fn payload(acked: u64, received: u64, seen: u32) -> (u64, u64) {
-    let end = |flag: u32| if seen & flag != 0 { 1 } else { 0 };
-    (acked.saturating_sub(1 + end(DirectSocket::END_OUT)), received.saturating_sub(end(DirectSocket::END_IN)))
-}
-
 const _: () = assert!(size_of::<DirectKey>() == 24);
 const _: () = assert!(size_of::<DirectValue>() == 8);
-const _: () = assert!(size_of::<DirectSocket>() == 56);
-const _: () = assert!(size_of::<DirectEvent>() == 88);
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::address::Address;
     use core::net::IpAddr;
     use proptest::prelude::*;
 
@@ -237,30 +130,6 @@ mod tests {
         }
         let host = PodEntry { flags: PodEntry::ACTIVE | PodEntry::HOST_NETWORK, ..pod() };
         assert_eq!(asked(&host, &facts()), 0);
-    }
-
-    #[test]
-    fn ends_are_told_from_payload_whichever_side_is_first() {
-        const IN: u32 = DirectSocket::END_IN;
-        const OUT: u32 = DirectSocket::END_OUT;
-        // ESTABLISHED 1, FIN_WAIT1 4, FIN_WAIT2 5, CLOSE 7, CLOSE_WAIT 8, LAST_ACK 9, CLOSING 11.
-        for (way, all_acked, grew, expected) in [
-            (&[(1, 4), (4, 5), (5, 7)][..], true, true, IN | OUT),
-            (&[(1, 4), (4, 5), (5, 7)], true, false, OUT),
-            (&[(1, 4), (4, 11), (11, 7)], true, false, IN | OUT),
-            (&[(1, 8), (8, 9), (9, 7)], true, false, IN | OUT),
-            // Reset in between.
-            (&[(1, 8), (8, 9), (9, 7)], false, false, IN),
-            (&[(1, 8), (8, 7)], true, false, IN),
-            (&[(1, 4), (4, 7)], false, false, 0),
-            (&[(1, 7)], true, true, 0),
-        ] {
-            let seen = way.iter().fold(0, |seen, (old, new)| ends(seen, *old, *new, all_acked, grew));
-            assert_eq!(seen, expected, "{way:?}");
-        }
-        assert_eq!(payload(1, 0, 0), (0, 0));
-        assert_eq!(payload(12, 5, IN | OUT), (10, 4));
-        assert_eq!(payload(0, 0, IN | OUT), (0, 0));
     }
 
     proptest! {

@@ -12,6 +12,8 @@ pub mod counter;
 pub mod direct;
 /// Values and keys of the maps.
 pub mod entry;
+/// Connections that no agent carries.
+pub mod follow;
 /// What reaches a strict pod.
 pub mod guard;
 /// What a connect hook decides.
@@ -24,10 +26,11 @@ mod pod;
 
 pub use address::{Address, Tuple};
 pub use counter::Counter;
-pub use direct::{DirectEvent, DirectKey, DirectSocket, DirectValue};
+pub use direct::{DirectKey, DirectValue};
 pub use entry::{
     Config, DestinationKey, DestinationValue, Flow, Guard, LAYOUT_VERSION, Pass, PeerName, PodEntry, Refused,
     WORKERS_MAX,
 };
+pub use follow::{FollowedEvent, FollowedSocket};
 pub use guard::{Admission, LookupFacts};
 pub use verdict::{ConnectFacts, Gate, Verdict};

@@ -1,10 +1,11 @@
 //! Which types aya may copy to and from maps byte by byte.
 
 use crate::address::{Address, Tuple};
-use crate::direct::{DirectEvent, DirectKey, DirectSocket, DirectValue};
+use crate::direct::{DirectKey, DirectValue};
 use crate::entry::{
     Config, DestinationKey, DestinationValue, Flow, Guard, Pass, PeerName, PodEntry, Refused,
 };
+use crate::follow::{FollowedEvent, FollowedSocket};
 
 macro_rules! plain {
     ($($kind:ty),+) => { $(
@@ -20,11 +21,11 @@ plain!(
     Config,
     DestinationKey,
     DestinationValue,
-    DirectEvent,
     DirectKey,
-    DirectSocket,
     DirectValue,
     Flow,
+    FollowedEvent,
+    FollowedSocket,
     Guard,
     Pass,
     PeerName,

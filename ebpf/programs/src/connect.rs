@@ -14,7 +14,7 @@ use lark_abi::{
 };
 
 use crate::{
-    direct,
+    direct, follow,
     maps::{CONFIG, DESTINATIONS, HEARTBEAT, POD, RANGES, SK_PEER, count, raw},
     sock_addr,
 };
@@ -40,7 +40,7 @@ pub fn hook(
     // What an earlier connect of this socket left behind must not name a peer of this one.
     // SAFETY: `sk` is the context's socket.
     unsafe { bpf_sk_storage_delete(raw(&SK_PEER), sk.cast()) };
-    direct::clear(sk);
+    follow::clear(sk);
 
     // SAFETY: the kernel's pointer to this attachment's storage; user space replaces the value as a
     // whole, under RCU.
@@ -64,7 +64,10 @@ pub fn hook(
             count(Counter::UnknownTaken);
             &UNKNOWN
         }
-        None => return untouched(Counter::NotMesh),
+        None => {
+            follow::mark_plain(sk, pod, &facts);
+            return untouched(Counter::NotMesh);
+        }
     };
     let Some(config) = CONFIG.get(0) else { return untouched(Counter::PodInactive) };
     facts.device = sock_addr::device(sk);
@@ -75,12 +78,15 @@ pub fn hook(
     let now = unsafe { bpf_ktime_get_boot_ns() };
     facts.heartbeat_age_ns = now.saturating_sub(HEARTBEAT.get(0).copied().unwrap_or(0));
     match decide(pod, config, &facts, found) {
-        Verdict::Untouched(counter) => untouched(counter),
+        Verdict::Untouched(counter) => {
+            follow::mark_plain(sk, pod, &facts);
+            untouched(counter)
+        }
         Verdict::Refuse(counter) => refuse(counter),
         Verdict::Redirect { address, port } => {
             let acceptor = direct::verdict(pod, &facts);
             if acceptor != 0 {
-                if !direct::mark(sk, pod, &facts, acceptor) {
+                if !follow::mark_direct(sk, pod, &facts, acceptor) {
                     return refuse(Counter::StorageFailed);
                 }
                 return untouched(Counter::Direct);

@@ -6,19 +6,15 @@
 //! not, the address has changed hands: the socket is bound to the loopback device, so that nothing, not even the
 //! handshake's last acknowledgement, leaves the pod. User space is told and ends it.
 
-use aya_ebpf::{
-    EbpfContext as _,
-    bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock},
-    helpers::{bpf_setsockopt, bpf_sk_storage_delete, bpf_sk_storage_get},
-    programs::SockOpsContext,
-};
+use aya_ebpf::{EbpfContext as _, helpers::bpf_setsockopt, programs::SockOpsContext};
 use lark_abi::{
-    ConnectFacts, Counter, DirectEvent, DirectKey, DirectSocket, DirectValue, Pass, PodEntry, Tuple,
-    direct::{acceptor, acceptor_of, ends, payload},
+    ConnectFacts, Counter, DirectKey, DirectValue, FollowedEvent, FollowedSocket, Pass, PodEntry, Tuple,
+    direct::{acceptor, acceptor_of},
 };
 
 use crate::{
-    maps::{DIRECT, DIRECT_EVENTS, DIRECT_PASSES, GENERATION, SK_DIRECT, count, raw},
+    follow,
+    maps::{DIRECT, DIRECT_PASSES, GENERATION, count},
     passes, tuple,
 };
 
@@ -51,42 +47,17 @@ fn look_up(key: &DirectKey) -> DirectValue {
     }
 }
 
-/// Marks the socket of a connect that is left alone; false if the kernel had no memory.
-#[inline(always)]
-pub fn mark(sk: *mut bpf_sock, pod: &PodEntry, facts: &ConnectFacts, acceptor: u32) -> bool {
-    let mut socket = DirectSocket {
-        destination: facts.destination,
-        port: facts.port,
-        pod: pod.pod_id,
-        acceptor,
-        ..DirectSocket::default()
-    };
-    // SAFETY: `sk` is the context's socket and the value lives across the call.
-    let stored = unsafe {
-        bpf_sk_storage_get(
-            raw(&SK_DIRECT),
-            sk.cast(),
-            core::ptr::from_mut(&mut socket).cast(),
-            BPF_SK_STORAGE_GET_F_CREATE.into(),
-        )
-    };
-    !stored.is_null()
-}
-
 /// The four-tuple is complete: records it for whoever is asked on its way.
 #[inline(always)]
-pub fn connecting(ctx: &SockOpsContext, socket: &mut DirectSocket) {
+pub fn connecting(ctx: &SockOpsContext, socket: &mut FollowedSocket) {
     let key = passes::key(ctx);
-    socket.source = key.source;
-    socket.source_port = key.source_port;
     // A connect that was turned elsewhere after our hook (another product's) is recorded by nobody, and so cut
     // off once it is established.
     if key.destination.same(&socket.destination) && key.destination_port == socket.port {
-        if !passes::record_direct(ctx, &key, socket.acceptor) {
-            socket.seen |= DirectSocket::UNRECORDED;
+        if !passes::record_direct(ctx, &key, socket.namespace) {
+            socket.seen |= FollowedSocket::UNRECORDED;
         }
     }
-    tuple::ask_for_states(ctx);
 }
 
 /// This end answers a SYN: says where it is, if it is meant.
@@ -106,18 +77,18 @@ pub fn accepting(ctx: &SockOpsContext) {
 
 /// The dialling end is established, and may not have sent anything but its SYN.
 #[inline(always)]
-pub fn established(ctx: &SockOpsContext, socket: &mut DirectSocket) {
+pub fn established(ctx: &SockOpsContext, socket: &mut FollowedSocket) {
     // SAFETY: read under RCU and copied.
     let pass = unsafe { DIRECT_PASSES.get(&dialled(socket)) }.copied();
     let is_confirmed =
         pass.is_some_and(|pass| pass.kind == Pass::CONFIRMED && pass.cookie == tuple::cookie(ctx));
     if is_confirmed {
-        socket.seen |= DirectSocket::OPEN;
-        tell(ctx, socket, DirectEvent::OPENED);
+        socket.seen |= FollowedSocket::OPEN;
+        follow::tell(ctx, socket, FollowedEvent::OPENED);
     } else {
         count(Counter::DirectUnconfirmed);
         cut_off(ctx);
-        tell(ctx, socket, DirectEvent::UNCONFIRMED);
+        follow::tell(ctx, socket, FollowedEvent::UNCONFIRMED);
     }
 }
 
@@ -142,29 +113,9 @@ fn cut_off(ctx: &SockOpsContext) {
     };
 }
 
-/// The dialling end's state changes.
-#[inline(always)]
-pub fn state(ctx: &SockOpsContext, socket: &mut DirectSocket) {
-    let (old, new) = tuple::states(ctx);
-    let received = (tuple::bytes_received(ctx) & 0xffff_ffff) as u32;
-    let before = socket.seen;
-    socket.seen = ends(before, old, new, tuple::all_acked(ctx), received != socket.received);
-    if socket.seen & !before & DirectSocket::END_OUT != 0 {
-        socket.received = received;
-    }
-    if !tuple::closes(ctx) {
-        return;
-    }
-    passes::forget_direct(ctx, &dialled(socket));
-    if socket.seen & DirectSocket::OPEN != 0 {
-        tell(ctx, socket, DirectEvent::CLOSED);
-        socket.seen = 0;
-    }
-}
-
 /// The tuple as it was recorded: the socket's own addresses may be gone by now.
 #[inline(always)]
-fn dialled(socket: &DirectSocket) -> Tuple {
+pub fn dialled(socket: &FollowedSocket) -> Tuple {
     Tuple {
         netns: 0,
         source: socket.source,
@@ -173,35 +124,4 @@ fn dialled(socket: &DirectSocket) -> Tuple {
         destination_port: socket.port,
         padding: 0,
     }
-}
-
-#[inline(always)]
-fn tell(ctx: &SockOpsContext, socket: &DirectSocket, kind: u32) {
-    let (sent, received) = payload(tuple::bytes_acked(ctx), tuple::bytes_received(ctx), socket.seen);
-    let event = DirectEvent {
-        cookie: tuple::cookie(ctx),
-        sent,
-        received,
-        source: socket.source,
-        destination: socket.destination,
-        source_port: socket.source_port,
-        port: socket.port,
-        kind,
-        pod: socket.pod,
-        acceptor: socket.acceptor,
-        seen: socket.seen,
-        rtt_us: tuple::rtt_us(ctx),
-        retransmits: tuple::retransmits(ctx),
-        padding: 0,
-    };
-    if DIRECT_EVENTS.output(event, 0).is_err() {
-        count(Counter::EventsLost);
-    }
-}
-
-/// What an earlier connect of a socket left behind must not be taken for this one's.
-#[inline(always)]
-pub fn clear(sk: *mut bpf_sock) {
-    // SAFETY: `sk` is the context's socket.
-    unsafe { bpf_sk_storage_delete(raw(&SK_DIRECT), sk.cast()) };
 }

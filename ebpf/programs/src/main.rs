@@ -27,6 +27,8 @@ mod name;
 
 /// Connections that a verdict leaves to two pods of one node.
 mod direct;
+/// Connections that no agent carries.
+mod follow;
 
 mod agent_sock_ops;
 mod pod_sock_ops;

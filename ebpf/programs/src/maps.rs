@@ -8,8 +8,8 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use lark_abi::{
-    Config, Counter, DestinationKey, DestinationValue, DirectEvent, DirectKey, DirectSocket, DirectValue,
-    Flow, Guard, Pass, PeerName, PodEntry, Refused, Tuple, counter, entry::RangeData,
+    Config, Counter, DestinationKey, DestinationValue, DirectKey, DirectValue, Flow, FollowedEvent,
+    FollowedSocket, Guard, Pass, PeerName, PodEntry, Refused, Tuple, counter, entry::RangeData,
 };
 
 const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
@@ -97,14 +97,19 @@ pub static DIRECT: HashMap<DirectKey, DirectValue, 131_072, NO_PREALLOC> = HashM
 #[btf_map]
 pub static GENERATION: Array<u32, 1> = Array::new();
 
-/// What a socket remembers that was left alone by a verdict. Freed with the socket.
+/// What a socket remembers of a connection that no agent carries. Freed with the socket.
 #[btf_map]
-pub static SK_DIRECT: SkStorage<DirectSocket> = SkStorage::new();
+pub static SK_FOLLOWED: SkStorage<FollowedSocket> = SkStorage::new();
 
 /// What becomes of direct connections, not pinned: each agent reads what its own programs write. 512 KiB are
 /// 5,400; when full they are counted and not told, and user space looks for itself what is open.
 #[btf_map]
-pub static DIRECT_EVENTS: RingBuf<DirectEvent, 524_288> = RingBuf::new();
+pub static DIRECT_EVENTS: RingBuf<FollowedEvent, 524_288> = RingBuf::new();
+
+/// The same of connections in plaintext. When full they are counted and not told; what stays open is listed
+/// nevertheless.
+#[btf_map]
+pub static PLAIN_EVENTS: RingBuf<FollowedEvent, 524_288> = RingBuf::new();
 
 /// Settings (one).
 #[btf_map]

@@ -48,6 +48,12 @@ pub fn of(key: &Tuple) -> Option<Pass> {
     if direct.kind != 0 { Some(direct) } else { None }
 }
 
+/// Whether a verdict left it to two pods.
+#[inline(always)]
+pub fn is_direct(key: &Tuple) -> bool {
+    read(&DIRECT_PASSES, key).kind != 0
+}
+
 /// What is recorded; of kind 0 if nothing is. The fields are read where they are found, as in `direct.rs`.
 #[inline(always)]
 fn read(map: &Passes, key: &Tuple) -> Pass {

@@ -1,13 +1,13 @@
 //! sock_ops on the pod's cgroup (Linux 4.13; socket storage from it since 5.10): publishes redirected
-//! connects to the agent, takes the source addresses of deliveries over into accepted sockets, and follows direct
-//! connections at both of their ends.
+//! connects to the agent, takes the source addresses of deliveries over into accepted sockets, confirms direct
+//! connections, and follows what no agent carries.
 
 use aya_ebpf::{macros::sock_ops, programs::SockOpsContext};
-use lark_abi::{Address, Counter, DirectSocket, Flow, PeerName, Tuple};
+use lark_abi::{Address, Counter, Flow, FollowedSocket, PeerName, Tuple};
 
 use crate::{
-    direct,
-    maps::{DELIVERIES, FLOWS, SK_DIRECT, SK_PEER, count},
+    direct, follow,
+    maps::{DELIVERIES, FLOWS, SK_FOLLOWED, SK_PEER, count},
     tuple,
 };
 
@@ -32,8 +32,8 @@ fn connecting(ctx: &SockOpsContext) {
         return;
     }
     let Some(peer) = tuple::storage::<PeerName>(&SK_PEER, sk) else {
-        if let Some(socket) = tuple::storage::<DirectSocket>(&SK_DIRECT, sk) {
-            direct::connecting(ctx, socket);
+        if let Some(socket) = tuple::storage::<FollowedSocket>(&SK_FOLLOWED, sk) {
+            follow::connecting(ctx, socket);
         }
         return;
     };
@@ -63,11 +63,12 @@ fn connecting(ctx: &SockOpsContext) {
 fn established(ctx: &SockOpsContext) {
     let key = tuple::accepted(ctx);
     // SAFETY: read under RCU and copied before it is removed.
-    let Some(flow) = (unsafe { DELIVERIES.get(&key) }) else { return };
+    let flow = unsafe { DELIVERIES.get(&key) };
     let sk = tuple::socket(ctx);
     if sk.is_null() {
         return;
     }
+    let Some(flow) = flow else { return follow::accepted(ctx, &key, sk) };
     let mut peer = PeerName {
         address: flow.address,
         own: Address::UNSPECIFIED,
@@ -91,8 +92,8 @@ fn dialled(ctx: &SockOpsContext) {
     if sk.is_null() {
         return;
     }
-    if let Some(socket) = tuple::storage::<DirectSocket>(&SK_DIRECT, sk) {
-        direct::established(ctx, socket);
+    if let Some(socket) = tuple::storage::<FollowedSocket>(&SK_FOLLOWED, sk) {
+        follow::established(ctx, socket);
     }
 }
 
@@ -102,8 +103,8 @@ fn state(ctx: &SockOpsContext) {
     if sk.is_null() {
         return;
     }
-    if let Some(socket) = tuple::storage::<DirectSocket>(&SK_DIRECT, sk) {
-        return direct::state(ctx, socket);
+    if let Some(socket) = tuple::storage::<FollowedSocket>(&SK_FOLLOWED, sk) {
+        return follow::state(ctx, socket);
     }
     if !tuple::closes(ctx) {
         return;

@@ -15,6 +15,8 @@ closed_set! {
     Reset = "reset", Own, "See the logs of both programs: one gave up.";
     /// It was open, and then the tunnel or an agent went.
     Lost = "lost", Own, "The line before it in the agent's log has the reason; `lark explain` knows it.";
+    /// In plaintext, and its pod is not captured any more; it went on, and nobody follows it.
+    Released = "released", Own, "Nothing: the label was taken away.";
     /// It was open, and a change of policy does not allow it any more.
     Denied = "denied", Own, "The same line names the policy; the mesh's policyChange says whether changes end what is open.";
     /// It never was open from end to end.

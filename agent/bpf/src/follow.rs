@@ -1,0 +1,69 @@
+//! What the hooks tell of connections that no agent carries.
+
+use aya::Ebpf;
+use aya::maps::{MapData, RingBuf};
+use lark_abi::{Address, FollowedEvent};
+use tokio::io::unix::AsyncFd;
+
+use crate::load::{self, MapError};
+
+/// What becomes of one kind of them, as it happens.
+pub struct FollowedEvents(AsyncFd<RingBuf<MapData>>);
+
+impl std::fmt::Debug for FollowedEvents {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("FollowedEvents")
+    }
+}
+
+impl FollowedEvents {
+    /// Those that a verdict left to two pods.
+    pub(crate) fn direct(ebpf: &mut Ebpf) -> Result<Self, MapError> {
+        load::ring(ebpf, "DIRECT_EVENTS").map(Self)
+    }
+
+    /// Those in plaintext.
+    pub(crate) fn plain(ebpf: &mut Ebpf) -> Result<Self, MapError> {
+        load::ring(ebpf, "PLAIN_EVENTS").map(Self)
+    }
+
+    /// The next one. Cancel safe: nothing is taken before it is returned.
+    ///
+    /// # Errors
+    /// When the ring buffer cannot be waited for.
+    pub async fn next(&mut self) -> std::io::Result<FollowedEvent> {
+        loop {
+            let mut guard = self.0.readable_mut().await?;
+            while let Some(item) = guard.get_inner_mut().next() {
+                if let Some(event) = parse(&item) {
+                    return Ok(event);
+                }
+            }
+            guard.clear_ready();
+        }
+    }
+}
+
+fn parse(bytes: &[u8]) -> Option<FollowedEvent> {
+    let long = |at: usize| Some(u64::from_ne_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
+    let word = |at: usize| Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
+    let half = |at: usize| Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?));
+    let address =
+        |at: usize| Some(Address { words_be: [word(at)?, word(at + 4)?, word(at + 8)?, word(at + 12)?] });
+    Some(FollowedEvent {
+        cookie: long(0)?,
+        sent: long(8)?,
+        received: long(16)?,
+        source: address(24)?,
+        destination: address(40)?,
+        source_port: half(56)?,
+        port: half(58)?,
+        kind: word(60)?,
+        pod: word(64)?,
+        namespace: word(68)?,
+        seen: word(72)?,
+        rtt_us: word(76)?,
+        retransmits: word(80)?,
+        padding: 0,
+    })
+}
