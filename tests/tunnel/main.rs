@@ -10,6 +10,7 @@ mod aging;
 mod attacks;
 mod bytes;
 mod certificates;
+mod dialogues;
 mod ends;
 mod foreign;
 mod joined;

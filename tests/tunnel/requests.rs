@@ -12,7 +12,7 @@ use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::Frame;
 use hyper_util::rt::TokioIo;
-use lark_core::recognise::{Answer, Class, Cut, Event, GrpcStatus, Outcome, Protocol};
+use lark_core::recognise::{Answer, Class, Cut, Event, GrpcStatus, Opaque, Outcome, Protocol};
 use lark_tunnel::{Traffic, join};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -20,22 +20,26 @@ use crate::ends::{on_worker, sockets};
 
 /// How often each outcome happened.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-struct Counts(BTreeMap<usize, u64>);
+pub(crate) struct Counts(BTreeMap<usize, u64>);
 
 impl Counts {
-    fn add(&mut self, outcome: Outcome) {
+    pub(crate) fn add(&mut self, outcome: Outcome) {
         *self.0.entry(outcome.index()).or_default() += 1;
     }
 }
 
 /// Carries connections to `server`, and keeps what is told of them.
-struct Between {
+pub(crate) struct Between {
     server: SocketAddr,
     told: Rc<RefCell<Vec<Event>>>,
 }
 
 impl Between {
-    async fn connect(&self) -> TcpStream {
+    pub(crate) fn before(server: SocketAddr) -> Self {
+        Self { server, told: Rc::default() }
+    }
+
+    pub(crate) async fn connect(&self) -> TcpStream {
         let (client, near) = sockets().await;
         let far = TcpStream::connect(self.server).await.unwrap();
         let told = self.told.clone();
@@ -44,13 +48,23 @@ impl Between {
         client
     }
 
+    /// Why connections are not followed any more, as often as that was told.
+    pub(crate) fn opaque(&self) -> Vec<Opaque> {
+        let told = self.told.borrow();
+        told.iter()
+            .filter_map(|event| if let Event::Opaque(why) = event { Some(*why) } else { None })
+            .collect()
+    }
+
     /// What was told of `connections`, all of this protocol.
-    fn counts(&self, connections: usize, protocol: Protocol) -> Counts {
+    pub(crate) fn counts(&self, connections: usize, protocol: Protocol) -> Counts {
         let mut counts = Counts::default();
         let mut known = 0;
         for event in self.told.borrow().iter() {
             match event {
                 Event::Known(spoken) if *spoken == protocol => known += 1,
+                // What went over to another protocol is asked about apart.
+                Event::Opaque(Opaque::Upgraded) => {}
                 Event::Known(_) | Event::Opaque(_) => panic!("{event:?}"),
                 Event::Response(response) => {
                     if let Some(latency) = response.latency {
@@ -70,29 +84,29 @@ impl Between {
 
 /// Numbers that are the same in each run.
 #[derive(Default)]
-struct Dice(Cell<u64>);
+pub(crate) struct Dice(Cell<u64>);
 
 impl Dice {
-    fn below(&self, bound: usize) -> usize {
+    pub(crate) fn below(&self, bound: usize) -> usize {
         let next =
             self.0.get().wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         self.0.set(next);
         usize::try_from(next >> 33).unwrap() % bound
     }
 
-    fn of<T: Copy>(&self, all: &[T]) -> T {
+    pub(crate) fn of<T: Copy>(&self, all: &[T]) -> T {
         all[self.below(all.len())]
     }
 }
 
-fn class(status: StatusCode) -> Class {
+pub(crate) fn class(status: StatusCode) -> Class {
     Class::ALL[usize::from(status.as_u16() / 100) - 1]
 }
 
-type Body = http_body_util::combinators::UnsyncBoxBody<Bytes, Infallible>;
+pub(crate) type Body = http_body_util::combinators::UnsyncBoxBody<Bytes, Infallible>;
 
 /// Answers as the path says: `/STATUS/BYTES/PIECES`, by chunks if there are several pieces.
-async fn answer1(request: Request<hyper::body::Incoming>) -> Result<Response<Body>, Infallible> {
+pub(crate) async fn answer1(request: Request<hyper::body::Incoming>) -> Result<Response<Body>, Infallible> {
     let numbers: Vec<usize> = request.uri().path().split('/').filter_map(|part| part.parse().ok()).collect();
     let [status, bytes, pieces] = numbers[..] else { panic!("{}", request.uri()) };
     request.into_body().collect().await.unwrap();
@@ -124,7 +138,7 @@ async fn server1() -> SocketAddr {
 #[test]
 fn requests_of_http1_are_those_that_hyper_saw() {
     on_worker(async {
-        let between = Between { server: server1().await, told: Rc::default() };
+        let between = Between::before(server1().await);
         let (dice, mut seen) = (Dice::default(), Counts::default());
         let methods = [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::DELETE];
         for _ in 0..4 {
@@ -266,7 +280,7 @@ async fn ask2(client: h2::client::SendRequest<Bytes>, fate: Fate) -> Outcome {
 #[test]
 fn requests_and_calls_of_http2_are_those_that_h2_saw() {
     on_worker(async {
-        let between = Between { server: server2().await, told: Rc::default() };
+        let between = Between::before(server2().await);
         let (dice, mut seen) = (Dice::default(), Counts::default());
         for _ in 0..3 {
             let socket = between.connect().await;
