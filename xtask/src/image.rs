@@ -1,6 +1,7 @@
 //! `cargo xtask image`: a container image as an OCI layout, made without a container engine. It holds the
 //! binary and the shared libraries that it loads, nothing else: no shell, no package manager. From the same
-//! binary and libraries always comes the same digest. The list of all crates inside (CycloneDX) lies beside it.
+//! binary and libraries always comes the same digest. The list of all crates and npm packages inside
+//! (CycloneDX) lies beside it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,7 +15,7 @@ use crate::test::{lark, metadata, target_directory};
 
 /// The files of the image, as a layer.
 mod layer;
-/// Which crates are inside.
+/// Which crates and npm packages are inside.
 mod sbom;
 
 /// Who runs it: deploy/ says otherwise for the controller.
@@ -50,7 +51,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let layer = layer::of(&binary)?;
     let bill = sbom::of(&root)?;
     let digest = write(&out, &layer)?;
-    fs::write(out.join("lark.cdx.json"), &bill).context("the list of crates cannot be written")?;
+    fs::write(out.join("lark.cdx.json"), &bill).context("the list of what is inside cannot be written")?;
     say(&format!("image: {}, {} MiB, {digest}", out.display(), layer.len() >> 20));
     Ok(())
 }

@@ -1,11 +1,13 @@
-//! Which crates are in the binary, as a CycloneDX 1.5 document: from Cargo's own resolution, with the
-//! checksums of Cargo.lock. Nothing in it depends on when it was made.
+//! What is in the binary, as a CycloneDX 1.5 document: crates, from Cargo's own resolution with the checksums of
+//! Cargo.lock, and the npm packages that are bundled into the embedded page, from its lock file. Nothing in it
+//! depends on when it was made.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, ensure};
+use data_encoding::{BASE64, HEXLOWER};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -62,6 +64,26 @@ struct Kind {
     kind: Option<String>,
 }
 
+/// The lock file of the page's packages.
+const PAGE: &str = "agent/web/package-lock.json";
+
+/// A package of npm as the lock file has it (version 3), by its place below `node_modules`.
+#[derive(Deserialize)]
+struct Npm {
+    version: String,
+    license: Option<String>,
+    /// Subresource Integrity: algorithm, a dash, base64.
+    integrity: Option<String>,
+    /// Needed to build or to test the page, and not in it.
+    #[serde(default)]
+    dev: bool,
+}
+
+#[derive(Deserialize)]
+struct NpmLock {
+    packages: BTreeMap<String, Npm>,
+}
+
 /// The document for the package `lark` of the workspace.
 ///
 /// # Errors
@@ -81,11 +103,18 @@ pub(super) fn of(root: &Path) -> anyhow::Result<String> {
     let metadata: Metadata =
         serde_json::from_slice(&output.stdout).context("cargo metadata has a form that is not known here")?;
     let lock = fs::read_to_string(root.join("Cargo.lock")).context("Cargo.lock cannot be read")?;
-    let bill = bill(&metadata, &checksums(&lock));
+    let page = fs::read(root.join(PAGE)).with_context(|| format!("{PAGE} cannot be read"))?;
+    let page: NpmLock =
+        serde_json::from_slice(&page).with_context(|| format!("{PAGE} has a form that is not known here"))?;
+    let bill = bill(&metadata, &checksums(&lock), &page)?;
     Ok(format!("{}\n", serde_json::to_string_pretty(&bill)?))
 }
 
-fn bill(metadata: &Metadata, checksums: &BTreeMap<(String, String), String>) -> Value {
+fn bill(
+    metadata: &Metadata,
+    checksums: &BTreeMap<(String, String), String>,
+    page: &NpmLock,
+) -> anyhow::Result<Value> {
     let linked = linked(metadata, "lark");
     let component = |package: &Package, kind: &str| {
         let Package { name, version, license, .. } = package;
@@ -107,11 +136,41 @@ fn bill(metadata: &Metadata, checksums: &BTreeMap<(String, String), String>) -> 
     packages.sort_by_key(|p| (&p.name, &p.version));
     let main = packages.iter().find(|p| p.name == "lark").map(|p| component(p, "application"));
     let others = packages.iter().filter(|p| p.name != "lark").map(|p| component(p, "library"));
-    json!({
+    let mut components: Vec<Value> = others.collect();
+    for (place, package) in &page.packages {
+        // The page itself has no place, and what is nested has several.
+        if let Some((_, name)) = place.rsplit_once("node_modules/")
+            && !package.dev
+        {
+            components.push(bundled(name, package)?);
+        }
+    }
+    Ok(json!({
         "bomFormat": "CycloneDX", "specVersion": "1.5", "version": 1,
         "metadata": { "component": main },
-        "components": others.collect::<Vec<_>>()
-    })
+        "components": components
+    }))
+}
+
+/// A package of npm that is part of the page.
+fn bundled(name: &str, package: &Npm) -> anyhow::Result<Value> {
+    let Npm { version, license, integrity, .. } = package;
+    // A scope's sign is not one of a package URL's (purl-spec, types/npm).
+    let purl = format!("pkg:npm/{}@{version}", name.replace('@', "%40"));
+    let mut component = json!({
+        "type": "library", "name": name, "version": version, "purl": purl, "bom-ref": purl
+    });
+    if let Some(license) = license {
+        component["licenses"] = json!([{ "expression": license }]);
+    }
+    if let Some(integrity) = integrity {
+        let unread = || format!("the integrity of {name} in {PAGE} is of no known form: {integrity}");
+        let (algorithm, hash) = integrity.split_once('-').with_context(unread)?;
+        ensure!(algorithm == "sha512", unread());
+        let hash = BASE64.decode(hash.as_bytes()).with_context(unread)?;
+        component["hashes"] = json!([{ "alg": "SHA-512", "content": HEXLOWER.encode(&hash) }]);
+    }
+    Ok(component)
 }
 
 /// The packages that are linked into one: not those that only its build or its tests need, nor macros.
@@ -174,14 +233,41 @@ mod tests {
             ] }
         });
         let lock = "version = 4\n\n[[package]]\nname = \"serde\"\nversion = \"1.0.0\"\nsource = \"registry\"\nchecksum = \"ab12\"\n";
-        let bill = bill(&serde_json::from_value(metadata).unwrap(), &checksums(lock));
+        let page = json!({ "packages": {
+            "": { "version": "0.1.0", "license": "Apache-2.0" },
+            "node_modules/vite": { "version": "8.0.0", "license": "MIT", "dev": true },
+            "node_modules/@scope/small": {
+                "version": "2.0.0", "license": "MIT", "integrity": "sha512-q80="
+            }
+        } });
+        let page = serde_json::from_value(page).unwrap();
+        let bill = bill(&serde_json::from_value(metadata).unwrap(), &checksums(lock), &page).unwrap();
         let names: Vec<&str> =
             bill["components"].as_array().unwrap().iter().map(|c| c["name"].as_str().unwrap()).collect();
-        assert_eq!(names, ["inner", "serde"]);
+        assert_eq!(names, ["inner", "serde", "@scope/small"]);
+        let small = &bill["components"][2];
+        assert_eq!(small["purl"], "pkg:npm/%40scope/small@2.0.0");
+        assert_eq!(small["hashes"], json!([{ "alg": "SHA-512", "content": "abcd" }]));
         let serde = &bill["components"][1];
         assert_eq!(serde["purl"], "pkg:cargo/serde@1.0.0");
         assert_eq!(serde["hashes"], json!([{ "alg": "SHA-256", "content": "ab12" }]));
         assert_eq!(serde["licenses"], json!([{ "expression": "MIT OR Apache-2.0" }]));
         assert_eq!(bill["metadata"]["component"]["name"], "lark");
+    }
+
+    #[test]
+    fn what_the_page_names_as_bundled_is_in_the_list() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let bill: Value = serde_json::from_str(&of(root).unwrap()).unwrap();
+        let has = |purl: &str| {
+            let all = bill["components"].as_array().unwrap();
+            all.iter().any(|c| c["purl"].as_str().is_some_and(|own| own.starts_with(purl)))
+        };
+        assert!(has("pkg:npm/preact@") && has("pkg:cargo/tokio@"));
+        assert!(!has("pkg:npm/vite@") && !has("pkg:npm/playwright-core@"));
+        // Each committed file names its licence, with the version that is listed.
+        let page = fs::read_to_string(root.join("agent/web/dist/page.js")).unwrap();
+        let named = page.split("/*! Preact ").nth(1).and_then(|rest| rest.lines().next()).unwrap();
+        assert!(has(&format!("pkg:npm/preact@{named}")), "{named}");
     }
 }
