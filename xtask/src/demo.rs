@@ -2,6 +2,7 @@
 //! plaintext, a label, the same traffic under mTLS, nothing restarted.
 
 mod latency;
+mod top;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -34,6 +35,10 @@ pub(crate) struct Args {
     /// Draw latency before and after the capture into this file, as SVG, instead of telling the story.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["json", "page", "keep"])]
     latency: Option<PathBuf>,
+    /// Draw what `lark top` shows while the three pods ask each other into this file, as SVG, instead of telling the
+    /// story.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["json", "page", "keep", "latency"])]
+    top: Option<PathBuf>,
     /// Leave everything up until Enter is pressed, with hints what to type.
     #[arg(long)]
     keep: bool,
@@ -60,6 +65,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let story = Story::set_up(binary)?;
     if let Some(file) = &args.latency {
         return story.draw(file);
+    }
+    if let Some(file) = &args.top {
+        return story.watch(file);
     }
     let seen = story.play()?;
     tell(&format!("\n√ shown in {} s; nothing was restarted", began.elapsed().as_secs()));
@@ -135,11 +143,9 @@ impl Story {
         tell(&format!("· without Lark: \"{CANARY}\" was seen {seen} times on the wire between the nodes"));
         self.ask_postgres()?;
 
-        tell("\n· kubectl would say: label namespace shop lark.mesh/capture=enabled");
+        tell("");
         let labelled = Instant::now();
-        self.mesh.borrow_mut().capture(true)?;
-        self.one.wait_captured(1)?;
-        self.two.wait_captured(2)?;
+        self.label()?;
         tell(&format!("· captured {} ms later; no process was restarted", labelled.elapsed().as_millis()));
 
         let leaked = self.on_the_wire()?;
@@ -229,10 +235,7 @@ impl Story {
         let limit = Duration::from_secs(10 * u64::try_from(latency::SECONDS)?);
         eventually(limit, "half of the requests are done", || Ok(lines(&probe) >= half))?;
         let label = lines(&probe);
-        tell("· kubectl would say: label namespace shop lark.mesh/capture=enabled");
-        self.mesh.borrow_mut().capture(true)?;
-        self.one.wait_captured(1)?;
-        self.two.wait_captured(2)?;
+        self.label()?;
         eventually(limit, "the other half is done", || Ok(!probe.is_running()))?;
         let samples = latency::parse(&probe.log())?;
         let (before, after) = latency::medians(&samples, label).context("too few requests were answered")?;
@@ -247,6 +250,14 @@ impl Story {
             file.display()
         ));
         Ok(())
+    }
+
+    /// Labels the namespace, and waits until all three pods are captured.
+    fn label(&self) -> Result<()> {
+        tell("· kubectl would say: label namespace shop lark.mesh/capture=enabled");
+        self.mesh.borrow_mut().capture(true)?;
+        self.one.wait_captured(1)?;
+        self.two.wait_captured(2)
     }
 
     fn curl(&self, path: &str) -> Result<String> {

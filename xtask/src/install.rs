@@ -26,11 +26,12 @@ const fn server(program: &'static str, package: &'static str, unit: &'static str
 }
 
 /// For the demo.
-pub(crate) const DEMO: [Tool; 8] = [
+pub(crate) const DEMO: [Tool; 9] = [
     tool("cc", "build-essential"),
     tool("curl", "curl"),
     tool("ip", "iproute2"),
     tool("psql", "postgresql-client"),
+    tool("script", "bsdutils"),
     tool("sysctl", "procps"),
     tool("tcpdump", "tcpdump"),
     server("nginx", "nginx", "nginx"),

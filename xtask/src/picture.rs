@@ -1,6 +1,9 @@
 //! Pure: what all pictures share. SVG by hand: panels in two columns under a title and a caption, in the
 //! colours of the viewer's own scheme.
 
+/// What a terminal shows.
+pub(crate) mod terminal;
+
 use std::fmt::Write;
 
 /// Sizes in pixels.

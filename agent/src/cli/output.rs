@@ -33,16 +33,24 @@ impl Table {
 
     /// Aligned by the number of characters; the last column is as long as it is.
     pub(super) fn render(&self) -> String {
+        self.painted(|_, _| "")
+    }
+
+    /// The same for a screen: each cell, by its row and column, with these graphic renditions (ECMA-48, SGR).
+    pub(super) fn painted(&self, paint: impl Fn(usize, usize) -> &'static str) -> String {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
         let width = |c: usize| {
             self.rows.iter().filter_map(|r| r.get(c)).map(|cell| cell.chars().count()).max().unwrap_or(0)
         };
         let widths: Vec<usize> = (0..columns).map(width).collect();
         let mut text = String::new();
-        for row in &self.rows {
+        for (number, row) in self.rows.iter().enumerate() {
             let mut line = String::new();
-            for (cell, width) in row.iter().zip(&widths) {
-                line.push_str(cell);
+            for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
+                match paint(number, column) {
+                    "" => line.push_str(cell),
+                    rendition => line.push_str(&format!("\x1b[{rendition}m{cell}\x1b[0m")),
+                }
                 line.push_str(&" ".repeat(width.saturating_sub(cell.chars().count()) + 3));
             }
             text.push_str(line.trim_end());
