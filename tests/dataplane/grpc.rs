@@ -65,7 +65,7 @@ impl tower::Service<http::Request<Body>> for Health {
 }
 
 /// Does something as a process of that place.
-fn at<T>(place: &Place, work: impl FnOnce() -> T) -> T {
+pub(crate) fn at<T>(place: &Place, work: impl FnOnce() -> T) -> T {
     let home = lark_sys::cgroup::own().unwrap().path().to_owned();
     let enter = |cgroup: &std::path::Path| {
         std::fs::write(cgroup.join("cgroup.procs"), std::process::id().to_string()).unwrap();
@@ -76,7 +76,7 @@ fn at<T>(place: &Place, work: impl FnOnce() -> T) -> T {
     result
 }
 
-fn runtime() -> tokio::runtime::Runtime {
+pub(crate) fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 

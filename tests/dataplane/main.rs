@@ -5,6 +5,7 @@
 mod access_log;
 mod answers;
 mod attacks;
+mod calls;
 mod capture;
 mod dashboards;
 mod direct;
@@ -16,7 +17,9 @@ mod ingress;
 mod kinds;
 mod long;
 mod many;
+mod numbers;
 mod peer;
+mod plain;
 mod policy;
 mod privileges;
 mod programs;

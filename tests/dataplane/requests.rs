@@ -47,7 +47,7 @@ fn requests(text: &str, direction: &str) -> BTreeMap<(String, String), u64> {
 
 /// Waits until both agents, or the one of a connection within its node, have counted these requests and no
 /// others: a client knows that it has its answer before the agent knows that the connection is over.
-fn counted(house: &House, directions: &[(&Node, &str)], expected: &[(&str, &str, u64)]) {
+pub(crate) fn counted(house: &House, directions: &[(&Node, &str)], expected: &[(&str, &str, u64)]) {
     let expected: BTreeMap<(String, String), u64> = expected
         .iter()
         .map(|(protocol, status, count)| (((*protocol).to_owned(), (*status).to_owned()), *count))

@@ -35,7 +35,7 @@ fn stat_top_and_tap_tell_what_curl_asked_and_never_what_was_said() {
     let _nginx = Nginx::start(&house.bed, &house.server).unwrap();
     let url = |path: &str| format!("http://{}:8080/{path}", house.server.ip);
     let get = |path: &str| {
-        let code = ["-sS", "-o", "/dev/null", "-w", "%{http_code}", &url(path)];
+        let code = ["-sS", "-H", "X: canary-of-a-head", "-o", "/dev/null", "-w", "%{http_code}", &url(path)];
         house.client.place.run("curl", &code).unwrap_or_else(|e| panic!("{e:#}\n{}", house.logs()))
     };
     // Whatever is asked before a tap is open is told to nobody: so it is asked until each has what it waits for.
@@ -45,7 +45,7 @@ fn stat_top_and_tap_tell_what_curl_asked_and_never_what_was_said() {
     let other = begin(&house.two, &["tap", "--namespace", "other", "-o", "json"]);
     let mut asked = 0;
     eventually(Duration::from_secs(30), "both taps have had their lines", || {
-        assert_eq!((get("who").as_str(), get("missing").as_str()), ("200", "404"));
+        assert_eq!((get("index.html").as_str(), get("missing").as_str()), ("200", "404"));
         asked += 2;
         Ok(failed.try_wait()?.is_some() && all.try_wait()?.is_some())
     })
@@ -59,7 +59,10 @@ fn stat_top_and_tap_tell_what_curl_asked_and_never_what_was_said() {
     for what in ["opened", "request", "ended"] {
         assert!(all.iter().any(|line| line["what"] == what), "{what}: {all:?}");
     }
-    assert!(!format!("{all:?}").contains("/who") && !format!("{all:?}").contains("/missing"), "{all:?}");
+    // Neither what was asked for, nor its head, nor what was answered.
+    for payload in ["index.html", "missing", "canary-of-a-head", "canary-of-lark"] {
+        assert!(!format!("{all:?}{failed:?}").contains(payload), "{payload}: {all:?}");
+    }
     let mut other = other;
     other.kill().unwrap();
     assert!(lines(other).is_empty());
@@ -150,6 +153,24 @@ fn a_tap_leaves_out_what_is_too_much_and_says_how_much() {
     .unwrap_or_else(|e| panic!("{e:#}: {now:?} after {first:?}, {all} requests"));
     assert!(all > 3000, "only {all} requests, too few to leave any out");
     assert!(now.left_out > 0 && now.requests <= 1000 * (seconds + 2), "{now:?} in {seconds} s");
+
+    // One that takes nothing at all holds up nobody, and is told the rest once it does.
+    let pause = |signal: &str| {
+        let pid = tap.id().to_string();
+        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+    };
+    pause("-STOP");
+    let said = house.client.place.run("wrk", &["-t", "1", "-c", "16", "-d", "2", &url]).unwrap();
+    assert!(!said.contains("Socket errors"), "{said}");
+    let asked = counted() - before;
+    assert!(asked > all + 3000, "only {} requests while a tap stood still\n{said}", asked - all);
+    assert_eq!(house.curl(&url), "canary-of-lark\n");
+    pause("-CONT");
+    eventually(Duration::from_secs(30), "the rest is told or said to be left out", || {
+        (now, all) = (*told.lock().unwrap(), counted() - before);
+        Ok(now.requests + now.left_out - first.requests == all)
+    })
+    .unwrap_or_else(|e| panic!("{e:#}: {now:?} after {first:?}, {all} requests"));
     tap.kill().unwrap();
     tap.wait().unwrap();
     reader.join().unwrap();

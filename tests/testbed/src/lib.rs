@@ -32,6 +32,6 @@ pub use mesh::Mesh;
 pub use place::{Place, Running, eventually};
 pub use pure::on_pure_cgroup_v2;
 pub use reaper::Reaper;
-pub use servers::{Nginx, Postgres, Redis, need};
+pub use servers::{Nginx, Postgres, Redis, Requests, Served, need};
 pub use two_nodes::TwoNodes;
 pub use wire::{Wire, occurrences};

@@ -1,14 +1,16 @@
 //! Real servers in pods.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
 use crate::bed::{Pod, Testbed};
-use crate::place::{Running, eventually};
+use crate::place::{Place, Running, eventually};
 
 const READY: Duration = Duration::from_secs(30);
 
@@ -26,14 +28,38 @@ pub fn need(program: &str, package: &str) -> Result<()> {
     Ok(())
 }
 
-/// nginx in a pod, on port 8080 of both families, with `files` as its root; takes files by PUT
-/// below /put/.
+/// nginx in a pod, on port 8080 of both families, and 8082 for HTTP/2 without TLS, with `files` as its root; takes
+/// files by PUT below /put/.
 #[derive(Debug)]
 pub struct Nginx {
     /// Where files are served from.
     pub files: PathBuf,
     access: PathBuf,
+    counts: PathBuf,
+    place: Place,
+    /// Connections that it had accepted when it was ready, and since then for its own account of them.
+    own: AtomicU64,
     _process: Running,
+}
+
+/// What nginx itself says that it has served, since it was ready.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Served {
+    /// Connections, by stub_status.
+    pub connections: u64,
+    /// By its log: requests by client, protocol and status, and their bytes.
+    pub by_status: BTreeMap<(String, String, u16), Requests>,
+}
+
+/// Some requests.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Requests {
+    /// How many.
+    pub count: u64,
+    /// Bytes of the requests.
+    pub received: u64,
+    /// Bytes of the responses.
+    pub sent: u64,
 }
 
 impl Nginx {
@@ -62,12 +88,16 @@ impl Nginx {
         let configuration = format!(
             "worker_processes 1;\nerror_log {h}/error.log;\npid {h}/pid;\nuser root;\n\
              events {{ worker_connections 4096; }}\n\
-             http {{\n  access_log {h}/access.log;\n  default_type text/plain;\n  keepalive_requests 100000;\n  keepalive_timeout 600;\n\
+             http {{\n  access_log {h}/access.log;\n\
+             log_format counts '$remote_addr $server_protocol $status $request_length $bytes_sent';\n\
+             access_log {h}/counts.log counts;\n  default_type text/plain;\n  keepalive_requests 100000;\n  keepalive_timeout 600;\n\
              client_body_temp_path {h}/tmp; proxy_temp_path {h}/tmp; fastcgi_temp_path {h}/tmp; uwsgi_temp_path {h}/tmp; scgi_temp_path {h}/tmp;\n\
              client_max_body_size 0;\n\
-             server {{\n    listen 8080;\n    listen [::]:8080;\n    root {h}/files;\n\
+             server {{\n    listen 8080;\n    listen [::]:8080;\n    listen 8082 http2;\n    listen [::]:8082 http2;\n    root {h}/files;\n\
              {location}\n\
              location = /up {{ access_log off; return 204; }}\n\
+             location = /status {{ access_log off; stub_status; }}\n\
+             location = /unavailable {{ return 503; }}\n\
              location /who {{ return 200 \"$remote_addr $server_addr\\n\"; }}\n  }}\n}}\n",
             h = home.display()
         );
@@ -81,7 +111,43 @@ impl Nginx {
             }
             Ok(pod.place.output("curl", &["-sf", "http://127.0.0.1:8080/up"])?.status.success())
         })?;
-        Ok(Self { files, access: home.join("access.log"), _process: process })
+        let nginx = Self {
+            files,
+            access: home.join("access.log"),
+            counts: home.join("counts.log"),
+            place: pod.place.clone(),
+            own: AtomicU64::new(0),
+            _process: process,
+        };
+        nginx.own.store(nginx.accepted()?, Ordering::Relaxed);
+        Ok(nginx)
+    }
+
+    /// Connections that it has accepted, the one that asks among them.
+    fn accepted(&self) -> Result<u64> {
+        let said = self.place.run("curl", &["-sSf", "http://127.0.0.1:8080/status"])?;
+        let line = said.lines().nth(2).context("stub_status has no third line")?;
+        Ok(line.split_whitespace().next().context("stub_status has no number of connections")?.parse()?)
+    }
+
+    /// What it says that it has served. A line of its log comes after the answer.
+    ///
+    /// # Errors
+    /// When it does not answer, or its log is no log of it.
+    pub fn served(&self) -> Result<Served> {
+        let asked = self.own.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut served = Served { connections: self.accepted()?.saturating_sub(asked), ..Served::default() };
+        for line in std::fs::read_to_string(&self.counts)?.lines() {
+            let [client, protocol, status, received, sent] = line.split(' ').collect::<Vec<_>>()[..] else {
+                bail!("a line of nginx's log has other fields: {line}");
+            };
+            let key = (client.to_owned(), protocol.to_owned(), status.parse()?);
+            let requests = served.by_status.entry(key).or_default();
+            requests.count += 1;
+            requests.received += received.parse::<u64>()?;
+            requests.sent += sent.parse::<u64>()?;
+        }
+        Ok(served)
     }
 
     /// Waits until its access log has the text: it writes a line after the answer.
