@@ -35,13 +35,15 @@ fn workload(number: usize, namespaces: usize) -> Arc<Workload> {
         identity: SpiffeId::new(&domain, &namespace, &account).unwrap(),
         namespace: namespace.into(),
         name: format!("pod-{number}").into(),
-        labels: [
-            label("app", &account),
-            label("version", "v1"),
-            label("tier", "back"),
-            label("pod-template-hash", "5d4f8c7b9"),
-        ]
-        .into(),
+        labels: Arc::new(
+            [
+                label("app", &account),
+                label("version", "v1"),
+                label("tier", "back"),
+                label("pod-template-hash", "5d4f8c7b9"),
+            ]
+            .into(),
+        ),
         account: account.into(),
         addresses: vec![IpAddr::from([10, a, b, c])],
         contested: Vec::new(),

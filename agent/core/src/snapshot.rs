@@ -44,7 +44,7 @@ impl Node {
 }
 
 /// What a workload belongs to (`Deployment/web`), for people and metrics.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Owner {
     /// Kind, for example `Deployment`.
     pub kind: String,
@@ -85,8 +85,8 @@ pub struct Workload {
     pub account: Arc<str>,
     /// The identity derived from trust domain, namespace and account.
     pub identity: SpiffeId,
-    /// Its labels.
-    pub labels: BTreeMap<String, String>,
+    /// Its labels, which others may have alike.
+    pub labels: Arc<BTreeMap<String, String>>,
     /// Its addresses. Those of a host-network workload are the node's and identify nobody.
     pub addresses: Vec<IpAddr>,
     /// Those of its addresses that something else is said to have too, so that they identify nobody until
@@ -95,7 +95,7 @@ pub struct Workload {
     /// The node it runs on. It may be one that discovery does not list (any more).
     pub node: NodeName,
     /// What it belongs to.
-    pub owner: Option<Owner>,
+    pub owner: Option<Arc<Owner>>,
     /// Whether it shares the node's network namespace.
     pub host_network: bool,
     /// The TCP ports that its containers name, for policies that name ports.

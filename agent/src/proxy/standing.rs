@@ -195,7 +195,6 @@ impl Standing {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
     use std::io::{ErrorKind, Read};
     use std::net::{TcpListener, TcpStream};
 
@@ -216,7 +215,7 @@ mod tests {
             name: name.into(),
             account: name.into(),
             identity: SpiffeId::new(&domain, "shop", name).unwrap(),
-            labels: BTreeMap::new(),
+            labels: Arc::default(),
             addresses: vec![address.into()],
             contested: Vec::new(),
             node: "one".into(),

@@ -15,7 +15,7 @@ use crate::snapshot::{NamedPort, fixture};
 fn snapshot(policies: Policies) -> Snapshot {
     let (nodes, mut workloads, services) = fixture::mesh();
     for workload in &mut workloads {
-        workload.labels = BTreeMap::from([("app".to_owned(), workload.name.to_string())]);
+        workload.labels = BTreeMap::from([("app".to_owned(), workload.name.to_string())]).into();
         workload.ports = vec![NamedPort { name: "metrics".to_owned(), port: 9090 }];
     }
     Snapshot::build(1, fixture::settings(), nodes, workloads, services).unwrap().with_policies(policies)

@@ -498,7 +498,7 @@ impl<'w> Candidates<'w> {
         };
         for (number, workload) in workloads.iter().enumerate() {
             candidates.by_namespace.entry(&workload.namespace).or_default().push(number);
-            for (key, value) in &workload.labels {
+            for (key, value) in workload.labels.iter() {
                 candidates.by_label.entry((key, value)).or_default().push(number);
             }
         }

@@ -12,7 +12,9 @@ fn pods() -> Vec<Arc<Workload>> {
         let mut pod = workload(name, address, "one", Wanted::ByNamespace);
         pod.namespace = namespace.into();
         pod.identity = format!("spiffe://cluster.local/ns/{namespace}/sa/{name}").parse().unwrap();
-        pod.labels = [("app".to_owned(), name.to_owned()), ("tier".to_owned(), tier.to_owned())].into();
+        pod.labels =
+            BTreeMap::from([("app".to_owned(), name.to_owned()), ("tier".to_owned(), tier.to_owned())])
+                .into();
         Arc::new(pod)
     };
     vec![

@@ -8,7 +8,6 @@ use super::{Node, NodeName, Service, ServiceKey, Snapshot, SnapshotError, Turned
 
 /// Something that discovery learnt.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(clippy::large_enum_variant, reason = "nearly all changes are of workloads")]
 pub enum Change {
     /// A node is there, or is different.
     Node(Node),

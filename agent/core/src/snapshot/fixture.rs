@@ -1,6 +1,5 @@
 //! A small mesh for the tests of the pure decisions.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::capture::Wanted;
@@ -27,7 +26,7 @@ pub(crate) fn workload(name: &str, address: &str, node: &str, capture: Wanted) -
         name: name.into(),
         account: name.into(),
         identity: SpiffeId::new(&TrustDomain::new("cluster.local").unwrap(), "shop", name).unwrap(),
-        labels: BTreeMap::new(),
+        labels: Arc::default(),
         addresses: address.split(',').map(|a| a.parse().unwrap()).collect(),
         contested: Vec::new(),
         node: node.into(),

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use lark_core::capture;
 use lark_core::identity::{IdentityError, SpiffeId, TrustDomain};
@@ -206,11 +207,11 @@ fn workload(
         name: workload.name.into(),
         account: workload.account.into(),
         identity,
-        labels: workload.labels,
+        labels: Arc::new(workload.labels),
         addresses: workload.addresses,
         contested: Vec::new(),
         node: workload.node.into(),
-        owner: workload.owner.map(|o| snapshot::Owner { kind: o.kind, name: o.name }),
+        owner: workload.owner.map(|o| Arc::new(snapshot::Owner { kind: o.kind, name: o.name })),
         host_network: workload.host_network,
         ports: workload
             .ports

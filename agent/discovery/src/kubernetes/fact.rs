@@ -57,7 +57,7 @@ pub(crate) struct Pod {
     /// Its service account; `None` for static pods, which cannot have one.
     pub(crate) account: Option<Arc<str>>,
     /// Its labels.
-    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) labels: Arc<BTreeMap<String, String>>,
     /// Those of its annotations that count.
     pub(crate) annotations: BTreeMap<String, String>,
     /// Its addresses, of both families.
@@ -65,7 +65,7 @@ pub(crate) struct Pod {
     /// The node it was bound to.
     pub(crate) node: Option<Arc<str>>,
     /// The Deployment, StatefulSet or whatever manages it.
-    pub(crate) owner: Option<Owner>,
+    pub(crate) owner: Option<Arc<Owner>>,
     /// Whether it shares its node's network namespace.
     pub(crate) host_network: bool,
     /// The TCP ports that its containers name.
@@ -263,14 +263,14 @@ impl Fact for Pod {
             annotations: annotations(&mut meta),
             addresses: addresses(all),
             node: spec.node_name.filter(|n| !n.is_empty()).map(Arc::from),
-            owner: owner(&meta, &labels),
+            owner: owner(&meta, &labels).map(Arc::new),
             host_network: spec.host_network == Some(true),
             ports: ports(spec.containers.into_iter().chain(spec.init_containers).flatten()),
             life: match status.phase.as_deref() {
                 Some("Succeeded" | "Failed") => Life::Over,
                 _ => Life::Alive,
             },
-            labels,
+            labels: Arc::new(labels),
         };
         (meta, fact)
     }

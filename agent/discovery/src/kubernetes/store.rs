@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::fact::{AuthorizationPolicy, Key, Namespace, NetworkPolicy, Node, Pod, Service, Slice};
+use super::pool::Pool;
 use super::world::Step;
 
 /// What a watch tells, in the order in which it tells it.
@@ -39,6 +40,8 @@ pub(crate) trait Keyed: Clone + PartialEq {
     fn is_same(&self, _other: &Self) -> bool {
         true
     }
+    /// Takes what others have alike from them.
+    fn share(&mut self, _pool: &mut Pool) {}
 }
 
 impl Keyed for Namespace {
@@ -60,6 +63,13 @@ impl Keyed for Pod {
 
     fn is_same(&self, other: &Self) -> bool {
         self.uid == other.uid
+    }
+
+    fn share(&mut self, pool: &mut Pool) {
+        pool.text(&mut self.namespace);
+        pool.texts(self.account.iter_mut().chain(&mut self.node));
+        pool.labels(&mut self.labels);
+        self.owner.iter_mut().for_each(|owner| pool.owner(owner));
     }
 }
 
@@ -85,6 +95,14 @@ impl Keyed for Slice {
     fn key(&self) -> Key {
         (self.namespace.clone(), self.name.clone())
     }
+
+    fn share(&mut self, pool: &mut Pool) {
+        pool.texts([&mut self.namespace, &mut self.service]);
+        for endpoint in &mut self.endpoints {
+            pool.texts(endpoint.node.iter_mut().chain(&mut endpoint.zone));
+            pool.texts(endpoint.zones.iter_mut().chain(&mut endpoint.nodes));
+        }
+    }
 }
 
 /// An object before and after; one of both is there.
@@ -107,18 +125,20 @@ impl<F> Default for Store<F> {
 
 impl<F: Keyed> Store<F> {
     /// Takes in what the watch tells; returns what is different by that.
-    pub(crate) fn take(&mut self, event: Event<F>) -> Vec<Difference<F>> {
+    pub(crate) fn take(&mut self, event: Event<F>, pool: &mut Pool) -> Vec<Difference<F>> {
         match event {
             Event::Listing => {
                 self.listing.clear();
                 Vec::new()
             }
-            Event::Listed(object) => {
+            Event::Listed(mut object) => {
+                object.share(pool);
                 self.listing.insert(object.key(), object);
                 Vec::new()
             }
             Event::ListedAll => self.replace(),
-            Event::Changed(object) => {
+            Event::Changed(mut object) => {
+                object.share(pool);
                 let before = self.objects.insert(object.key(), object.clone());
                 if before.as_ref() == Some(&object) { Vec::new() } else { vec![(before, Some(object))] }
             }

@@ -22,7 +22,9 @@ use lark_core::policy::Policies;
 use lark_core::snapshot::{self, Change, Contested, Snapshot};
 
 use super::fact::{AuthorizationPolicy, Key, Life, Namespace, NetworkPolicy, Node, Pod, Service, Slice};
+use super::few::Few;
 use super::object::Fact;
+use super::pool::Pool;
 use super::store::{Difference, Event, Store};
 use crate::policy;
 
@@ -103,9 +105,9 @@ pub(crate) struct World {
     /// Who has an address, by what was told.
     claims: HashMap<IpAddr, Claims>,
     /// The slices of each Service.
-    slices_of: HashMap<Key, BTreeSet<Key>>,
+    slices_of: HashMap<Key, Few<Key>>,
     /// The Services that have an endpoint at an address.
-    endpoints_at: HashMap<IpAddr, BTreeSet<Key>>,
+    endpoints_at: HashMap<IpAddr, Few<Key>>,
     /// Pods on their node's network, by uid: an address does not tell them apart.
     host_pods: HashMap<Arc<str>, Key>,
     /// What has to be looked at before the next snapshot.
@@ -113,17 +115,19 @@ pub(crate) struct World {
     /// The uid under which each pod is in the snapshot.
     told_pods: HashMap<Key, Arc<str>>,
     told_services: BTreeSet<Key>,
+    /// What many objects have alike.
+    pool: Pool,
 }
 
 /// Who has one address.
 #[derive(Debug, Default)]
 struct Claims {
-    pods: BTreeSet<Key>,
-    nodes: BTreeSet<Arc<str>>,
+    pods: Few<Key>,
+    nodes: Few<Arc<str>>,
     /// Services that have it as a cluster IP.
-    cluster: BTreeSet<Key>,
+    cluster: Few<Key>,
     /// Services that have it as an address of a load balancer or an external one.
-    outer: BTreeSet<Key>,
+    outer: Few<Key>,
 }
 
 impl Claims {
@@ -171,6 +175,7 @@ impl World {
             stale: Stale::default(),
             told_pods: HashMap::new(),
             told_services: BTreeSet::new(),
+            pool: Pool::default(),
         }
     }
 
@@ -192,15 +197,16 @@ impl World {
 
     /// Takes in what a watch tells. Returns whether the snapshot may be different by it.
     pub(crate) fn take(&mut self, told: Told) -> bool {
+        let pool = &mut self.pool;
         match told {
-            Told::Namespace(event) => each(self.namespaces.take(event), |d| self.namespace_changed(d)),
-            Told::Node(event) => each(self.nodes.take(event), |d| self.node_changed(d)),
-            Told::Pod(event) => each(self.pods.take(event), |d| self.pod_changed(d)),
-            Told::Service(event) => each(self.services.take(event), |d| self.service_changed(d)),
-            Told::Slice(event) => each(self.slices.take(event), |d| self.slice_changed(d)),
-            Told::Network(event) => each(self.network.take(event), |_| self.stale.policies = true),
+            Told::Namespace(event) => each(self.namespaces.take(event, pool), |d| self.namespace_changed(d)),
+            Told::Node(event) => each(self.nodes.take(event, pool), |d| self.node_changed(d)),
+            Told::Pod(event) => each(self.pods.take(event, pool), |d| self.pod_changed(d)),
+            Told::Service(event) => each(self.services.take(event, pool), |d| self.service_changed(d)),
+            Told::Slice(event) => each(self.slices.take(event, pool), |d| self.slice_changed(d)),
+            Told::Network(event) => each(self.network.take(event, pool), |_| self.stale.policies = true),
             Told::Authorization(event) => {
-                each(self.authorization.take(event), |_| self.stale.policies = true)
+                each(self.authorization.take(event, pool), |_| self.stale.policies = true)
             }
         }
     }
@@ -488,7 +494,7 @@ fn sides<'a, F>(before: &'a Option<F>, now: &'a Option<F>) -> impl Iterator<Item
     before.iter().map(|f| (f, false)).chain(now.iter().map(|f| (f, true)))
 }
 
-fn change<T: Ord + Clone>(set: &mut BTreeSet<T>, item: &T, is_there: bool) {
+fn change<T: Ord + Clone>(set: &mut Few<T>, item: &T, is_there: bool) {
     if is_there {
         set.insert(item.clone());
     } else {

@@ -207,8 +207,8 @@ fn change((kind, name, address, bits): (u8, u8, u8, u8)) -> Change {
             let address = workload.addresses[0];
             let contested = Contested { address, claims: 2, other: "pod shop/thief".to_owned() };
             workload.contested.extend((bits & 96 == 96).then_some(contested));
-            workload.labels =
-                [("app".to_owned(), name.to_owned()), ("tier".to_owned(), tier.to_owned())].into();
+            let labels = [("app".to_owned(), name.to_owned()), ("tier".to_owned(), tier.to_owned())];
+            workload.labels = BTreeMap::from(labels).into();
             Change::Workload(workload)
         }
     }

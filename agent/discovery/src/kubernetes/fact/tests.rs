@@ -51,11 +51,15 @@ fn a_pod_is_reduced_to_what_the_snapshot_needs() {
             namespace: "shop".into(),
             name: "web-6d4cf56db6-x2x9p".into(),
             account: Some("web".into()),
-            labels: [("app".into(), "web".into()), ("pod-template-hash".into(), "6d4cf56db6".into())].into(),
+            labels: BTreeMap::from([
+                ("app".into(), "web".into()),
+                ("pod-template-hash".into(), "6d4cf56db6".into())
+            ])
+            .into(),
             annotations: [("lark.mesh/mtls-ports".into(), "9090=permissive".into())].into(),
             addresses: vec!["10.0.1.1".parse().unwrap(), "fd01::1".parse().unwrap()],
             node: Some("one".into()),
-            owner: Some(Owner { kind: "Deployment".into(), name: "web".into() }),
+            owner: Some(Owner { kind: "Deployment".into(), name: "web".into() }.into()),
             host_network: false,
             ports: vec![NamedPort { name: "web".into(), port: 8080 }],
             life: Life::Alive,

@@ -35,7 +35,7 @@ fn pod(name: &str, uid: &str, address: &str) -> Pod {
         namespace: "shop".into(),
         name: name.into(),
         account: Some(name.into()),
-        labels: BTreeMap::new(),
+        labels: Arc::default(),
         annotations: BTreeMap::new(),
         addresses: vec![address.parse().unwrap()],
         node: Some("two".into()),
@@ -184,7 +184,7 @@ fn a_pod_cannot_take_the_address_of_a_service_or_node() {
     // A captured one that claims it may be who is there: not in plaintext, then.
     assert_eq!(shop.way("192.168.0.1:80"), "destination_unknown");
     let mut other = pod("crook", "c", "192.168.0.1");
-    other.labels.insert("lark.mesh/capture".to_owned(), "disabled".to_owned());
+    Arc::make_mut(&mut other.labels).insert("lark.mesh/capture".to_owned(), "disabled".to_owned());
     shop.tell([Told::Pod(Event::Changed(other))]);
     assert_eq!(shop.way("192.168.0.1:80"), "plaintext 192.168.0.1:80");
     // Whoever may write Services cannot take a pod's address or another Service's.
@@ -280,7 +280,7 @@ fn labels_and_annotations_say_whether_a_pod_takes_plaintext() {
     let ports = BTreeMap::from([(9090, Mtls::Permissive)]);
     assert_eq!(mode(&shop), Mode { mtls: Mtls::Strict, by: ModeBy::Namespace, ports: ports.clone() });
     let mut own = pod("db", "1", "10.0.2.1");
-    own.labels.insert("lark.mesh/mtls".to_owned(), "permissive".to_owned());
+    Arc::make_mut(&mut own.labels).insert("lark.mesh/mtls".to_owned(), "permissive".to_owned());
     shop.tell([Told::Pod(Event::Changed(own))]);
     assert_eq!(mode(&shop), Mode { mtls: Mtls::Permissive, by: ModeBy::Workload, ports });
 }

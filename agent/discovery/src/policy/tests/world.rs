@@ -37,7 +37,7 @@ fn pod(
         name: name.into(),
         account: name.into(),
         identity: SpiffeId::new(&super::domain(), namespace, name).unwrap(),
-        labels: labels(tags),
+        labels: labels(tags).into(),
         addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
         contested: Vec::new(),
         node: node.into(),
