@@ -2,9 +2,10 @@
 //!
 //! `object` and `fact` reduce what the API sends while it is parsed, `store`, `pool` and `world` make the snapshot of
 //! it (pure), `watch` does the I/O; `token` asks whose a token is; `shared` is what replicas of the controller share; `events` tells
-//! people of pods that are not captured.
+//! people of pods that are not captured; `crd` is the schema of the kind that Lark brings along.
 
 mod client;
+mod crd;
 mod events;
 mod fact;
 mod failure;
@@ -19,6 +20,7 @@ mod watch;
 mod world;
 
 pub use client::{Access, ConnectError};
+pub use crd::authorization_schema;
 pub use events::{About, Events};
 pub use shared::{Files, Found, Held, Shared, SharedError, Texts};
 pub use token::{Bearer, ReviewError, TokenReviews};
