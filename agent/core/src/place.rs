@@ -15,7 +15,11 @@
 //! `crio-<ID>.scope`, with `crio-conmon-<ID>.scope` for the monitor of one, which is none of the pod's own
 //! processes.
 
+mod looks;
+
 use std::net::IpAddr;
+
+pub use looks::Looks;
 
 /// The quality-of-service class whose directory a pod is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,6 +122,10 @@ pub enum NamespaceError {
     /// No process of the pod runs yet, or any more.
     #[error("no process of it runs on this node yet")]
     NoProcess,
+    /// All processes of the pod are on the node's own network, which is not theirs: a runtime puts one into the pod's
+    /// cgroup before it enters the sandbox.
+    #[error("its processes are on the node's own network, as they are until its sandbox is made")]
+    NotInSandbox,
     /// The API does not tell the pod's address yet.
     #[error("the cluster's API does not tell its address yet")]
     NoAddress,
@@ -171,6 +179,9 @@ pub fn namespace(
     }
     let first = *addresses.first().ok_or(NamespaceError::NoAddress)?;
     let own = || candidates.iter().filter(|c| c.inode != host);
+    if own().next().is_none() {
+        return Err(NamespaceError::NotInSandbox);
+    }
     // It may be the pod's.
     let unread = own().filter(|c| c.addresses.is_none()).count();
     if unread > 0 {

@@ -171,10 +171,14 @@ async fn agent(args: AgentArgs, logs: Logs) -> anyhow::Result<()> {
                 None => Err(no_certificate(&certificates, id)),
             }),
             to_worker: Box::new(workers.sender()),
-            locator: if in_cluster { Locator::Pods(NodePods::open()?) } else { Locator::Told },
+            locator: if in_cluster { Locator::Pods(Box::new(NodePods::open()?)) } else { Locator::Told },
             late: {
                 let observer = observer.clone();
                 Box::new(move |delay| observer.captured(delay))
+            },
+            unwatched: {
+                let observer = observer.clone();
+                Box::new(move |cause| observer.unwatched(cause))
             },
         },
         kernel.clone(),

@@ -1,5 +1,6 @@
-//! When the reconciler runs: at each change of discovery or certificates, and now and then.
+//! When the reconciler runs: at each change of discovery, of certificates or of pods' cgroups, and now and then.
 
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -9,12 +10,15 @@ use lark_core::constants::HEARTBEAT_STALE;
 use lark_core::snapshot::{AgentDown, Snapshot};
 use lark_discovery::Discovery;
 use lark_identity::SvidStore;
+use tokio::io::unix::AsyncFd;
 use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep_until};
 
 use crate::capture::Capturer;
 use crate::proxy::Identities;
 
-/// How often the reconciler looks without being told of a change: cgroups end silently.
+/// How often the reconciler looks without being told of a change: where pods are not watched, and for what the
+/// kernel does not tell.
 const EVERY: Duration = Duration::from_millis(500);
 
 pub(super) struct Reconcile {
@@ -35,6 +39,7 @@ pub(super) struct Reconcile {
 pub(super) async fn run(mut r: Reconcile) {
     let mut certificates = r.svids.changed();
     let mut generation = 0;
+    let mut told = None;
     loop {
         if *r.paused.borrow_and_update() {
             if r.paused.wait_for(|paused| !paused).await.is_err() {
@@ -57,13 +62,45 @@ pub(super) async fn run(mut r: Reconcile) {
         if r.capturer.reconcile(&snapshot) {
             r.ready.send_replace(true);
         }
-        tokio::select! {
-            changed = r.discovery.snapshot.changed() => if changed.is_err() { return },
-            changed = certificates.changed() => if changed.is_err() { return },
-            changed = r.paused.changed() => if changed.is_err() { return },
-            () = r.alone.notified() => alone(&mut r),
-            () = tokio::time::sleep(if r.capturer.is_whole() { EVERY } else { Duration::ZERO }) => {}
+        told = told.or_else(|| told_by(&r.capturer));
+        let every = Instant::now() + if r.capturer.is_whole() { EVERY } else { Duration::ZERO };
+        loop {
+            let due = r.capturer.until_look().map_or(every, |until| every.min(Instant::now() + until));
+            tokio::select! {
+                changed = r.discovery.snapshot.changed() => if changed.is_err() { return },
+                changed = certificates.changed() => if changed.is_err() { return },
+                changed = r.paused.changed() => if changed.is_err() { return },
+                () = r.alone.notified() => alone(&mut r),
+                () = readable(told.as_ref()) => {
+                    r.capturer.heed();
+                    continue;
+                }
+                () = sleep_until(due) => {}
+            }
+            break;
         }
+    }
+}
+
+/// A descriptor of its own for the reactor.
+#[expect(deprecated, reason = "its successor is unsafe, for what is no owned descriptor")]
+fn told_by(capturer: &Capturer) -> Option<AsyncFd<OwnedFd>> {
+    let own = capturer.told_by()?.try_clone_to_owned();
+    match own.and_then(AsyncFd::new) {
+        Ok(told) => Some(told),
+        Err(error) => {
+            tracing::debug!(%error, "what the kernel tells of cgroups cannot be waited for");
+            None
+        }
+    }
+}
+
+async fn readable(told: Option<&AsyncFd<OwnedFd>>) {
+    let Some(told) = told else { return std::future::pending().await };
+    match told.readable().await {
+        // All of it is read next; what comes from now on makes it ready again.
+        Ok(mut ready) => ready.clear_ready(),
+        Err(_gone) => std::future::pending().await,
     }
 }
 

@@ -1,18 +1,20 @@
 //! Where a workload of this node is: said by discovery, or found by its pod's UID in the cgroup tree and
 //! verified by the processes in it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use lark_core::capture::PodState;
+use lark_core::explain::Unwatched;
 use lark_core::place::{self, Candidate, Directory, NamespaceError};
 use lark_core::snapshot::{Place, Snapshot, Workload};
 use lark_sys::cgroup::{Cgroup, CgroupError};
 use lark_sys::netns::NetNs;
-use lark_sys::pods::{self, Meaning, PodTree};
+use lark_sys::pods::{self, Meaning, PodTree, PodWatch, WatchError};
 
 use super::pod::Pod;
 
@@ -22,7 +24,7 @@ pub enum Locator {
     /// Discovery says so.
     Told,
     /// As pods of this node.
-    Pods(NodePods),
+    Pods(Box<NodePods>),
 }
 
 impl Locator {
@@ -83,12 +85,60 @@ impl Locator {
         }
     }
 
-    /// Other pods are of no interest any more.
-    pub(super) fn keep(&mut self, of: impl Fn(&str) -> bool) {
+    /// Begins a pass: what was found may have changed, and other pods are of no interest any more.
+    pub(super) fn look_anew(&mut self, of: impl Fn(&str) -> bool) {
         if let Self::Pods(pods) = self {
+            pods.tree.look_anew();
             pods.found.retain(|uid, _| of(uid));
+            if let Some(watch) = &mut pods.watch {
+                watch.keep(of);
+            }
         }
     }
+
+    /// Has the kernel tell of these pods from now on.
+    pub(super) fn follow<'a>(&mut self, pods: impl Iterator<Item = &'a Arc<str>>) -> Follow {
+        match self {
+            Self::Told => Follow::default(),
+            Self::Pods(node) => node.follow(pods),
+        }
+    }
+
+    /// What the kernel told since it was asked last.
+    pub(super) fn heard(&mut self) -> Heard {
+        match self {
+            Self::Told => Heard::default(),
+            Self::Pods(pods) => pods.heard(),
+        }
+    }
+
+    /// Readable when the kernel tells something; nothing while it tells nothing.
+    pub(super) fn told_by(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::Told => None,
+            Self::Pods(pods) => pods.watch.as_ref().map(AsFd::as_fd),
+        }
+    }
+}
+
+/// What came of [`Locator::follow`].
+#[derive(Debug, Default)]
+pub(super) struct Follow {
+    /// Those of whom something is followed that was not before: what changed meanwhile was not told.
+    pub(super) new: BTreeSet<Arc<str>>,
+    /// Why not everything is followed.
+    pub(super) failed: Option<(Unwatched, String)>,
+}
+
+/// What the kernel told.
+#[derive(Debug, Default)]
+pub(super) struct Heard {
+    /// The UIDs of pods of whom something changed.
+    pub(super) pods: BTreeSet<String>,
+    /// It may be any pod.
+    pub(super) any: bool,
+    /// Some of it was lost.
+    pub(super) lost: bool,
 }
 
 fn failed(error: &dyn std::error::Error) -> PodState {
@@ -111,6 +161,8 @@ pub struct NodePods {
     tree: PodTree,
     /// The node's own network namespace.
     host: u64,
+    /// Tells what changes; nothing as long as there is no instance of inotify to be had.
+    watch: Option<PodWatch>,
     /// Of each pod that was found a process in its namespace: one look at it tells that nothing has changed.
     found: HashMap<Arc<str>, Found>,
 }
@@ -141,7 +193,62 @@ impl NodePods {
         let path = Path::new("/proc/self/ns/net").to_owned();
         let own = NetNs::current().map_err(std::io::Error::other).and_then(|n| n.inode());
         let host = own.map_err(|source| CgroupError::Proc { path, source })?;
-        Ok(Self { tree, host, found: HashMap::new() })
+        // It is tried again with each pass, and said then.
+        let watch = tree.watch().ok();
+        Ok(Self { tree, host, watch, found: HashMap::new() })
+    }
+
+    fn follow<'a>(&mut self, pods: impl Iterator<Item = &'a Arc<str>>) -> Follow {
+        let mut follow = Follow::default();
+        let mut failed = |error: WatchError| {
+            let cause = match &error {
+                WatchError::Exhausted(_) => Unwatched::Exhausted,
+                WatchError::Failed(_) => Unwatched::Refused,
+            };
+            follow.failed = Some((cause, error.to_string()));
+        };
+        let watch = match &mut self.watch {
+            Some(watch) => watch,
+            none => match self.tree.watch() {
+                Ok(watch) => none.insert(watch),
+                Err(error) => {
+                    failed(error);
+                    return follow;
+                }
+            },
+        };
+        let is_new = watch.above(self.tree.parents()).unwrap_or_else(|error| {
+            failed(error);
+            false
+        });
+        for uid in pods {
+            if watch.is_followed(uid) {
+                continue;
+            }
+            let is_followed = match self.tree.find(uid) {
+                Some(path) => watch.follow(uid, &path).unwrap_or_else(|error| {
+                    failed(error);
+                    false
+                }),
+                // Its directory may have come before its parent was watched.
+                None => is_new,
+            };
+            if is_followed {
+                follow.new.insert(uid.clone());
+            }
+        }
+        follow
+    }
+
+    fn heard(&mut self) -> Heard {
+        let Some(watch) = &mut self.watch else { return Heard::default() };
+        let news = watch.news();
+        let any = news.lost || !news.parents.is_empty();
+        if news.lost {
+            self.tree.search_anew();
+        }
+        self.tree.add(news.parents);
+        Heard { pods: news.pods, any, lost: news.lost }
     }
 
     fn cgroup(&mut self, workload: &Workload) -> Result<Cgroup, PodState> {
@@ -166,7 +273,9 @@ impl NodePods {
             found.iter().map(|n| Candidate { inode: n.inode, addresses: n.addresses.clone() }).collect();
         let inode = place::namespace(&candidates, self.host, workload.host_network, &workload.addresses)
             .map_err(|error| match error {
-                NamespaceError::NoProcess | NamespaceError::NoAddress => pending(error.to_string()),
+                NamespaceError::NoProcess | NamespaceError::NotInSandbox | NamespaceError::NoAddress => {
+                    pending(error.to_string())
+                }
                 NamespaceError::Foreign { .. }
                 | NamespaceError::Ambiguous { .. }
                 | NamespaceError::Unread { .. }

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,7 +14,9 @@ use std::time::{Duration, Instant};
 use lark_abi::PodEntry;
 use lark_bpf::{Kernel, PinnedPod};
 use lark_core::capture::PodState;
+use lark_core::explain::Unwatched;
 use lark_core::identity::SpiffeId;
+use lark_core::place::Looks;
 use lark_core::snapshot::{Snapshot, Workload};
 use lark_sys::cgroup::Cgroup;
 
@@ -53,6 +55,8 @@ pub struct Inputs {
     pub locator: Locator,
     /// Told of each pod that began after the agent, how long it ran before it was captured.
     pub late: Box<dyn Fn(Duration) + Send>,
+    /// Told each time that changes of pods are not told by the kernel, and why.
+    pub unwatched: Box<dyn Fn(Unwatched) + Send>,
 }
 
 /// One workload of this node, for people.
@@ -91,6 +95,12 @@ pub struct Capturer {
     synced: Option<Arc<Snapshot>>,
     next_id: u32,
     started: Instant,
+    /// When pods are looked for because something of them changed.
+    looks: Looks,
+    /// Pods of this node that are to be captured, as of the last pass.
+    wanted: BTreeSet<Arc<str>>,
+    /// Why the kernel does not tell of all of them.
+    unwatched: Option<Unwatched>,
 }
 
 impl std::fmt::Debug for Capturer {
@@ -124,6 +134,9 @@ impl Capturer {
             synced: None,
             next_id,
             started: Instant::now(),
+            looks: Looks::default(),
+            wanted: BTreeSet::new(),
+            unwatched: None,
         }
     }
 
@@ -224,11 +237,13 @@ impl Capturer {
     /// One pass. Returns whether everything that is wanted is captured or has failed for a reason that
     /// waiting will not mend.
     pub fn reconcile(&mut self, snapshot: &Arc<Snapshot>) -> bool {
+        let began = self.started.elapsed();
         let wanted: BTreeMap<Arc<str>, Arc<Workload>> = snapshot
             .workloads_on(&self.inputs.node)
             .filter(|w| w.capture.is_wanted())
             .map(|w| (w.uid.clone(), w.clone()))
             .collect();
+        self.inputs.locator.look_anew(|uid| wanted.contains_key(uid));
         // First of all: what the kernel decides by itself must not be decided by what was so before.
         let inputs = &mut self.inputs;
         self.direct.take_back(
@@ -242,7 +257,6 @@ impl Capturer {
             self.sync_destinations(snapshot);
         }
         self.release_unwanted(&wanted);
-        self.inputs.locator.keep(|uid| wanted.contains_key(uid));
         // Before anything is captured: what is strict takes nothing while it is not.
         let captured = &self.captured;
         self.strict.pass(snapshot, &mut self.inputs.locator, |uid| {
@@ -270,9 +284,56 @@ impl Capturer {
                 cgroup_id,
             });
         }
+        let is_awaited =
+            |r: &&PodReport| matches!(r.state, PodState::Pending { .. } | PodState::Failed { .. });
+        let awaited = reports.iter().filter(is_awaited).map(|r| r.uid.clone()).collect();
         *locked(&self.reports) = reports;
         self.is_whole = self.direct.write(snapshot, present(&self.captured));
+        self.wanted = wanted.into_keys().collect();
+        self.follow(began, awaited);
         settled
+    }
+
+    /// Has the kernel tell what happens to the wanted pods from now on.
+    fn follow(&mut self, began: Duration, awaited: BTreeSet<Arc<str>>) {
+        let follow = self.inputs.locator.follow(self.wanted.iter());
+        let is_missed = !follow.new.is_disjoint(&awaited);
+        self.looks.looked(began, self.started.elapsed(), awaited);
+        if is_missed {
+            self.looks.told(self.started.elapsed());
+        }
+        let cause = follow.failed.as_ref().map(|(cause, _)| *cause);
+        if let Some((cause, error)) = follow.failed {
+            (self.inputs.unwatched)(cause);
+            if self.unwatched != Some(cause) {
+                tracing::warn!(%cause, error, "pods are found by looking twice a second, not as soon as they are there");
+            }
+        } else if self.unwatched.is_some() {
+            tracing::info!("changes of all pods are told by the kernel again");
+        }
+        self.unwatched = cause;
+    }
+
+    /// What tells, by being readable, that [`Capturer::heed`] has something to take in.
+    pub fn told_by(&self) -> Option<BorrowedFd<'_>> {
+        self.inputs.locator.told_by()
+    }
+
+    /// Takes in what the kernel tells of pods.
+    pub fn heed(&mut self) {
+        let heard = self.inputs.locator.heard();
+        if heard.lost {
+            tracing::debug!("the kernel told less than happened to cgroups");
+            (self.inputs.unwatched)(Unwatched::Overflow);
+        }
+        if heard.any || heard.pods.iter().any(|uid| self.wanted.contains(uid.as_str())) {
+            self.looks.told(self.started.elapsed());
+        }
+    }
+
+    /// How long until a pass is due because of what was told.
+    pub fn until_look(&self) -> Option<Duration> {
+        Some(self.looks.due()?.saturating_sub(self.started.elapsed()))
     }
 
     /// Whether the last pass did all that there is to do; if not, the next one is due at once.
@@ -333,12 +394,14 @@ impl Capturer {
                 let before =
                     locked(&self.reports).iter().find(|r| r.uid == workload.uid).map(|r| r.state.clone());
                 if before.as_ref() != Some(&state) {
-                    tracing::warn!(
-                        pod = workload.full_name(),
-                        state = state.label(),
-                        why = state.why(),
-                        "not captured"
-                    );
+                    let (pod, label, why) = (workload.full_name(), state.label(), state.why());
+                    match state {
+                        // Each pod waits for something at its beginning.
+                        PodState::Pending { .. } => {
+                            tracing::info!(pod, state = label, why, "not captured yet")
+                        }
+                        _ => tracing::warn!(pod, state = label, why, "not captured"),
+                    }
                 }
                 state
             }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lark_core::explain::Cause;
+use lark_core::explain::{Cause, Unwatched};
 use lark_core::observe::Totals;
 use lark_core::reason::Reason;
 use lark_core::recognise::{Opaque, Protocol};
@@ -81,6 +81,7 @@ pub(super) struct Metrics {
     recognised: IntCounterVec,
     opaque: IntCounterVec,
     capture_delay: Histogram,
+    unwatched: IntCounterVec,
 }
 
 impl Metrics {
@@ -141,7 +142,12 @@ impl Metrics {
                     "lark_capture_delay_seconds",
                     "How long pods that began after the agent ran before they were captured",
                 )
-                .buckets(vec![0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0]),
+                .buckets(vec![0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0]),
+            )?,
+            unwatched: counter(
+                "lark_capture_unwatched_total",
+                "Times that the kernel did not tell what happens to pods' cgroups, so that it was found by looking, by reason",
+                &["reason"],
             )?,
         };
         for collector in metrics.own() {
@@ -157,6 +163,9 @@ impl Metrics {
             for reason in Opaque::ALL {
                 metrics.opaque.with_label_values(&[direction, reason.label()]);
             }
+        }
+        for reason in Unwatched::ALL {
+            metrics.unwatched.with_label_values(&[reason.label()]);
         }
         for reason in Reason::ALL {
             for direction in ["outbound", "inbound"] {
@@ -176,7 +185,7 @@ impl Metrics {
     }
 
     /// What is kept here.
-    fn own(&self) -> [Box<dyn Collector>; 11] {
+    fn own(&self) -> [Box<dyn Collector>; 12] {
         [
             Box::new(self.refused.clone()),
             Box::new(self.closed.clone()),
@@ -189,6 +198,7 @@ impl Metrics {
             Box::new(self.recognised.clone()),
             Box::new(self.opaque.clone()),
             Box::new(self.capture_delay.clone()),
+            Box::new(self.unwatched.clone()),
         ]
     }
 
@@ -202,6 +212,10 @@ impl Metrics {
 
     pub(super) fn captured(&self, delay: Duration) {
         self.capture_delay.observe(delay.as_secs_f64());
+    }
+
+    pub(super) fn unwatched(&self, reason: Unwatched) {
+        self.unwatched.with_label_values(&[reason.label()]).inc();
     }
 
     /// All that a scrape can show, by name.

@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use lark_core::explain::Cause;
+use lark_core::explain::{Cause, Unwatched};
 use lark_core::observe::{History, Requests};
 use lark_core::rate::Lines;
 use lark_core::reason::Reason;
@@ -179,6 +179,11 @@ impl Observer {
     /// A pod that began after the agent was captured when it had run for so long.
     pub fn captured(&self, delay: Duration) {
         self.0.metrics.captured(delay);
+    }
+
+    /// The kernel did not tell what happens to the cgroups of pods.
+    pub fn unwatched(&self, reason: Unwatched) {
+        self.0.metrics.unwatched(reason);
     }
 
     /// Connections open now.

@@ -1,7 +1,9 @@
 //! Pods of this node as the kernel has them: their cgroups, the processes in these, and the processes'
 //! network namespaces. What a directory's name means is the caller's knowledge.
 
-use std::collections::BTreeSet;
+mod watch;
+
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
@@ -11,6 +13,7 @@ use std::time::{Duration, Instant};
 use crate::cgroup::{self, CgroupError};
 use crate::links;
 use crate::netns::{NetNs, NetNsError};
+pub use watch::{News, PodWatch, WatchError};
 
 /// What a directory's name says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +45,8 @@ pub struct PodTree {
     /// Those below which pods are.
     parents: BTreeSet<PathBuf>,
     searched: Option<Instant>,
+    /// The pods in them, as they were when one was looked for since [`PodTree::look_anew`].
+    pods: Option<HashMap<String, PathBuf>>,
 }
 
 impl PodTree {
@@ -55,11 +60,35 @@ impl PodTree {
 
     /// A tree at another place.
     pub fn at(root: PathBuf, names: Names) -> Self {
-        Self { root, names, parents: BTreeSet::new(), searched: None }
+        Self { root, names, parents: BTreeSet::new(), searched: None, pods: None }
     }
 
-    /// The directory of a pod: one look into each parent of pods that is known; if it is in none, the tree is
-    /// searched for further parents, at most once a second.
+    /// Watches nothing yet of this tree.
+    ///
+    /// # Errors
+    /// When there is no instance of inotify to be had.
+    pub fn watch(&self) -> Result<PodWatch, WatchError> {
+        PodWatch::new(self.root.clone(), self.names)
+    }
+
+    /// What was found may have changed: the next one who is looked for is looked for in the tree.
+    pub fn look_anew(&mut self) {
+        self.pods = None;
+    }
+
+    /// Below these pods are, or come to be, too.
+    pub fn add(&mut self, parents: BTreeSet<PathBuf>) {
+        self.parents.extend(parents);
+        self.pods = None;
+    }
+
+    /// Anything may have changed: the next one who is not found is searched for at once.
+    pub fn search_anew(&mut self) {
+        (self.pods, self.searched) = (None, None);
+    }
+
+    /// The directory of a pod: by one look into each parent of pods that is known, for all who are looked for; if it
+    /// is in none, the tree is searched for further parents, at most once a second.
     pub fn find(&mut self, uid: &str) -> Option<PathBuf> {
         if let Some(found) = self.look(uid) {
             return Some(found);
@@ -85,12 +114,22 @@ impl PodTree {
         (self.names)(path.strip_prefix(&self.root).ok()?.to_str()?)
     }
 
-    fn look(&self, uid: &str) -> Option<PathBuf> {
-        let is_it = |path: &PathBuf| self.meaning(path).is_some_and(|m| m == Meaning::Pod(uid.to_owned()));
-        self.parents.iter().flat_map(|parent| directories(parent)).find(is_it)
+    fn look(&mut self, uid: &str) -> Option<PathBuf> {
+        if self.pods.is_none() {
+            let mut pods = HashMap::new();
+            for path in self.parents.iter().flat_map(|parent| directories(parent)) {
+                if let Some(Meaning::Pod(uid)) = self.meaning(&path) {
+                    // Of two the first, as long as it is there.
+                    pods.entry(uid).or_insert(path);
+                }
+            }
+            self.pods = Some(pods);
+        }
+        self.pods.as_ref()?.get(uid).cloned()
     }
 
     fn search(&mut self) {
+        self.pods = None;
         self.parents.clear();
         let mut open = vec![(self.root.clone(), 0)];
         let mut seen = 0;
@@ -218,39 +257,4 @@ pub fn age(pid: u32) -> io::Result<Duration> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn names(path: &str) -> Option<Meaning> {
-        let name = path.rsplit('/').next()?;
-        match name.strip_prefix("pod-") {
-            Some(uid) => Some(Meaning::Pod(uid.to_owned())),
-            None => name.starts_with("pods").then_some(Meaning::Pods),
-        }
-    }
-
-    #[test]
-    fn a_pods_directory_is_found_below_its_parents_and_never_inside_of_another_pod() {
-        let home = tempfile::tempdir().unwrap();
-        let make = |path: &str| std::fs::create_dir_all(home.path().join(path)).unwrap();
-        make("a/pods/pod-one/x/pods/pod-two");
-        make("b/other/pod-three");
-        let mut tree = PodTree::at(home.path().to_owned(), names);
-        assert_eq!(tree.find("one"), Some(home.path().join("a/pods/pod-one")));
-        assert_eq!(tree.find("two"), None);
-        assert_eq!(tree.find("three"), None);
-        // A later one in a parent that is known is seen at once.
-        make("a/pods/pod-four");
-        assert_eq!(tree.find("four"), Some(home.path().join("a/pods/pod-four")));
-        std::fs::remove_dir(home.path().join("a/pods/pod-four")).unwrap();
-        assert_eq!(tree.find("four"), None);
-    }
-
-    #[test]
-    fn this_process_is_young_and_in_its_own_cgroup() {
-        let own = cgroup::own().unwrap();
-        assert!(processes(own.path(), |_| false).len() <= PROCESSES);
-        assert!(age(std::process::id()).unwrap() < Duration::from_secs(3600));
-        assert!(age(u32::MAX).is_err());
-    }
-}
+mod tests;

@@ -41,6 +41,7 @@ mod refusal;
 mod requests;
 mod system;
 mod tunnel;
+mod unwatched;
 mod violation;
 mod watch;
 
@@ -51,6 +52,7 @@ pub use passthrough::Passthrough;
 pub use requests::{Cut, Opaque};
 pub use system::{System, told};
 pub use tunnel::{Cause, Tunnel};
+pub use unwatched::Unwatched;
 pub use violation::Violation;
 pub use watch::Watch;
 
@@ -159,6 +161,7 @@ pub fn sets() -> Vec<Set> {
     vec![
         capture::wanted(),
         capture::state(),
+        unwatched::set(),
         mode::set(),
         kernel::set(),
         passthrough::set(),

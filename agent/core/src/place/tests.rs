@@ -69,6 +69,9 @@ fn the_namespace_is_the_one_that_has_the_pods_addresses() {
     let foreign = NamespaceError::Foreign { count: 2, address: ip("10.0.0.1") };
     assert_eq!(namespace(&[host, inner], 1, false, &[ip("10.0.0.1")]), Err(foreign));
     assert_eq!(namespace(&all, 1, false, &[]), Err(NamespaceError::NoAddress));
+    // While its sandbox is made, the pod's only process is still on the node's network.
+    let early = namespace(&all[..1], 1, false, &[ip("10.0.1.1")]);
+    assert_eq!(early, Err(NamespaceError::NotInSandbox));
     // A process of the pod has made one with the pod's address: first or last, it is not taken.
     let decoy = at(4, &["10.0.1.1", "fd01::1"]);
     let [host, inner, pod] = all;
