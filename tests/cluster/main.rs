@@ -4,6 +4,8 @@
 
 mod chart;
 mod discover;
+mod held;
+mod lives;
 mod manifests;
 mod node;
 mod rbac;

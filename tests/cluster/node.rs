@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use lark_apiserver::{ApiServer, objects};
 use lark_sys::netns::NetNs;
-use lark_testbed::{Agent, Controller, Mesh, Nginx, Node, Place, Pod, Running, Testbed, Wire, eventually};
+use lark_testbed::{Agent, Controller, Mesh, Nginx, Node, Pod, Running, Testbed, Wire, eventually};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
@@ -15,7 +15,7 @@ const ID: &str = "8f3c5b0e8f3c5b0e8f3c5b0e8f3c5b0e8f3c5b0e8f3c5b0e8f3c5b0e8f3c5b
 
 /// Where a kubelet puts a pod of this UID, and a runtime one of its containers.
 #[derive(Clone, Copy)]
-enum Layout {
+pub(crate) enum Layout {
     SystemdContainerd,
     SystemdCrio,
     CgroupfsContainerd,
@@ -23,7 +23,7 @@ enum Layout {
 }
 
 impl Layout {
-    fn pod(self, uid: &str, class: &str) -> String {
+    pub(crate) fn pod(self, uid: &str, class: &str) -> String {
         let flat = uid.replace('-', "_");
         match (self, class) {
             (Self::SystemdContainerd | Self::SystemdCrio, "") => {
@@ -48,18 +48,18 @@ impl Layout {
 }
 
 /// A cluster of two nodes with agents. Fields are dropped in this order: agents before the bed.
-struct Cluster {
-    agents: Vec<Agent>,
-    controller: Controller,
-    server: ApiServer,
+pub(crate) struct Cluster {
+    pub(crate) agents: Vec<Agent>,
+    pub(crate) controller: Controller,
+    pub(crate) server: ApiServer,
     _runtime: Runtime,
-    nodes: [Node; 2],
+    pub(crate) nodes: [Node; 2],
     pauses: Vec<Running>,
-    bed: Testbed,
+    pub(crate) bed: Testbed,
 }
 
 /// An agent that shows the token of its pod.
-fn agent(bed: &Testbed, node: &Node, controller: &Controller, mesh: &Mesh) -> Agent {
+pub(crate) fn agent(bed: &Testbed, node: &Node, controller: &Controller, mesh: &Mesh) -> Agent {
     agent_with(bed, node, controller, mesh, &[])
 }
 
@@ -71,12 +71,12 @@ fn agent_with(bed: &Testbed, node: &Node, controller: &Controller, mesh: &Mesh, 
 }
 
 /// The UID of a pod. Tests that run beside this one have theirs in the same tree of cgroups.
-fn uid(number: u32) -> String {
+pub(crate) fn uid(number: u32) -> String {
     format!("0c2f9a9e-52cf-4ad0-9d0b-{:08x}{number:04x}", std::process::id())
 }
 
 impl Cluster {
-    fn new(capture: Option<&str>) -> Self {
+    pub(crate) fn new(capture: Option<&str>) -> Self {
         let mut bed = Testbed::new().unwrap();
         let nodes = [bed.node("one").unwrap(), bed.node("two").unwrap()];
         let runtime =
@@ -111,31 +111,49 @@ impl Cluster {
 
     /// A pod with a process in it, and the object that the API server keeps of it. Its place is that of its
     /// container.
-    fn pod(&mut self, node: usize, name: &str, number: u32, layout: Layout, class: &str) -> (Pod, Value) {
+    pub(crate) fn pod(
+        &mut self,
+        node: usize,
+        name: &str,
+        number: u32,
+        layout: Layout,
+        class: &str,
+    ) -> (Pod, Value) {
         let node = self.nodes[node].clone();
         let mut pod = self.bed.pod(&node, name).unwrap();
-        let cgroup = self.root(&pod).join(layout.pod(&uid(number), class)).join(layout.container());
-        std::fs::create_dir_all(&cgroup).unwrap();
-        pod.place = Place { cgroup, netns: pod.place.netns.clone() };
-        self.pause(&pod);
+        self.settle(&mut pod, number, layout, class);
         let object = self.tell(&pod, number);
         (pod, object)
     }
 
-    /// The root of this bed's cgroups, in the place of `--cgroup-root`.
-    fn root(&self, pod: &Pod) -> PathBuf {
+    /// Puts a pod where its kubelet would, with a process in it.
+    pub(crate) fn settle(&mut self, pod: &mut Pod, number: u32, layout: Layout, class: &str) {
+        pod.place.cgroup = self.place(pod, number, layout, class);
+        self.pause(pod);
+    }
+
+    /// Makes the cgroup of a pod's container, where its kubelet and its runtime would.
+    pub(crate) fn place(&self, pod: &Pod, number: u32, layout: Layout, class: &str) -> PathBuf {
+        let cgroup = self.root(pod).join(layout.pod(&uid(number), class)).join(layout.container());
+        std::fs::create_dir_all(&cgroup).unwrap();
+        cgroup
+    }
+
+    /// The root of this bed's cgroups, in the place of `--cgroup-root`; the pod has no other place yet.
+    pub(crate) fn root(&self, pod: &Pod) -> PathBuf {
         pod.place.cgroup.parent().unwrap().to_owned()
     }
 
     /// Starts the process that holds a sandbox.
-    fn pause(&mut self, pod: &Pod) {
+    pub(crate) fn pause(&mut self, pod: &Pod) {
         let mut sleep = pod.place.command("sleep");
         sleep.arg("3600");
         let log = self.bed.directory().join(format!("pause-{}", pod.name));
         self.pauses.push(pod.place.start(sleep, &log).unwrap());
     }
 
-    fn tell(&self, pod: &Pod, number: u32) -> Value {
+    /// Has the API tell of a pod, with its addresses.
+    pub(crate) fn tell(&self, pod: &Pod, number: u32) -> Value {
         let addresses = [pod.ip.to_string(), pod.ip6.to_string()];
         let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
         let mut object = objects::pod("shop", &pod.name, &pod.name, &pod.node, &addresses);
@@ -143,18 +161,18 @@ impl Cluster {
         self.server.put(object)
     }
 
-    fn captured(&self, counts: [u64; 2]) {
+    pub(crate) fn captured(&self, counts: [u64; 2]) {
         for (agent, count) in self.agents.iter().zip(counts) {
             agent.wait_captured(count).unwrap();
         }
     }
 
-    fn logs(&self) -> String {
+    pub(crate) fn logs(&self) -> String {
         self.agents.iter().map(|a| format!("{}:\n{}\n", a.node.name, a.process.log())).collect()
     }
 
     /// Waits until the server answers, and the edge to it is secured.
-    fn answers_by_mtls(&self, from: &Pod, to: &Pod) {
+    pub(crate) fn answers_by_mtls(&self, from: &Pod, to: &Pod) {
         let url = format!("http://{}:8080/", to.ip);
         let secured = || {
             let answer = from.place.run("curl", &["-sS", "--max-time", "5", &url])?;
@@ -165,7 +183,7 @@ impl Cluster {
             .unwrap_or_else(|e| panic!("{e:#}\n{}", self.logs()));
     }
 
-    fn curl(&self, from: &Pod, to: &Pod) -> String {
+    pub(crate) fn curl(&self, from: &Pod, to: &Pod) -> String {
         let url = format!("http://{}:8080/", to.ip);
         from.place
             .run("curl", &["-sS", "--max-time", "20", &url])

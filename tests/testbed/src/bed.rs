@@ -93,6 +93,13 @@ fn batch(netns: &str, commands: &str) -> Result<()> {
     Ok(())
 }
 
+/// The way to the pods of a node.
+fn routes(node: u8) -> String {
+    format!(
+        "route add 10.77.{node}.0/24 via 192.168.77.{node}\nroute add fd77:{node}::/64 via fd77::{node}\n"
+    )
+}
+
 impl Node {
     /// Its port on the wire's bridge.
     pub(crate) fn port(&self) -> String {
@@ -165,6 +172,42 @@ impl Testbed {
         self.nodes += 1;
         self.free.push((1..=250).rev().collect());
         let n = self.nodes;
+        std::fs::write(self.directory.join(format!("node-{n}")), name)?;
+        let own = self.connect(n, name)?;
+        for other in 1..n {
+            let there = format!("{}-{}", self.name, self.node_name(other)?);
+            batch(&there, &routes(n))?;
+        }
+        Ok(Node {
+            name: name.to_owned(),
+            number: n,
+            place: self.boot(name, &own)?,
+            ip: Ipv4Addr::new(192, 168, 77, n).into(),
+            ip6: Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, n.into()).into(),
+        })
+    }
+
+    /// Loses and makes anew all that a machine loses when it is reset: its agent, its network and whatever was pinned.
+    /// Its pods are to be ended before; files stay.
+    ///
+    /// # Errors
+    /// When something of it stays, or cannot be made.
+    pub fn reboot(&mut self, node: &Node) -> Result<()> {
+        let cgroup = &node.place.cgroup;
+        std::fs::write(cgroup.join("cgroup.kill"), "1")?;
+        eventually(Duration::from_secs(10), "the node's processes end", || {
+            Ok(std::fs::remove_dir(cgroup).is_ok())
+        })?;
+        std::fs::remove_dir_all(self.pins.join(&node.name))?;
+        ip(&["-n", &self.netns("wire"), "link", "del", &node.port()])?;
+        ip(&["netns", "del", &self.netns(&node.name)])?;
+        let own = self.connect(node.number, &node.name)?;
+        self.boot(&node.name, &own)?;
+        Ok(())
+    }
+
+    /// The network namespace of a node, on the wire, with ways to all other nodes.
+    fn connect(&self, n: u8, name: &str) -> Result<String> {
         let (wire, own) = (self.netns("wire"), self.netns(name));
         ip(&["netns", "add", &own])?;
         let port = format!("n{n}");
@@ -181,29 +224,18 @@ impl Testbed {
              link add pods address 02:77:00:00:00:{n:02x} type bridge mcast_snooping 0\naddr add 10.77.{n}.254/24 dev pods\n\
              addr add fd77:{n}::ff/64 dev pods nodad\nlink set pods up\n"
         );
-        for other in 1..n {
-            commands.push_str(&format!(
-                "route add 10.77.{other}.0/24 via 192.168.77.{other}\nroute add fd77:{other}::/64 via fd77::{other}\n"
-            ));
-            let there = format!("{}-{}", self.name, self.node_name(other)?);
-            batch(
-                &there,
-                &format!(
-                    "route add 10.77.{n}.0/24 via 192.168.77.{n}\nroute add fd77:{n}::/64 via fd77::{n}\n"
-                ),
-            )?;
+        for other in (1..=self.nodes).filter(|other| *other != n) {
+            commands.push_str(&routes(other));
         }
         batch(&own, &commands)?;
-        std::fs::write(self.directory.join(format!("node-{n}")), name)?;
-        let place = self.place(&format!("agent-{name}"), &own)?;
+        Ok(own)
+    }
+
+    /// Where a node's agent runs, in its namespace.
+    fn boot(&self, name: &str, netns: &str) -> Result<Place> {
+        let place = self.place(&format!("agent-{name}"), netns)?;
         place.run("sysctl", &["-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"])?;
-        Ok(Node {
-            name: name.to_owned(),
-            number: n,
-            place,
-            ip: Ipv4Addr::new(192, 168, 77, n).into(),
-            ip6: Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, n.into()).into(),
-        })
+        Ok(place)
     }
 
     fn node_name(&self, number: u8) -> Result<String> {
