@@ -9,7 +9,7 @@ use crate::world::{LIMIT, World, uid, uid_at, until};
 
 /// The uid of the pod that a connection to the Service `db` is taken to, or the reason why to none.
 fn way_to_db(snapshot: &Snapshot) -> String {
-    let asked = "10.96.0.1:5432".parse().unwrap();
+    let asked = "10.96.0.10:5432".parse().unwrap();
     match decide(snapshot, "one", asked, |_, _| None, |_| 0, 0).route {
         Route::Tunnel { destination, .. } => destination.uid.to_string(),
         Route::Deny { reason } => reason.label().to_owned(),
@@ -19,7 +19,7 @@ fn way_to_db(snapshot: &Snapshot) -> String {
 
 #[tokio::test]
 async fn a_cluster_becomes_a_snapshot() {
-    let world = World::shop().await;
+    let world = World::anywhere().await;
     let discovery = world.discover().await;
     let snapshot = discovery.snapshot.borrow().clone();
     let db = snapshot.workload_named("shop", "db-1").unwrap();
@@ -34,14 +34,14 @@ async fn a_cluster_becomes_a_snapshot() {
 
 #[tokio::test]
 async fn a_label_on_the_namespace_captures_its_pods() {
-    let world = World::shop().await;
-    world.server.put(objects::namespace("shop", None));
+    let world = World::anywhere().await;
+    world.put(objects::namespace("shop", None));
     let discovery = world.discover().await;
     let captured = |s: &Snapshot| s.workloads().any(|w| w.capture.is_wanted());
     assert!(!captured(&discovery.snapshot.borrow()));
-    world.server.put(objects::namespace("shop", Some("enabled")));
+    world.put(objects::namespace("shop", Some("enabled")));
     until(&discovery, "captured by its namespace", |s| captured(s)).await;
-    world.server.put(objects::namespace("shop", Some("disabled")));
+    world.put(objects::namespace("shop", Some("disabled")));
     until(&discovery, "not captured any more", |s| !captured(s)).await;
 }
 
@@ -99,7 +99,7 @@ async fn endpoints_ahead_of_pods_lead_to_nobody_and_never_to_the_old_one() {
     let pod = objects::pod("shop", "db-1", "db", "two", &["10.0.2.1"]);
     world.server.delete(&pod);
     let new = world.server.put(pod);
-    let service = objects::service("shop", "db", "10.96.0.1", 5432);
+    let service = objects::service("shop", "db", "10.96.0.10", 5432);
     world.server.put(objects::slice(&service, &[&new]));
     let between = until(&discovery, "the old pod is left", |s| way_to_db(s) != old).await;
     assert_eq!(way_to_db(&between), "destination_unknown");
@@ -230,7 +230,7 @@ async fn odd_objects_close_what_they_are_about_and_nothing_else() {
     world.pod("web-1", "web", "10.0.2.5");
     let policy = world.server.put(deep("listed"));
     // The API takes such a port in a slice that somebody wrote by hand.
-    let service = objects::service("shop", "db", "10.96.0.1", 5432);
+    let service = objects::service("shop", "db", "10.96.0.10", 5432);
     let mut slice = objects::slice(&service, &[]);
     slice["metadata"]["name"] = "by-hand".into();
     slice["ports"] = serde_json::json!([{ "name": "odd", "port": 70_000, "protocol": "TCP" }]);
@@ -273,16 +273,16 @@ async fn an_event_that_cannot_be_read_is_not_passed_over() {
 
 #[tokio::test]
 async fn network_policies_are_watched() {
-    let world = World::shop().await;
+    let world = World::anywhere().await;
     let discovery = world.discover().await;
     assert!(discovery.snapshot.borrow().policies().is_empty());
-    let policy = world.server.put(serde_json::json!({
+    let policy = world.put(serde_json::json!({
         "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
         "metadata": { "name": "closed", "namespace": "shop" },
         "spec": { "podSelector": {}, "policyTypes": ["Ingress"] }
     }));
     let closed = until(&discovery, "the policy is known", |s| !s.policies().is_empty()).await;
     assert!(closed.policies().unreadable().is_empty());
-    world.server.delete(&policy);
+    world.delete(&policy);
     until(&discovery, "the policy is gone", |s| s.policies().is_empty()).await;
 }

@@ -9,6 +9,7 @@ mod lives;
 mod manifests;
 mod node;
 mod rbac;
+mod real;
 mod replicas;
 mod reviews;
 mod world;

@@ -12,29 +12,62 @@ use lark_discovery::kubernetes::{Access, Mesh, watch};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::real::Real;
+
 /// Generous: what is awaited comes in milliseconds on an idle machine.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 pub(crate) struct World {
     pub(crate) server: ApiServer,
+    /// Before the directory that it runs in.
+    real: Option<Real>,
     pub(crate) home: TempDir,
 }
 
 impl World {
     /// Namespace `shop` is captured; `db` runs on node two behind Service `db`.
     pub(crate) async fn shop() -> Self {
-        let world = Self { server: ApiServer::start().await.unwrap(), home: tempfile::tempdir().unwrap() };
-        world.server.put(objects::namespace("shop", Some("enabled")));
-        world.server.put(objects::node("one", "192.168.0.1"));
-        world.server.put(objects::node("two", "192.168.0.2"));
-        let db = world.server.put(objects::pod("shop", "db-1", "db", "two", &["10.0.2.1", "fd02::1"]));
-        let service = world.server.put(objects::service("shop", "db", "10.96.0.1", 5432));
-        world.server.put(objects::slice(&service, &[&db]));
+        Self::with(None, tempfile::tempdir().unwrap()).await
+    }
+
+    /// The same on whatever API server there is: for scenarios without faults.
+    pub(crate) async fn anywhere() -> Self {
+        let home = tempfile::tempdir().unwrap();
+        Self::with(Real::start(home.path()), home).await
+    }
+
+    async fn with(real: Option<Real>, home: TempDir) -> Self {
+        let world = Self { server: ApiServer::start().await.unwrap(), real, home };
+        world.put(objects::namespace("shop", Some("enabled")));
+        world.put(objects::node("one", "192.168.0.1"));
+        world.put(objects::node("two", "192.168.0.2"));
+        let db = world.put(objects::pod("shop", "db-1", "db", "two", &["10.0.2.1", "fd02::1"]));
+        let service = world.put(objects::service("shop", "db", "10.96.0.10", 5432));
+        world.put(objects::slice(&service, &[&db]));
         world
     }
 
+    /// Creates or replaces an object.
+    pub(crate) fn put(&self, object: Value) -> Value {
+        match &self.real {
+            Some(real) => real.put(object),
+            None => self.server.put(object),
+        }
+    }
+
+    /// Deletes an object.
+    pub(crate) fn delete(&self, object: &Value) {
+        match &self.real {
+            Some(real) => real.delete(object),
+            None => self.server.delete(object),
+        }
+    }
+
     pub(crate) fn access(&self) -> Access {
-        Access::Kubeconfig(self.server.kubeconfig(self.home.path()).unwrap())
+        Access::Kubeconfig(match &self.real {
+            Some(real) => real.agent().to_owned(),
+            None => self.server.kubeconfig(self.home.path()).unwrap(),
+        })
     }
 
     pub(crate) async fn discover(&self) -> Discovery {
@@ -52,7 +85,7 @@ impl World {
 
     /// Puts a pod of that name and account on node two.
     pub(crate) fn pod(&self, name: &str, account: &str, address: &str) -> Value {
-        self.server.put(objects::pod("shop", name, account, "two", &[address]))
+        self.put(objects::pod("shop", name, account, "two", &[address]))
     }
 }
 
