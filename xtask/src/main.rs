@@ -32,6 +32,8 @@ mod node;
 mod picture;
 /// Processes, as the kernel has them.
 mod process;
+/// A large cluster, and two agents in it.
+mod scale;
 /// Traffic for hours, with everything around it changing.
 mod soak;
 /// Every test.
@@ -68,6 +70,8 @@ enum Task {
     },
     /// Inject every fault and write docs/failures.md from what was seen (needs root).
     Failures,
+    /// Measure what a large cluster costs an agent and the API server (needs root).
+    Scale(scale::Args),
     /// Run mixed real traffic while pods, certificates and agents come and go, and judge leaks (needs root).
     Soak(soak::Args),
     /// Run the fuzz targets for a while, from the corpora that are kept.
@@ -92,6 +96,7 @@ fn main() -> ExitCode {
         Task::Docs(args) => docs::run(&args),
         Task::Ebpf { check } => ebpf::run(check),
         Task::Failures => failures::run(),
+        Task::Scale(args) => scale::run(&args),
         Task::Soak(args) => soak::run(&args),
         Task::Fuzz(args) => fuzz::run(&args),
         Task::Image(args) => image::run(&args),

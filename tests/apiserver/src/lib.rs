@@ -161,7 +161,7 @@ impl ApiServer {
     pub fn all(&self, group: &str, plural: &str) -> Vec<Value> {
         let resource = (group.to_owned(), plural.to_owned());
         let page = locked(&self.shared.registry).list(&resource, None, None, None);
-        page.map(|page| page.items).unwrap_or_default()
+        page.map(|page| page.items.iter().map(|item| Value::clone(item)).collect()).unwrap_or_default()
     }
 
     /// The present revision.

@@ -2,6 +2,7 @@
 //! up, and the history of changes that watches read (<https://kubernetes.io/docs/reference/using-api/api-concepts/>).
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 
@@ -43,7 +44,7 @@ pub(crate) struct Change {
     pub(crate) resource: Resource,
     /// `ADDED`, `MODIFIED` or `DELETED`.
     pub(crate) kind: &'static str,
-    pub(crate) object: Value,
+    pub(crate) object: Arc<Value>,
 }
 
 /// Namespace and name.
@@ -52,12 +53,12 @@ type Key = (String, String);
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
     pub(crate) revision: u64,
-    objects: BTreeMap<Resource, BTreeMap<Key, Value>>,
+    objects: BTreeMap<Resource, BTreeMap<Key, Arc<Value>>>,
     history: VecDeque<Change>,
     /// The newest revision that is not in the history any more.
     pub(crate) compacted: u64,
     /// Rests of lists that were begun, by their tokens: all pages of a list are of one revision.
-    pages: HashMap<String, (u64, Vec<Value>)>,
+    pages: HashMap<String, (u64, Vec<Arc<Value>>)>,
     uids: u64,
 }
 
@@ -65,7 +66,7 @@ pub(crate) struct Registry {
 #[derive(Debug)]
 pub(crate) struct Page {
     pub(crate) revision: u64,
-    pub(crate) items: Vec<Value>,
+    pub(crate) items: Vec<Arc<Value>>,
     pub(crate) token: Option<String>,
     pub(crate) remaining: usize,
 }
@@ -89,7 +90,7 @@ impl Registry {
         let found =
             self.objects.get(resource).and_then(|all| all.get(&(namespace.to_owned(), name.to_owned())));
         found
-            .cloned()
+            .map(|object| Value::clone(object))
             .ok_or_else(|| Refusal::new(404, "NotFound", format!("{} \"{name}\" not found", resource.1)))
     }
 
@@ -140,8 +141,9 @@ impl Registry {
         };
         self.revision += 1;
         set(&mut object, "resourceVersion", json!(self.revision.to_string()));
-        self.objects.entry(resource.clone()).or_default().insert(key, object.clone());
-        self.note(resource, kind, object.clone());
+        let kept = Arc::new(object.clone());
+        self.objects.entry(resource.clone()).or_default().insert(key, kept.clone());
+        self.note(resource, kind, kept);
         Ok(object)
     }
 
@@ -158,11 +160,11 @@ impl Registry {
         // The deletion has a revision of its own, which the object carries in the event.
         self.revision += 1;
         set(&mut object, "resourceVersion", json!(self.revision.to_string()));
-        self.note(resource, "DELETED", object.clone());
+        self.note(resource, "DELETED", Arc::new(object.clone()));
         Ok(object)
     }
 
-    fn note(&mut self, resource: &Resource, kind: &'static str, object: Value) {
+    fn note(&mut self, resource: &Resource, kind: &'static str, object: Arc<Value>) {
         self.history.push_back(Change { revision: self.revision, resource: resource.clone(), kind, object });
         while self.history.len() > HISTORY {
             self.compacted = self.history.pop_front().map_or(self.compacted, |c| c.revision);

@@ -216,7 +216,8 @@ fn list(shared: &Shared, asked: &Asked) -> Result<Value, Refusal> {
     let items: Vec<Value> = page
         .items
         .into_iter()
-        .map(|mut item| {
+        .map(|item| {
+            let mut item = Value::clone(&item);
             if let Some(fields) = item.as_object_mut() {
                 fields.remove("kind");
                 fields.remove("apiVersion");

@@ -1,9 +1,10 @@
-//! The bench's scale: a snapshot of a large cluster, connects through the kernel's hooks, and a worker's end
-//! of many tunnels. Each run prints
-//! one line of JSON.
+//! The bench's scale: a snapshot of a large cluster, its API, connects through the kernel's hooks, and a worker's end
+//! of many tunnels. Each run prints one line of JSON, or one for each thing that it is asked.
 
 #![forbid(unsafe_code)]
 
+/// A large cluster's API.
+mod api;
 /// What a process costs.
 mod cost;
 /// A large cluster's snapshot.
@@ -37,6 +38,28 @@ enum Verb {
         #[arg(long, default_value_t = 100_000)]
         workloads: usize,
         /// Services, with ten endpoints and two ports each.
+        #[arg(long, default_value_t = 10_000)]
+        services: usize,
+        /// Nodes.
+        #[arg(long, default_value_t = 5_000)]
+        nodes: usize,
+    },
+    /// Serve the API of a large cluster until standard input ends. Prints where it is and how large its objects are,
+    /// then an answer for each line: `requests`, or `replace N SECONDS`.
+    Api {
+        /// Where it listens.
+        #[arg(long, value_name = "ADDR:PORT")]
+        listen: SocketAddr,
+        /// Directory for the kubeconfig and the agents' tokens.
+        #[arg(long, value_name = "DIR")]
+        home: PathBuf,
+        /// A node that has an agent, NAME=ADDR; may be given several times.
+        #[arg(long = "agent", value_name = "NAME=ADDR")]
+        agents: Vec<String>,
+        /// Pods, all captured, on other nodes.
+        #[arg(long, default_value_t = 100_000)]
+        pods: usize,
+        /// Services, of ten pods each.
         #[arg(long, default_value_t = 10_000)]
         services: usize,
         /// Nodes.
@@ -82,6 +105,9 @@ fn main() -> Result<()> {
     lark_sys::socket::raise_descriptor_limit();
     match Cli::parse().verb {
         Verb::Cluster { workloads, services, nodes } => say(&cluster::measure(workloads, services, nodes)?),
+        Verb::Api { listen, home, agents, pods, services, nodes } => {
+            api::Cluster { pods, services, nodes }.serve(listen, &home, &agents, say)
+        }
         Verb::Hooks { connects, destinations } => say(&hooks::measure(connects, destinations)?),
         Verb::Accept { keys } => tunnels::accept(&keys, |address| say(&Value::String(address.to_string()))),
         Verb::Dial { keys, via, peer, nodes, idle } => say(&tunnels::dial(&keys, via, peer, nodes, idle)?),
