@@ -52,6 +52,8 @@ pub mod route;
 pub mod rotation;
 /// What discovery knows: workloads, Services, nodes, mesh settings.
 pub mod snapshot;
+/// What of the mesh a tenant is shown, who may get pods in some namespaces.
+pub mod sight;
 /// Whether a worker that has nothing left to do looks again before it sleeps.
 pub mod spin;
 /// Who is refused by strict pods, and what is older than strict.

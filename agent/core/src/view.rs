@@ -54,6 +54,10 @@ pub struct Status {
     pub ca_url: String,
     /// Agents of this node that only finish what they carry: those before this one, or this one itself.
     pub draining: Vec<DrainingView>,
+    /// Whether `pods`, `connections_open`, `draining` and `ca_url` are left out, since whoever asks may not see all
+    /// namespaces.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub withheld: bool,
 }
 
 /// Which log lines an agent writes.

@@ -166,6 +166,7 @@ impl Source for AgentSource {
             connections_open: self.observer.open_connections(),
             ca_url: self.ca_url.clone(),
             draining: self.drains.views(),
+            withheld: false,
         }
     }
 

@@ -15,7 +15,7 @@ pub(super) async fn run(args: &ClusterQuery) -> anyhow::Result<ExitCode> {
             ready(s),
             output::age(s.uptime_seconds),
             pods(s),
-            s.connections_open.to_string(),
+            connections(s),
             discovery(s),
         ]]
     })?;
@@ -29,6 +29,11 @@ fn ready(s: &Status) -> String {
 fn pods(s: &Status) -> String {
     let pods: Vec<String> = s.pods.iter().map(|p| format!("{} {}", p.count, p.state)).collect();
     output::or_dash(&pods.join(", "))
+}
+
+/// What counts those of all namespaces is not told to everybody.
+fn connections(s: &Status) -> String {
+    if s.withheld { "-".to_owned() } else { s.connections_open.to_string() }
 }
 
 fn discovery(s: &Status) -> String {
@@ -48,7 +53,7 @@ fn table(s: &Status) -> String {
         ("trust domain", s.trust_domain.clone()),
         ("discovery", discovery(s)),
         ("pods", pods(s)),
-        ("connections", s.connections_open.to_string()),
+        ("connections", connections(s)),
         ("workers", s.workers.to_string()),
         ("CA", s.ca_url.clone()),
     ] {
