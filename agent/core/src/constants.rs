@@ -10,6 +10,18 @@ pub const METRICS_PORT: u16 = 15020;
 pub const CA_PORT: u16 = 15012;
 /// TCP port of the controller's metrics and health.
 pub const CONTROLLER_METRICS_PORT: u16 = 15014;
+/// TCP port of the controller for people with a token of the cluster's API, by TLS.
+pub const CONTROLLER_STATUS_PORT: u16 = 15013;
+/// TCP port on the loopback of the controller's pod, for people who may forward its ports.
+pub const CONTROLLER_FORWARD_PORT: u16 = 15016;
+/// Name of the controller's Service, and of the Lease of the replica that leads.
+pub const CONTROLLER: &str = "lark-controller";
+/// Name of the port of that Service for people with a token.
+pub const CONTROLLER_STATUS_NAME: &str = "status";
+/// Header in which such a token is shown to the controller.
+pub const TOKEN_HEADER: &str = "lark-token";
+/// Header with the controller's version, by which its answers are told from those of the API server in between.
+pub const VERSION_HEADER: &str = "lark-version";
 /// Unix socket of the controller's admin API.
 pub const CONTROLLER_SOCKET: &str = "/run/lark-controller/controller.sock";
 /// Unix socket of the agent's admin API.
