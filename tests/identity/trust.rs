@@ -8,7 +8,7 @@ use lark_core::identity::TrustDomain;
 use lark_identity::ca::Ca;
 use lark_identity::client::{CaClient, Issuer, RequestError};
 use lark_identity::credential::Credentials;
-use lark_identity::listener::{ServingCertificate, accept};
+use lark_identity::listener::{ServingCertificate, Speaks, accept};
 use lark_identity::refusals::Refusals;
 use lark_identity::roots::RootFiles;
 use tokio::net::TcpListener;
@@ -61,7 +61,7 @@ async fn a_ca_whose_clock_differs_is_said_to_be_so() {
         let certificate = ServingCertificate::new(ca, vec!["127.0.0.1".to_owned()], clock).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let _incoming = accept(listener, certificate, Refusals::default()).unwrap();
+        let _incoming = accept(listener, certificate, Refusals::default(), Speaks::Http2).unwrap();
         let error = asked(&world.client("one", address)).await;
         assert!(matches!(&error, RequestError::ClockSkew { what, .. } if what.contains(sentence)), "{error}");
         assert!(error.to_string().contains("the clocks differ"), "{error}");

@@ -144,6 +144,15 @@ impl ResolvesServerCert for ServingCertificate {
     }
 }
 
+/// What is spoken inside the TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Speaks {
+    /// HTTP/2, for gRPC.
+    Http2,
+    /// HTTP/1.1, for questions of people.
+    Http1,
+}
+
 /// Accepts and shakes hands from a task of the current runtime, until the stream is dropped.
 ///
 /// # Errors
@@ -152,13 +161,17 @@ pub fn accept(
     listener: TcpListener,
     certificate: Arc<ServingCertificate>,
     refusals: Refusals,
+    speaks: Speaks,
 ) -> Result<ReceiverStream<io::Result<Limited>>, ServingError> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_no_client_auth()
         .with_cert_resolver(certificate);
-    config.alpn_protocols = vec![b"h2".to_vec()];
+    config.alpn_protocols = match speaks {
+        Speaks::Http2 => vec![b"h2".to_vec()],
+        Speaks::Http1 => vec![b"http/1.1".to_vec()],
+    };
     // A resumed session would outlive the certificate that it was made under.
     config.send_tls13_tickets = 0;
     let (ready, streams) = mpsc::channel(16);
@@ -190,7 +203,7 @@ async fn run(
         };
         let refuse = |reason: CaRefusal, error: String| {
             if let Some(left_out) = refusals.count(reason) {
-                tracing::warn!(reason = reason.label(), %peer, error, left_out, "a client of the CA API is refused");
+                tracing::warn!(reason = reason.label(), %peer, error, left_out, "a client of the controller is refused");
             }
         };
         let Some(place) = room.take(peer.ip()) else {
@@ -202,7 +215,7 @@ async fn run(
             let refuse = |error: String| {
                 let reason = CaRefusal::Handshake;
                 if let Some(left_out) = refusals.count(reason) {
-                    tracing::warn!(reason = reason.label(), %peer, error, left_out, "no TLS with a client of the CA API");
+                    tracing::warn!(reason = reason.label(), %peer, error, left_out, "no TLS with a client of the controller");
                 }
             };
             let _ = stream.set_nodelay(true);

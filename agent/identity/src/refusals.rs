@@ -27,7 +27,7 @@ impl Default for Refusals {
 
 impl Refusals {
     /// Counts one. Says whether it may be logged, and how many lines were left out before.
-    pub(crate) fn count(&self, reason: CaRefusal) -> Option<u64> {
+    pub fn count(&self, reason: CaRefusal) -> Option<u64> {
         *self.0.counts.lock().unwrap_or_else(PoisonError::into_inner).entry(reason).or_default() += 1;
         self.0.lines.lock().unwrap_or_else(PoisonError::into_inner).one_more(self.0.began.elapsed())
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures_util::{Stream, StreamExt};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
@@ -67,6 +68,29 @@ impl Accept for UnixListener {
     type Stream = UnixStream;
     async fn next(&self) -> io::Result<UnixStream> {
         self.accept().await.map(|(stream, _)| stream)
+    }
+}
+
+/// Connections that somebody else accepts, by TLS for example.
+#[derive(Debug)]
+pub struct Accepted<S>(tokio::sync::Mutex<S>);
+
+impl<S> Accepted<S> {
+    /// Those of a stream.
+    pub fn new(connections: S) -> Self {
+        Self(tokio::sync::Mutex::new(connections))
+    }
+}
+
+impl<S, T> Accept for Accepted<S>
+where
+    S: Stream<Item = io::Result<T>> + Unpin + Send + 'static,
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    type Stream = T;
+    async fn next(&self) -> io::Result<T> {
+        let next = self.0.lock().await.next().await;
+        next.unwrap_or_else(|| Err(io::ErrorKind::NotConnected.into()))
     }
 }
 

@@ -6,7 +6,7 @@ mod metrics;
 mod socket;
 mod stream;
 
-pub use http::{Answer, json, serve as serve_http, text};
+pub use http::{Accepted, Answer, json, serve as serve_http, text};
 pub use metrics::{answer as metrics_answer, serve as serve_metrics};
 pub use socket::{AdminError, answers, ask, bind, serve, value};
 

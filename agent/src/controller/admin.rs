@@ -8,6 +8,7 @@ use hyper::http::uri::PathAndQuery;
 use hyper::{Method, StatusCode};
 use lark_core::explain::CaRefusal;
 use lark_core::rotation::Phase;
+use lark_core::sight::Sight;
 use lark_core::view::CaView;
 use lark_identity::service::CaService;
 use tokio::net::{TcpListener, UnixListener};
@@ -24,8 +25,7 @@ const CLUSTER: &str = "/v1/cluster/";
 const ROOTS: &str = "/v1/ca/roots";
 
 /// Serves the API for ever.
-pub(super) async fn serve(listener: UnixListener, rotation: Arc<Rotation>) {
-    let cluster = Arc::new(Cluster::new(rotation.nodes.clone(), rotation.snapshot.clone()));
+pub(super) async fn serve(listener: UnixListener, rotation: Arc<Rotation>, cluster: Arc<Cluster>) {
     serve_http(listener, move |request| {
         let (method, uri) = (request.method(), request.uri());
         let target = uri.path_and_query().map_or("", PathAndQuery::as_str);
@@ -35,7 +35,7 @@ pub(super) async fn serve(listener: UnixListener, rotation: Arc<Rotation>) {
             }
             (Some(question), _) if method == Method::GET => {
                 let (cluster, question) = (cluster.clone(), format!("/v1/{question}"));
-                async move { cluster.ask(&question).await }.boxed().right_future()
+                async move { cluster.ask(&question, &Sight::All).await }.boxed().right_future()
             }
             _ => {
                 let (rotation, method) = (rotation.clone(), method.clone());

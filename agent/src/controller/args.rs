@@ -104,6 +104,20 @@ pub struct ControllerArgs {
     /// Default: port 15014 of the address of --listen.
     #[arg(long, env = "LARK_CONTROLLER_METRICS_LISTEN", value_name = "ADDR:PORT")]
     pub metrics_listen: Option<SocketAddr>,
+    /// Address and port at which whoever has a token of the cluster's API asks about the cluster, by TLS: `lark edges
+    /// --cluster` of people who may not forward ports of Lark's pods, by way of the API server.
+    ///
+    /// Default: none. Needs --discovery kubernetes. He is told what concerns the namespaces in which the API lets him get
+    /// pods, and everything if these are all.
+    #[arg(long, env = "LARK_STATUS_LISTEN", value_name = "ADDR:PORT")]
+    pub status_listen: Option<SocketAddr>,
+    /// Address and port on the loopback at which everybody is told everything about the cluster: `lark edges --cluster` of
+    /// people who may forward ports of Lark's pods.
+    ///
+    /// Default: none. For a pod of its own only, whose loopback is reached by port-forward and by nobody else. Nothing can
+    /// be changed there.
+    #[arg(long, env = "LARK_FORWARD_LISTEN", value_name = "ADDR:PORT")]
+    pub forward_listen: Option<SocketAddr>,
     /// How log lines look: text or json.
     ///
     /// Default text.

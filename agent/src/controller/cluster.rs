@@ -10,9 +10,15 @@ use std::time::Duration;
 use futures_util::{StreamExt, stream};
 use hyper::StatusCode;
 use lark_core::question::Question;
+use lark_core::sight::{Namespaces, SeenFrom, Sight, is_for_some};
 use lark_core::snapshot::Snapshot;
-use lark_core::view::NodeAnswer;
+use lark_core::view::{
+    CertView, CheckView, ConnectionView, CourseView, EdgeView, HistoryView, NodeAnswer, PolicyView,
+    RequestsView, ServiceView, Status, WorkloadView,
+};
 use lark_identity::nodes::Nodes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
@@ -39,11 +45,16 @@ impl Cluster {
         Self { nodes, snapshot, turn: Semaphore::new(1) }
     }
 
-    /// Asks every node for `target`, a path of the agents' admin API with its query.
-    pub(super) async fn ask(&self, target: &str) -> Answer {
+    /// Asks every node for `target`, a path of the agents' admin API with its query, for somebody who may see so much.
+    pub(super) async fn ask(&self, target: &str, sight: &Sight) -> Answer {
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
-        if !Question::parse("GET", path, query).is_ok_and(|question| question.is_for_all()) {
-            return text(StatusCode::NOT_FOUND, "text/plain", "not found\n".to_owned());
+        let question = match Question::parse("GET", path, query) {
+            Ok(question) if question.is_for_all() => question,
+            _ => return text(StatusCode::NOT_FOUND, "text/plain", "not found\n".to_owned()),
+        };
+        if *sight != Sight::All && !is_for_some(&question) {
+            let why = format!("{path} is answered to those only who may get pods in all namespaces\n");
+            return text(StatusCode::FORBIDDEN, "text/plain", why);
         }
         let Ok(_turn) = self.turn.acquire().await else {
             return text(StatusCode::SERVICE_UNAVAILABLE, "text/plain", "stopping\n".to_owned());
@@ -54,7 +65,54 @@ impl Cluster {
             let (nodes, target) = (self.nodes.clone(), target.to_owned());
             async move { nodes.ask(&name, &target).await.map_err(|error| error.to_string()) }
         });
-        json(&told.await)
+        let mut told = told.await;
+        if let Sight::Only(namespaces) = sight {
+            for node in &mut told {
+                let Some(answer) = node.answer.take() else { continue };
+                *node = NodeAnswer::new(&node.node, seen(&question, &answer, namespaces));
+                // Answers may be large, and others are served by this thread too.
+                tokio::task::yield_now().await;
+            }
+        }
+        json(&told)
+    }
+}
+
+/// What of a node's answer may be told to somebody who may see some namespaces. What this version does not know in it is
+/// left out.
+fn seen(
+    question: &Question<'_>,
+    answer: &RawValue,
+    namespaces: &Namespaces,
+) -> Result<Box<RawValue>, String> {
+    fn of<T: DeserializeOwned + Serialize + SeenFrom>(
+        answer: &RawValue,
+        namespaces: &Namespaces,
+    ) -> Result<Box<RawValue>, String> {
+        let all: Option<T> = serde_json::from_str(answer.get()).ok();
+        let seen = all.and_then(|all| serde_json::value::to_raw_value(&all.seen_from(namespaces)?).ok());
+        seen.ok_or_else(|| "its agent's answer is not understood; is it of another version?".to_owned())
+    }
+    match question {
+        Question::Status => of::<Status>(answer, namespaces),
+        Question::Workloads => of::<Vec<WorkloadView>>(answer, namespaces),
+        Question::Services => of::<Vec<ServiceView>>(answer, namespaces),
+        Question::Connections => of::<Vec<ConnectionView>>(answer, namespaces),
+        Question::Edges => of::<Vec<EdgeView>>(answer, namespaces),
+        Question::Certs => of::<Vec<CertView>>(answer, namespaces),
+        Question::Check => of::<Vec<CheckView>>(answer, namespaces),
+        Question::Policies | Question::PoliciesOf { .. } => of::<Vec<PolicyView>>(answer, namespaces),
+        Question::History => of::<HistoryView>(answer, namespaces),
+        Question::Requests { .. } => of::<Vec<RequestsView>>(answer, namespaces),
+        Question::Last { .. } => of::<Vec<CourseView>>(answer, namespaces),
+        Question::Bpf
+        | Question::Trace { .. }
+        | Question::Policy { .. }
+        | Question::Tap { .. }
+        | Question::Log
+        | Question::SetLog { .. }
+        | Question::Recent
+        | Question::Metrics => Err("it is not answered to those who may not see all".to_owned()),
     }
 }
 

@@ -2,12 +2,14 @@
 
 mod admin;
 mod args;
+mod asked;
 mod cluster;
 mod init;
 mod notices;
 mod replica;
 mod reviews;
 mod rotation;
+mod tenants;
 mod token;
 
 pub use admin::catalogue;
@@ -28,7 +30,7 @@ use lark_discovery::kubernetes::{Events, TokenReviews};
 use lark_identity::authority::{Authority, OnDisk};
 use lark_identity::ca::Ca;
 use lark_identity::given::GivenFiles;
-use lark_identity::listener::{ServingCertificate, accept};
+use lark_identity::listener::{ServingCertificate, Speaks, accept};
 use lark_identity::members::{Authenticator, Members};
 use lark_identity::nodes::Nodes;
 use lark_identity::refusals::Refusals;
@@ -39,6 +41,8 @@ use tokio::sync::watch;
 use tonic::transport::Server;
 
 use crate::app::Source;
+use asked::Doors;
+use cluster::Cluster;
 use replica::{Replica, Settings};
 use reviews::Reviews;
 use rotation::{Keeper, Rotation};
@@ -69,6 +73,7 @@ pub struct Controller {
     listener: TcpListener,
     metrics: TcpListener,
     socket: UnixListener,
+    doors: Doors,
     rotation: Arc<Rotation>,
     given: Option<GivenFiles>,
     tokens: Option<Arc<TokenFile>>,
@@ -137,6 +142,7 @@ impl Controller {
         let at = SocketAddr::new(args.listen.ip(), CONTROLLER_METRICS_PORT);
         let metrics = bind(args.metrics_listen.unwrap_or(at)).await?;
         let socket = crate::admin::bind(&args.controller_socket)?;
+        let doors = Doors::open(args, &from, discovery.snapshot.clone()).await?;
         tracing::info!(
             listen = %listener.local_addr()?,
             metrics = %metrics.local_addr()?,
@@ -152,6 +158,7 @@ impl Controller {
             listener,
             metrics,
             socket,
+            doors,
             rotation,
             given,
             tokens,
@@ -178,6 +185,16 @@ impl Controller {
         self.metrics.local_addr()
     }
 
+    /// Where a forwarded port leads, if anywhere.
+    pub fn forward_address(&self) -> Option<SocketAddr> {
+        self.doors.forward_address()
+    }
+
+    /// Where whoever has a token of the cluster's API asks, if anywhere.
+    pub fn status_address(&self) -> Option<SocketAddr> {
+        self.doors.status_address()
+    }
+
     /// The service, for its counts.
     pub fn service(&self) -> &CaService {
         &self.service
@@ -189,7 +206,7 @@ impl Controller {
     /// When it cannot go on.
     pub async fn run_until(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
         let certificate = self.rotation.certificate.clone();
-        let incoming = accept(self.listener, certificate.clone(), self.refusals)?;
+        let incoming = accept(self.listener, certificate.clone(), self.refusals.clone(), Speaks::Http2)?;
         let nodes = self.rotation.nodes.clone();
         let leaving = self.rotation.clone();
         let stop = async {
@@ -198,6 +215,9 @@ impl Controller {
             nodes.close();
             leaving.leave().await;
         };
+        let cluster = Arc::new(Cluster::new(nodes.clone(), self.rotation.snapshot.clone()));
+        let doors =
+            self.doors.serve(self.rotation.clone(), cluster.clone(), certificate.clone(), self.refusals);
         crate::app::service_ready();
         let server = Server::builder()
             .concurrency_limit_per_connection(CONCURRENT)
@@ -218,7 +238,8 @@ impl Controller {
             () = self.rotation.replicate() => {}
             () = notices::post(self.rotation.clone(), self.events) => {}
             () = self.rotation.follow_given(self.given) => {}
-            () = admin::serve(self.socket, self.rotation.clone()) => {}
+            () = admin::serve(self.socket, self.rotation.clone(), cluster) => {}
+            served = doors => served.context("questions about the cluster are answered no more")?,
             () = admin::serve_metrics(self.metrics, self.rotation.clone(), self.service.clone()) => {}
         }
         crate::app::service_stopping();

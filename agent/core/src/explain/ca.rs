@@ -69,6 +69,18 @@ closed_set! {
     /// The cluster's API could not be asked about the token.
     TokenNotReviewed = "token_not_reviewed", Controller,
         "The line has the reason: no connection, or ClusterRole lark-token-review is missing. The agent asks again.";
+    /// Who asks about the cluster shows no token that the cluster's API takes.
+    AskerUnknown = "asker_unknown", Controller,
+        "He is to log in to the cluster again; tokens of other audiences than the API server's are not taken.";
+    /// Who asks about the cluster may get pods in none of its namespaces.
+    AskerBlind = "asker_blind", Controller,
+        "Grant him to get pods where he is to see connections: docs/kubernetes.md, \"Tenants\".";
+    /// The cluster's API could not be asked what somebody may see who asks about the cluster.
+    AskerNotReviewed = "asker_not_reviewed", Controller,
+        "The line has the reason: no connection, or ClusterRole lark-access-review is missing. He is told nothing, and asks again.";
+    /// Too many people ask about the cluster at once.
+    AskersTooMany = "askers_too_many", Controller,
+        "Nothing: they ask again. If it lasts, somebody asks in a loop: the API server's audit log says who.";
     /// The node asks more often than any node needs to.
     RateLimited = "rate_limited", Controller,
         "That node's agent is broken or hostile; other nodes are served as before. Taking its line out of --join-tokens shuts it out.";
