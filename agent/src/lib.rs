@@ -14,6 +14,8 @@ pub mod observe;
 pub mod admin;
 /// The CA API for the mesh.
 pub mod controller;
+/// From where people are to the controller of a cluster.
+pub mod reach;
 /// The command line.
 pub mod cli;
 /// The web page, relayed to a loopback port.

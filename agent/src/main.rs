@@ -1,17 +1,30 @@
 //! `lark`: one binary, a verb each.
 
+use std::path::Path;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches};
 use lark::cli::ca::{CaArgs, CaVerb};
 use lark::cli::policy::PolicyCommand;
 use lark::cli::{Cli, Command};
 
+/// The name by which kubectl finds it, as `kubectl lark`.
+const PLUGIN: &str = "kubectl-lark";
+
 fn main() -> ExitCode {
-    run(Cli::parse().command).unwrap_or_else(|error| {
+    run(parse().command).unwrap_or_else(|error| {
         lark::app::complain(&error);
         ExitCode::FAILURE
     })
+}
+
+/// What was typed; usage says it as it was typed.
+fn parse() -> Cli {
+    let called = std::env::args_os().next().unwrap_or_default();
+    let is_plugin = Path::new(&called).file_name().is_some_and(|name| name == PLUGIN);
+    let command =
+        if is_plugin { Cli::command().name(PLUGIN).bin_name("kubectl lark") } else { Cli::command() };
+    Cli::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit())
 }
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {

@@ -4,15 +4,16 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Limited};
 use hyper::body::{Bytes, Incoming};
-use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
+use hyper::{Method, Response, StatusCode};
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
+use crate::reach;
+
 const TIMEOUT: Duration = Duration::from_secs(10);
-const ANSWER_MAX: usize = 256 * 1024 * 1024;
+pub(super) const ANSWER_MAX: usize = 256 * 1024 * 1024;
 
 /// What the agent says of a question that makes no sense to it.
 #[derive(Debug, thiserror::Error)]
@@ -118,8 +119,8 @@ pub(super) async fn stream(socket: &Path, path: &str) -> anyhow::Result<Lines> {
     in_time(Who::Agent, socket, asking).await
 }
 
-/// Asks a controller's admin API.
-pub(crate) async fn controller(socket: &Path, method: Method, path: &str) -> anyhow::Result<Answer> {
+/// Asks a controller's admin API on its socket.
+pub(super) async fn controller(socket: &Path, method: Method, path: &str) -> anyhow::Result<Answer> {
     ask(Who::Controller, socket, method, path).await
 }
 
@@ -146,11 +147,13 @@ async fn begin(who: Who, socket: &Path, method: Method, path: &str) -> anyhow::R
     let stream = UnixStream::connect(socket)
         .await
         .with_context(|| format!("no {} answers on {}; {}", who.name(), socket.display(), who.here()))?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    tokio::spawn(connection);
-    let request =
-        Request::builder().method(method).uri(path).header("host", "lark").body(Empty::<Bytes>::new())?;
-    Ok(sender.send_request(request).await?)
+    Ok(reach::exchange(stream, method, reach::parsed(path)?).await?)
+}
+
+/// What a controller answered that was asked from outside of its pod.
+pub(super) fn told(path: &str, status: StatusCode, body: Bytes) -> anyhow::Result<Answer> {
+    let who = Who::Controller;
+    Ok(Answer { body: judged(who, path, status, body)?, who })
 }
 
 /// The rest of an answer, unless it is a refusal.
@@ -161,7 +164,12 @@ async fn taken(who: Who, path: &str, answer: Response<Incoming>) -> anyhow::Resu
         .await
         .map_err(|e| anyhow::anyhow!("the {}'s answer broke off: {e}", who.name()))?
         .to_bytes();
-    if status == StatusCode::BAD_REQUEST {
+    judged(who, path, status, body)
+}
+
+fn judged(who: Who, path: &str, status: StatusCode, body: Bytes) -> anyhow::Result<Bytes> {
+    let is_sentence = [StatusCode::BAD_REQUEST, StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN];
+    if is_sentence.contains(&status) {
         return Err(Refused(String::from_utf8_lossy(&body).trim().to_owned()).into());
     }
     if status != StatusCode::OK {

@@ -4,12 +4,14 @@ use std::path::PathBuf;
 
 use clap::Args;
 use hyper::Method;
-use lark_core::constants::CONTROLLER_SOCKET;
+use lark_core::constants::{CONTROLLER_SOCKET, SYSTEM_NAMESPACE};
 use lark_core::view::NodeAnswer;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::client::Answer;
 use super::{Query, client, output};
+use crate::reach;
 
 /// A query of this node's agent, or of the agents of all nodes.
 #[derive(Debug, Clone, Args)]
@@ -19,15 +21,77 @@ pub struct ClusterQuery {
     pub query: Query,
     /// Ask the agents of all nodes, through the controller.
     ///
-    /// Default: off, and this node's agent is asked. To be run where the controller is, in a cluster by `kubectl exec` in its
-    /// pod. Nodes that give no answer are named with the reason; -o json has `node` and `answer` or `missing`.
+    /// Default: off, and this node's agent is asked. From a laptop, or anywhere: the cluster of the kubeconfig is asked, by
+    /// port-forward to the controller; who may not do that is told what concerns the namespaces in which he may get pods.
+    /// In the controller's pod and on plain hosts its socket is asked. Nodes that give no answer are named with the reason;
+    /// -o json has `node` and `answer` or `missing`.
     #[arg(long)]
     pub cluster: bool,
+    /// Kubeconfig that leads to the cluster, for --cluster.
+    ///
+    /// Default: the files of KUBECONFIG, ~/.kube/config, or the account of the pod that this runs in.
+    #[arg(long, value_name = "FILE", requires = "cluster")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Context of the kubeconfig, for --cluster.
+    ///
+    /// Default: its current one.
+    #[arg(long, value_name = "NAME", requires = "cluster")]
+    pub context: Option<String>,
+    /// Namespace that Lark is installed in, for --cluster.
+    ///
+    /// Default lark-system.
+    #[arg(long, env = "LARK_NAMESPACE", value_name = "NAME", default_value = SYSTEM_NAMESPACE)]
+    pub lark_namespace: String,
     /// Unix socket of the controller's admin API, for --cluster.
     ///
-    /// Default /run/lark-controller/controller.sock. Only root or the controller's own user may open it.
-    #[arg(long, env = "LARK_CONTROLLER_SOCKET", value_name = "PATH", default_value = CONTROLLER_SOCKET)]
-    pub controller_socket: PathBuf,
+    /// Default /run/lark-controller/controller.sock if it is there and neither --kubeconfig nor --context is given; else the
+    /// kubeconfig's cluster is asked. Only root or the controller's own user may open it.
+    #[arg(long, env = "LARK_CONTROLLER_SOCKET", value_name = "PATH")]
+    pub controller_socket: Option<PathBuf>,
+}
+
+/// The way to the controller.
+pub(crate) enum Controller {
+    /// On this machine.
+    Socket(PathBuf),
+    /// In a cluster.
+    Cluster(Box<reach::Controller>),
+}
+
+impl Controller {
+    /// As the flags say.
+    ///
+    /// # Errors
+    /// When there is no kubeconfig, or it cannot be used.
+    pub(crate) async fn open(args: &ClusterQuery) -> anyhow::Result<Self> {
+        let here = PathBuf::from(CONTROLLER_SOCKET);
+        let is_named = args.kubeconfig.is_some() || args.context.is_some();
+        let socket = args.controller_socket.clone().or_else(|| here.exists().then_some(here));
+        if let Some(socket) = socket.filter(|_| !is_named) {
+            return Ok(Self::Socket(socket));
+        }
+        let at = reach::Where {
+            kubeconfig: args.kubeconfig.clone(),
+            context: args.context.clone(),
+            namespace: args.lark_namespace.clone(),
+        };
+        Ok(Self::Cluster(Box::new(reach::Controller::new(at, client::ANSWER_MAX).await?)))
+    }
+
+    /// What all nodes answer to `path`, a verb of the agents' admin API.
+    ///
+    /// # Errors
+    /// When the controller does not answer, or refuses.
+    pub(crate) async fn ask(&self, path: &str) -> anyhow::Result<Answer> {
+        let at = format!("/v1/cluster/{path}");
+        match self {
+            Self::Socket(socket) => client::controller(socket, Method::GET, &at).await,
+            Self::Cluster(controller) => {
+                let (status, body) = controller.get(&at).await?;
+                client::told(&at, status, body)
+            }
+        }
+    }
 }
 
 /// What was answered.
@@ -40,12 +104,33 @@ pub(super) enum Told<T> {
 
 /// Asks as the flags say for `path`, a verb of the agents' admin API.
 pub(super) async fn ask<T: DeserializeOwned>(args: &ClusterQuery, path: &str) -> anyhow::Result<Told<T>> {
-    if args.cluster {
-        let at = format!("/v1/cluster/{path}");
-        let answer = client::controller(&args.controller_socket, Method::GET, &at).await?;
-        return Ok(Told::Everywhere(answer.json()?));
+    Asked::open(args).await?.ask(path).await
+}
+
+/// Whoever is asked, once or again and again.
+pub(super) enum Asked {
+    /// This node's agent.
+    Here(PathBuf),
+    /// All agents.
+    Everywhere(Controller),
+}
+
+impl Asked {
+    /// As the flags say.
+    pub(super) async fn open(args: &ClusterQuery) -> anyhow::Result<Self> {
+        Ok(match args.cluster {
+            true => Self::Everywhere(Controller::open(args).await?),
+            false => Self::Here(args.query.admin_socket.clone()),
+        })
     }
-    Ok(Told::Here(client::get(&args.query.admin_socket, &format!("/v1/{path}")).await?))
+
+    /// What it answers to `path`, a verb of the agents' admin API.
+    pub(super) async fn ask<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<Told<T>> {
+        Ok(match self {
+            Self::Here(socket) => Told::Here(client::get(socket, &format!("/v1/{path}")).await?),
+            Self::Everywhere(controller) => Told::Everywhere(controller.ask(path).await?.json()?),
+        })
+    }
 }
 
 impl<T> Told<T> {
@@ -139,13 +224,16 @@ fn table<T>(all: &[NodeAnswer<T>], head: &[&str], rows: impl Fn(&T) -> Vec<Vec<S
             table.row(row);
         }
     }
-    let mut text = table.render();
-    for node in all {
-        if let Some(why) = &node.missing {
-            text.push_str(&format!("✗ {}: {}\n", node.node, output::plain(why)));
-        }
-    }
-    text
+    table.render() + &missing(all)
+}
+
+/// A line for each node that said nothing.
+pub(super) fn missing<T>(all: &[NodeAnswer<T>]) -> String {
+    let of = |node: &NodeAnswer<T>| {
+        let why = node.missing.as_ref()?;
+        Some(format!("✗ {}: {}\n", node.node, output::plain(why)))
+    };
+    all.iter().filter_map(of).collect()
 }
 
 #[cfg(test)]

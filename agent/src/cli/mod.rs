@@ -40,8 +40,9 @@ use clap::{Args, Parser, Subcommand};
 use lark_core::constants::ADMIN_SOCKET;
 
 pub use agent::{AgentArgs, Recognise};
-pub(crate) use client::{agent as ask_agent, controller as ask_controller};
+pub(crate) use client::agent as ask_agent;
 pub use cluster::ClusterQuery;
+pub(crate) use cluster::Controller;
 pub use dashboard::DashboardArgs;
 pub use output::Format;
 

@@ -45,7 +45,7 @@ pub async fn run(args: &DashboardArgs) -> anyhow::Result<ExitCode> {
     })?;
     let secret = Secret::new(random()?);
     println!("{} is shown at http://{}/#{}", relay.whom(), listener.local_addr()?, secret.told());
-    println!("Whoever has this address sees everything there; it ends with this command (Ctrl-C).");
+    println!("Whoever has this address sees all that you may see there; it ends with this command (Ctrl-C).");
     serve_http(listener, move |request| {
         let refusal = guard::refusal(request, &secret);
         let relay = relay.clone();

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use anyhow::Context;
-use hyper::{Method, StatusCode};
+use hyper::StatusCode;
 use lark_core::question::Question;
 use lark_core::view::{NodeAnswer, Status};
 use serde::Serialize;
@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 
 use super::nothing_there;
 use crate::admin::{Answer, json, text};
-use crate::cli::{ClusterQuery, ask_agent, ask_controller};
+use crate::cli::{ClusterQuery, Controller, ask_agent};
 
 /// What paths of data begin with.
 pub(super) const PREFIX: &str = "/api/";
@@ -22,7 +22,7 @@ enum Whom {
     /// The agent of this node, by its name.
     Agent { socket: PathBuf, node: String },
     /// The controller, which asks all.
-    Controller { socket: PathBuf },
+    Controller(Controller),
 }
 
 /// The way to whoever answers.
@@ -44,9 +44,9 @@ impl Relay {
     /// When there is no answer.
     pub(super) async fn open(asked: &ClusterQuery) -> anyhow::Result<Self> {
         if asked.cluster {
-            let socket = asked.controller_socket.clone();
-            ask_controller(&socket, Method::GET, "/v1/ca").await?;
-            return Ok(Self(Whom::Controller { socket }));
+            let controller = Controller::open(asked).await?;
+            controller.ask("status").await?;
+            return Ok(Self(Whom::Controller(controller)));
         }
         let socket = asked.query.admin_socket.clone();
         let status: Status = serde_json::from_slice(&ask_agent(&socket, "/v1/status").await?)
@@ -58,7 +58,7 @@ impl Relay {
     pub(super) fn whom(&self) -> String {
         match &self.0 {
             Whom::Agent { node, .. } => format!("Node {node}"),
-            Whom::Controller { .. } => "The cluster".to_owned(),
+            Whom::Controller(_) => "The cluster".to_owned(),
         }
     }
 
@@ -68,7 +68,7 @@ impl Relay {
         if target == "about" {
             let node = match &self.0 {
                 Whom::Agent { node, .. } => Some(node.clone()),
-                Whom::Controller { .. } => None,
+                Whom::Controller(_) => None,
             };
             return json(&About { version: env!("CARGO_PKG_VERSION"), node });
         }
@@ -83,9 +83,8 @@ impl Relay {
                 let said = said.map_err(|error| format!("{error:#}")).and_then(|body| as_json(&body));
                 json(&[NodeAnswer::new(node, said)])
             }
-            Whom::Controller { socket } => {
-                let rest = target.strip_prefix("v1/").unwrap_or(target);
-                let said = ask_controller(socket, Method::GET, &format!("/v1/cluster/{rest}")).await;
+            Whom::Controller(controller) => {
+                let said = controller.ask(target.strip_prefix("v1/").unwrap_or(target)).await;
                 match said.map_err(|error| format!("{error:#}")).and_then(|answer| as_json(&answer.body)) {
                     Ok(all) => json(&all),
                     Err(error) => text(StatusCode::BAD_GATEWAY, "text/plain", error),

@@ -15,7 +15,7 @@ struct Room {
 const KEYS: &[&str] = &["rustls", "kube", "tonic", "Svid", "SvidStore", "SigningKey", "rcgen"];
 
 /// The design's table of rooms, for the modules. `app` wires all and is free.
-const ROOMS: [Room; 8] = [
+const ROOMS: [Room; 9] = [
     Room {
         name: "capture",
         crates: &["lark_abi", "lark_bpf", "lark_core", "lark_sys"],
@@ -45,10 +45,16 @@ const ROOMS: [Room; 8] = [
         never: &["aya", "kube"],
     },
     Room {
+        name: "reach",
+        crates: &["lark_core", "lark_discovery"],
+        modules: &[],
+        never: &["rustls", "kube", "tonic", "prometheus", "Svid", "snapshot", "route"],
+    },
+    Room {
         name: "cli",
         crates: &["lark_core"],
-        // For its flags.
-        modules: &["controller"],
+        // `controller` for its flags, `reach` for the way to one in a cluster.
+        modules: &["controller", "reach"],
         never: &["rustls", "kube", "tonic", "prometheus", "Svid", "snapshot", "route"],
     },
     Room {
@@ -63,8 +69,8 @@ const ROOMS: [Room; 8] = [
 const OURS: [&str; 7] =
     ["lark_abi", "lark_bpf", "lark_core", "lark_discovery", "lark_identity", "lark_sys", "lark_tunnel"];
 
-const MODULES: [&str; 9] =
-    ["admin", "app", "capture", "cli", "controller", "dashboard", "deliver", "observe", "proxy"];
+const MODULES: [&str; 10] =
+    ["admin", "app", "capture", "cli", "controller", "dashboard", "deliver", "observe", "proxy", "reach"];
 
 /// Modules of `lark` keep to their rooms, and each module has one.
 pub(super) fn check(tree: &Tree) -> Vec<Finding> {
