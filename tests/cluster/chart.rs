@@ -96,7 +96,8 @@ fn everything() -> Value {
         "podMonitor": { "enabled": true, "interval": "1m", "labels": { "release": "prometheus" } },
         "dashboards": { "enabled": true, "labels": { "grafana": "yes", "grafana_dashboard": null } },
         "prometheusRule": { "enabled": true, "labels": { "release": "prometheus" } },
-        "resourceQuota": { "enabled": true, "pods": 500 }
+        "resourceQuota": { "enabled": true, "pods": 500 },
+        "tenants": { "groups": ["system:authenticated", "shop:developers"] }
     });
     values["agent"]["drain"] = json!(60);
     values["agent"]["kubeletCgroup"] = json!("/kubelet");
@@ -135,6 +136,7 @@ fn every_profile_makes_objects_that_the_api_takes_and_that_may_do_no_more_than_i
         ("10.0.0.0/8,fd00::/8", 1),
         ("--kubelet-cgroup=/kubelet", 1),
         ("--log=info,lark_tunnel=debug", 2),
+        ("shop:developers", 1),
     ] {
         assert_eq!(text.matches(value).count(), expected, "{value} in {text}");
     }
@@ -186,6 +188,7 @@ fn values_that_make_no_sense_are_refused_by_name() {
         (json!({ "mesh": { "agentDown": "ignore" } }), "/mesh/agentDown"),
         (json!({ "mesh": { "clusterRanges": ["10.0.0.0"] } }), "/mesh/clusterRanges/0"),
         (json!({ "mtls": "strict" }), "mtls"),
+        (json!({ "tenants": { "groups": [""] } }), "/tenants/groups/0"),
         (json!({ "image": { "digest": "sha256:0" } }), "/image/digest"),
     ];
     let named = refused.iter().enumerate().map(|(i, (values, _))| (i.to_string(), values.clone()));

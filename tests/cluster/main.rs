@@ -5,6 +5,7 @@
 mod chart;
 mod discover;
 mod held;
+mod laptop;
 mod lives;
 mod manifests;
 mod node;

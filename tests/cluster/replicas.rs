@@ -36,6 +36,9 @@ const LEASE: &str = "3";
 /// Addresses of the replicas that run, by their names.
 type Endpoints = Arc<Mutex<BTreeMap<String, SocketAddr>>>;
 
+/// Where people ask them, by their names: at a forwarded port, and behind the Service.
+pub(crate) type Doors = Arc<Mutex<BTreeMap<String, [Option<SocketAddr>; 2]>>>;
+
 /// What kube-proxy does for the Service: each connection goes to one that runs, or to one that has just died.
 async fn service(endpoints: Endpoints) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -61,20 +64,22 @@ struct Replica {
     thread: JoinHandle<()>,
 }
 
-struct Controllers {
-    nodes: Nodes,
+pub(crate) struct Controllers {
+    pub(crate) nodes: Nodes,
     endpoints: Endpoints,
+    pub(crate) doors: Doors,
     service: SocketAddr,
     running: BTreeMap<String, Replica>,
     more: Vec<String>,
 }
 
 impl Controllers {
-    async fn new(more: &[&str]) -> Self {
+    pub(crate) async fn new(more: &[&str]) -> Self {
         let endpoints = Endpoints::default();
         let service = service(endpoints.clone()).await;
         let more = more.iter().map(|&flag| flag.to_owned()).collect();
-        Self { nodes: Nodes::new().await, endpoints, service, running: BTreeMap::new(), more }
+        let doors = Doors::default();
+        Self { nodes: Nodes::new().await, endpoints, doors, service, running: BTreeMap::new(), more }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -98,7 +103,7 @@ impl Controllers {
         let Command::Controller(args) = Cli::try_parse_from(line).unwrap().command else { panic!() };
         let (tell, told) = oneshot::channel();
         let (kill, killed) = oneshot::channel::<()>();
-        let (endpoints, own) = (self.endpoints.clone(), name.to_owned());
+        let (endpoints, doors, own) = (self.endpoints.clone(), self.doors.clone(), name.to_owned());
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
@@ -108,6 +113,8 @@ impl Controllers {
                         Err(error) => return drop(tell.send(Err(format!("{error:#}")))),
                     };
                     let address = controller.address().unwrap();
+                    let ways = [controller.forward_address(), controller.status_address()];
+                    doors.lock().unwrap().insert(own.clone(), ways);
                     endpoints.lock().unwrap().insert(own, address);
                     let _ = tell.send(Ok(address));
                     controller.run_until(std::future::pending()).await.unwrap();
@@ -122,24 +129,25 @@ impl Controllers {
         told
     }
 
-    async fn serves(&mut self, name: &str) {
+    pub(crate) async fn serves(&mut self, name: &str) {
         let told = self.start(name);
         tokio::time::timeout(LIMIT, told).await.unwrap().unwrap().unwrap();
     }
 
     /// Nothing is finished, nobody is told; its endpoint goes a moment later, as in a cluster.
-    async fn kill(&mut self, name: &str) {
+    pub(crate) async fn kill(&mut self, name: &str) {
         let Replica { kill, thread } = self.running.remove(name).unwrap();
         let _ = kill.send(());
         tokio::task::spawn_blocking(|| thread.join().unwrap()).await.unwrap();
         self.endpoints.lock().unwrap().remove(name);
+        self.doors.lock().unwrap().remove(name);
     }
 
     fn object(&self, group: &str, plural: &str, name: &str) -> Option<Value> {
         self.nodes.world.server.find(group, plural, "lark-system", name)
     }
 
-    fn leader(&self) -> Option<String> {
+    pub(crate) fn leader(&self) -> Option<String> {
         let lease = self.object("coordination.k8s.io", "leases", "lark-controller")?;
         lease["spec"]["holderIdentity"].as_str().map(str::to_owned)
     }
@@ -159,12 +167,12 @@ impl Controllers {
         state["phase"].as_str().unwrap_or_default().to_owned()
     }
 
-    fn published(&self) -> Option<String> {
+    pub(crate) fn published(&self) -> Option<String> {
         let map = self.object("", "configmaps", "lark-root")?;
         map["data"]["root.pem"].as_str().map(str::to_owned)
     }
 
-    async fn until(&self, what: &str, mut so: impl FnMut(&Self) -> bool) {
+    pub(crate) async fn until(&self, what: &str, mut so: impl FnMut(&Self) -> bool) {
         let begin = Instant::now();
         while !so(self) {
             assert!(begin.elapsed() < LIMIT, "not within {LIMIT:?}: {what}");
@@ -174,17 +182,25 @@ impl Controllers {
 
     /// An agent that has the published root and the token of its pod.
     fn agent(&self, number: usize, node: &str, accounts: &[&str]) -> Agent {
+        Agent::start(self.client(number, node), accounts, Arc::new(Silent))
+    }
+
+    /// One that tells this to whoever asks the whole cluster.
+    pub(crate) fn agent_that(&self, number: usize, node: &str, tells: Arc<dyn Answers>) -> Agent {
+        Agent::start(self.client(number, node), &[], tells)
+    }
+
+    fn client(&self, number: usize, node: &str) -> CaClient {
         let token = objects::review(AGENT, &["lark-ca"], Some(node), &self.nodes.agents[number]);
         let token = self.nodes.token(node, token);
         let first = self.path(&format!("{node}.pem"));
         std::fs::write(&first, self.published().unwrap()).unwrap();
         let state = self.path(&format!("state-{node}"));
-        let client = CaClient {
+        CaClient {
             url: format!("https://{}", self.service),
             roots: RootFiles::learning(first, state.join("roots.json")),
             credentials: Credentials::token_only(token),
-        };
-        Agent::start(client, accounts)
+        }
     }
 
     /// `lark ca rotate` in the pod of whoever leads.
@@ -215,7 +231,7 @@ impl Answers for Silent {
 }
 
 /// What an agent does about its identities.
-struct Agent {
+pub(crate) struct Agent {
     client: CaClient,
     store: SvidStore,
     accounts: Vec<String>,
@@ -229,12 +245,12 @@ impl Drop for Agent {
 }
 
 impl Agent {
-    fn start(client: CaClient, accounts: &[&str]) -> Self {
+    fn start(client: CaClient, accounts: &[&str], tells: Arc<dyn Answers>) -> Self {
         let store = SvidStore::new(client.roots.read().unwrap(), Arc::new(SystemTime::now));
         store.want(accounts.iter().map(|account| id(account)).collect());
         let tasks = vec![
             tokio::spawn(store.clone().renew(Arc::new(client.clone()))),
-            tokio::spawn(Follower::new(client.clone(), "test", Arc::new(Silent)).run(store.clone())),
+            tokio::spawn(Follower::new(client.clone(), "test", tells).run(store.clone())),
         ];
         Self { client, store, accounts: accounts.iter().map(|&a| a.to_owned()).collect(), tasks }
     }

@@ -7,9 +7,11 @@
 
 /// Constructors of objects.
 pub mod objects;
+mod reach;
 mod registry;
 mod serve;
 mod tls;
+mod users;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,6 +24,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch as signal;
 use tokio::task::JoinHandle;
 
+pub use reach::Backend;
 use registry::Registry;
 pub use registry::{Refusal, Resource};
 
@@ -55,6 +58,9 @@ struct Shared {
     faults: Mutex<Faults>,
     requests: Mutex<BTreeMap<Request, usize>>,
     tokens: Mutex<BTreeMap<String, Value>>,
+    users: Mutex<users::Users>,
+    /// How pods are reached.
+    dial: Mutex<Option<reach::Dial>>,
     /// Counts up with everything that a watch may have to look at.
     stirred: signal::Sender<u64>,
     /// Counts up when all connections are to be cut.
@@ -96,6 +102,8 @@ impl ApiServer {
             faults: Mutex::default(),
             requests: Mutex::default(),
             tokens: Mutex::default(),
+            users: Mutex::default(),
+            dial: Mutex::default(),
             stirred: signal::channel(0).0,
             cut: signal::channel(0).0,
         });

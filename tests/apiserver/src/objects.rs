@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::registry::Resource;
 
 /// The kinds that are served: kind, group, plural.
-const KINDS: [(&str, &str, &str); 13] = [
+const KINDS: [(&str, &str, &str); 14] = [
     ("Namespace", "", "namespaces"),
     ("Node", "", "nodes"),
     ("Pod", "", "pods"),
@@ -18,6 +18,7 @@ const KINDS: [(&str, &str, &str); 13] = [
     ("AuthorizationPolicy", "lark.mesh", "authorizationpolicies"),
     ("Lease", "coordination.k8s.io", "leases"),
     ("TokenReview", "authentication.k8s.io", "tokenreviews"),
+    ("SubjectAccessReview", "authorization.k8s.io", "subjectaccessreviews"),
     ("Event", "events.k8s.io", "events"),
 ];
 

@@ -21,14 +21,14 @@ use tokio_rustls::TlsAcceptor;
 
 use super::registry::{Refusal, Resource};
 use super::watch::{Lines, Watch};
-use super::{Request, Shared, TOKEN, locked, objects};
+use super::{Request, Shared, locked, objects, reach, users};
 
 /// Most bytes of a request's body.
 const BODY: usize = 3 * 1024 * 1024;
 /// A watch ends after this, unless it asks for less.
 const WATCH: Duration = Duration::from_secs(290);
 
-type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
+pub(crate) type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
 
 pub(crate) async fn accept(listener: TcpListener, tls: TlsAcceptor, shared: Arc<Shared>) {
     while let Ok((socket, _)) = listener.accept().await {
@@ -42,7 +42,10 @@ pub(crate) async fn accept(listener: TcpListener, tls: TlsAcceptor, shared: Arc<
                     async move { Ok::<_, Infallible>(answer(&shared, request).await) }
                 });
                 // How the connection ends is the client's matter.
-                let _ended = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+                let _ended = http1::Builder::new()
+                    .serve_connection(TokioIo::new(stream), service)
+                    .with_upgrades()
+                    .await;
             };
             tokio::select! {
                 () = serve => {}
@@ -144,15 +147,36 @@ async fn answer(shared: &Arc<Shared>, request: hyper::Request<Incoming>) -> Answ
 
 async fn try_answer(shared: &Arc<Shared>, request: hyper::Request<Incoming>) -> Result<Answer, Refusal> {
     let bearer = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-    if bearer.and_then(|b| b.strip_prefix("Bearer ")) != Some(TOKEN) {
-        return Err(Refusal::new(401, "Unauthorized", "Unauthorized"));
-    }
+    let token = bearer.and_then(|b| b.strip_prefix("Bearer "));
+    let token = token.ok_or_else(|| Refusal::new(401, "Unauthorized", "Unauthorized"))?.to_owned();
     let (path, query) = (request.uri().path(), request.uri().query().unwrap_or_default());
     let not_found = || Refusal::new(404, "NotFound", "the server could not find the requested resource");
     let asked = parse(path, query).ok_or_else(not_found)?;
     let verb = asked.verb(request.method());
-    note(shared, verb, &asked);
+    users::authorize(shared, &token, noted(verb, &asked))?;
     refuse(shared, &asked.resource.1)?;
+    match asked.subresource.as_deref() {
+        Some("portforward") => {
+            let (namespace, name) = place(&asked);
+            locked(&shared.registry).get(&asked.resource, namespace, name)?;
+            return reach::forward(
+                shared,
+                name,
+                asked.query.get("ports").map_or("", String::as_str),
+                request,
+            );
+        }
+        Some("proxy") => {
+            let (namespace, name) = place(&asked);
+            let mut parts = name.splitn(3, ':').skip(1);
+            let (service, port) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+            locked(&shared.registry).get(&asked.resource, namespace, service)?;
+            let whole = request.uri().path_and_query().map_or("", |whole| whole.as_str());
+            let target = whole.split_once("/proxy").map_or("/", |(_, target)| target).to_owned();
+            return reach::proxy(shared, service, port, &target, request).await;
+        }
+        _ => {}
+    }
     match verb {
         "watch" => watch(shared, asked),
         "list" => list(shared, &asked).map(|body| json_answer(200, &body)),
@@ -177,14 +201,13 @@ async fn try_answer(shared: &Arc<Shared>, request: hyper::Request<Incoming>) -> 
     }
 }
 
-fn note(shared: &Shared, verb: &'static str, asked: &Asked) {
+fn noted(verb: &'static str, asked: &Asked) -> Request {
     let resource = match &asked.subresource {
         Some(sub) => format!("{}/{sub}", asked.resource.1),
         None => asked.resource.1.clone(),
     };
     let (group, name) = (asked.resource.0.clone(), asked.name.clone());
-    let request = Request { verb, group, resource, name };
-    *locked(&shared.requests).entry(request).or_default() += 1;
+    Request { verb, group, resource, name }
 }
 
 fn refuse(shared: &Shared, plural: &str) -> Result<(), Refusal> {
@@ -257,8 +280,18 @@ fn write(shared: &Shared, verb: &str, asked: &Asked, mut body: Value) -> Result<
     if asked.kind == "TokenReview" {
         let token = body.pointer("/spec/token").and_then(Value::as_str).unwrap_or_default();
         let known = locked(&shared.tokens).get(token).cloned();
+        // Whoever names no audience means the server's own.
+        let own = json!("https://kubernetes.default.svc");
+        let is_for_server =
+            |status: &Value| status["audiences"].as_array().is_some_and(|all| all.contains(&own));
+        let names_none = body.pointer("/spec/audiences").is_none_or(Value::is_null);
+        let known = known.filter(|status| !names_none || is_for_server(status));
         body["status"] =
             known.unwrap_or_else(|| json!({ "authenticated": false, "error": "token is not known" }));
+        return Ok(json_answer(201, &body));
+    }
+    if asked.kind == "SubjectAccessReview" {
+        body["status"] = users::access(shared, &body["spec"]);
         return Ok(json_answer(201, &body));
     }
     let (namespace, name) = place(asked);
