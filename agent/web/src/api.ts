@@ -82,6 +82,8 @@ export interface Status {
   connections_open: number;
   ca_url: string;
   draining: { version: string; process: number; ends_in_seconds: number; connections_open: number }[];
+  /** Counts are left out: whoever asks may not see all namespaces. */
+  withheld?: boolean;
 }
 
 export interface PolicyView {

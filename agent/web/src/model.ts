@@ -292,13 +292,21 @@ export function asked(hours: Hour[], everywhere: boolean): Hour[] {
   return [...best.values()].sort((a, b) => sum(b.requests) - sum(a.requests) || byName(name(a), name(b)));
 }
 
-/** The hour of all that is asked. Of one node it is its own; of all the sum, with each request once. */
+/**
+ * The hour of all that is asked. Of one node it is its own; of all the sum, with each request once. Who may not see all
+ * namespaces is told no node's own: quantiles are then those of the slowest workload.
+ */
 export function whole(hours: Hour[], everywhere: boolean): Hour | undefined {
   const own = hours.find((hour) => hour.seenBy === "node");
-  if (!own || !everywhere) return own;
-  const nothing = Object.fromEntries(COUNTS.map((count) => [count, own[count].map((v) => v && 0)]));
-  const start = { ...own, ...nothing } as Hour;
-  return asked(hours, true).reduce((all, hour) => joined(all, hour, (a, b) => a + b), start);
+  const first = own ?? hours[0];
+  if (!first || !everywhere) return own;
+  const all = asked(hours, true);
+  const slowest = (of: "p50" | "p95" | "p99") =>
+    all.map((hour) => hour[of]).reduce((a, b) => a.map((v, i) => (v === null ? (b[i] ?? null) : Math.max(v, b[i] ?? 0))));
+  const quantiles = own ? {} : { p50: slowest("p50"), p95: slowest("p95"), p99: slowest("p99") };
+  const nothing = Object.fromEntries(COUNTS.map((count) => [count, first[count].map((v) => v && 0)]));
+  const start = { ...first, ...quantiles, ...nothing } as Hour;
+  return all.reduce((sum, hour) => joined(sum, hour, (a, b) => a + b), start);
 }
 
 /** What was remembered at all, and five minutes at least: a line of a minute in an hour is no picture. */

@@ -267,6 +267,37 @@ test("no rule for accessible pages is broken, in light and in dark", async () =>
   end();
 });
 
+test("who may not see all namespaces is shown the sum of what he sees, and no counts of others", async () => {
+  const socket = join(place, "tenant.sock");
+  const { answers } = world(30);
+  const told = {
+    ...answers,
+    "/v1/status": () => ({ ...answers["/v1/status"](), pods: [], connections_open: 0, withheld: true }),
+    "/v1/history": () => {
+      const history = answers["/v1/history"]();
+      return { ...history, series: history.series.filter((series) => series.seen_by !== "node") };
+    },
+  };
+  const all = Object.entries(told).map(([path, answer]) => [
+    path.replace("/v1/", "/v1/cluster/"),
+    () => [{ node: "node-a", answer: answer() }],
+  ]);
+  const end = await serve(socket, { answers: Object.fromEntries(all) });
+  const own = await dashboard("--cluster", "--controller-socket", socket);
+  const page = await shown.context.newPage();
+  await page.goto(own.url);
+  await page.click("nav a[href='#/health']");
+  await page.waitForSelector(".nodes li");
+  const node = await page.innerText(".nodes");
+  assert.ok(node.includes("Version") && !node.includes("Connections") && !node.includes("Pods"), node);
+  await page.click("nav a[href='#/metrics']");
+  await page.waitForSelector("table.golden tbody tr");
+  assert.match(await page.innerText("main"), /Requests\s+[1-9]/);
+  await page.close();
+  own.stop();
+  end();
+});
+
 test("on a narrow screen nothing is cut off", async () => {
   await page.setViewportSize({ width: 400, height: 800 });
   for (const name of ["diagram", "connections", "metrics", "health"]) {

@@ -88,10 +88,14 @@ function Node({ node: { node, status, missing, checks } }: { node: NodeState }) 
           <dd>{status.version}</dd>
           <dt>Runs for</dt>
           <dd>{duration(status.uptime_seconds)}</dd>
-          <dt>Pods</dt>
-          <dd>{status.pods.map((p) => `${p.count} ${p.state.replaceAll("_", " ")}`).join(", ") || "none"}</dd>
-          <dt>Connections</dt>
-          <dd>{status.connections_open} open</dd>
+          {!status.withheld && (
+            <>
+              <dt>Pods</dt>
+              <dd>{status.pods.map((p) => `${p.count} ${p.state.replaceAll("_", " ")}`).join(", ") || "none"}</dd>
+              <dt>Connections</dt>
+              <dd>{status.connections_open} open</dd>
+            </>
+          )}
           <dt>Discovery</dt>
           <dd class={status.discovery_error ? "bad" : ""}>{status.discovery_error ?? "current"}</dd>
           <dt>Ready</dt>
