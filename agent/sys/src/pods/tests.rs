@@ -83,7 +83,7 @@ fn the_kernel_tells_of_pods_their_containers_and_processes_and_of_nothing_else()
     let parent = own.make("pods");
     let mut watch = PodWatch::new(own.0.clone(), names).unwrap();
     assert!(watch.above(&[parent.clone()].into()).unwrap());
-    assert!(!watch.above(&[parent.clone()].into()).unwrap());
+    assert!(!watch.above(&[parent].into()).unwrap());
     // Beside pods: nothing. Another parent, and a pod.
     own.make("beside");
     own.make("pods/inside");
