@@ -99,11 +99,7 @@ fn rows(told: &Told<Vec<RequestsView>>, args: &TopArgs) -> Rows {
         Told::Here(rows) => {
             let mut table = output::Table::new(&head);
             rows.iter().for_each(|view| table.row(stat::row(view, args.by)));
-            Rows {
-                table,
-                success: rows.iter().map(|view| view.success).collect(),
-                missing: String::new(),
-            }
+            Rows { table, success: rows.iter().map(|view| view.success).collect(), missing: String::new() }
         }
         Told::Everywhere(nodes) => {
             let of = |node: &NodeAnswer<Vec<RequestsView>>| {
@@ -138,9 +134,7 @@ fn screen(told: &Told<Vec<RequestsView>>, args: &TopArgs, has_colours: bool) -> 
     let paint = |row: usize, column: usize| match row.checked_sub(1) {
         _ if !has_colours => "",
         None => BOLD,
-        Some(row) if Some(column) == success => {
-            rows.success.get(row).copied().flatten().map_or("", colour)
-        }
+        Some(row) if Some(column) == success => rows.success.get(row).copied().flatten().map_or("", colour),
         Some(_) => "",
     };
     let said = "lark top: requests of the last ten to twenty seconds, the busiest first; Ctrl-C ends";

@@ -56,7 +56,7 @@ impl Cluster {
         server.compact();
         say(&json!({
             "kubeconfig": server.kubeconfig(home)?,
-            "bytes_a_pod": pods.first().map_or(0, |pod| pod.to_string().len()),
+            "bytes_a_pod": self.pod(0, 0).to_string().len(),
         }))?;
         for line in std::io::stdin().lock().lines() {
             let line = line?;
@@ -88,7 +88,7 @@ impl Cluster {
         for number in 0..self.nodes {
             server.put(objects::node(&format!("node-{number}"), &address(172, number)));
         }
-        let pods: Vec<Value> = (0..self.pods).map(|number| server.put(self.pod(number, 0))).collect();
+        let pods: Vec<Value> = (0..self.pods).map(|number| named(&server.put(self.pod(number, 0)))).collect();
         for (number, behind) in pods.chunks(REPLICAS).take(self.services).enumerate() {
             let (namespace, account) = place(number * REPLICAS);
             let service = objects::service(&namespace, &account, &address(192, number), 80);
@@ -124,6 +124,16 @@ impl Cluster {
         }
         json!({ "replaced": count, "seconds": began.elapsed().as_secs_f64() })
     }
+}
+
+/// What of a pod others need: a hundred thousand whole ones are gigabytes.
+fn named(pod: &Value) -> Value {
+    let (meta, kind) = (&pod["metadata"], &pod["kind"]);
+    json!({
+        "apiVersion": pod["apiVersion"], "kind": kind,
+        "metadata": { "name": meta["name"], "namespace": meta["namespace"], "uid": meta["uid"] },
+        "spec": { "nodeName": pod["spec"]["nodeName"] }, "status": { "podIP": pod["status"]["podIP"] }
+    })
 }
 
 /// A node, the pod of its agent and that one's token.
