@@ -47,6 +47,8 @@ fn edge(source: Party, destination: Party) -> EdgeView {
         direction: "outbound".to_owned(),
         secured: Secured::Denied,
         connections: 3,
+        round_trip_seconds: None,
+        retransmits: None,
         open: 1,
         sent_bytes: 10,
         received_bytes: 20,
@@ -72,6 +74,8 @@ fn connection(source: Party, destination: Party) -> ConnectionView {
         note: String::new(),
         protocol: "http1".to_owned(),
         requests: 4,
+        round_trip_seconds: None,
+        retransmits: None,
     }
 }
 

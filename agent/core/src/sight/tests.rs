@@ -54,6 +54,8 @@ fn edge(direction: &str, source: &str, destination: &str) -> EdgeView {
         received_bytes: 3,
         reason: Some("policy_denied".to_owned()),
         detail: Some(said(direction, source, destination)),
+        round_trip_seconds: None,
+        retransmits: None,
     }
 }
 
@@ -72,6 +74,8 @@ fn connection(direction: &str, source: &str, destination: &str) -> ConnectionVie
         note: said(direction, source, destination),
         protocol: "http1".to_owned(),
         requests: 1,
+        round_trip_seconds: None,
+        retransmits: None,
     }
 }
 
