@@ -67,6 +67,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let account = ["--agent-account=lark-system/lark-agent".to_owned()];
     let controller = Controller::start_with(&bed, &nodes[0], &[], &mesh, &account)?;
 
+    // The controller hears of all this bit by bit, as one of a cluster that has grown.
+    let filled = api.ask("fill")?;
     let before = api.ask("requests")?;
     let mut agents = Vec::new();
     for node in &nodes {
@@ -92,7 +94,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let changed: Vec<Value> =
         agents.iter().map(|a| resident(a.0.pid()).map(|mib| json!(mib))).collect::<Result<_>>()?;
     let figures = json!({
-        "pods": args.pods, "services": args.services, "nodes": args.nodes, "bytes_a_pod": api.told["bytes_a_pod"],
+        "pods": args.pods, "services": args.services, "nodes": args.nodes, "bytes_a_pod": filled["bytes_a_pod"],
         "agents": started,
         "lists": each("list"), "watches": each("watch"), "start_mb": start_bytes / 1e6,
         "replaced_a_second": count / seconds, "bytes_a_replaced_pod": bytes / count.max(1.0),

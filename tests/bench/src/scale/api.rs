@@ -51,16 +51,15 @@ impl Cluster {
             let (name, address) = agent.split_once('=').context("an agent is NAME=ADDR")?;
             introduce(&server, home, name, address)?;
         }
-        let pods = self.fill(&server);
-        // What was so far is nobody's news.
-        server.compact();
-        say(&json!({
-            "kubeconfig": server.kubeconfig(home)?,
-            "bytes_a_pod": self.pod(0, 0).to_string().len(),
-        }))?;
+        let mut pods = Vec::new();
+        say(&json!({ "kubeconfig": server.kubeconfig(home)? }))?;
         for line in std::io::stdin().lock().lines() {
             let line = line?;
             match line.split_whitespace().collect::<Vec<_>>()[..] {
+                ["fill"] => {
+                    pods = self.fill(&server);
+                    say(&json!({ "bytes_a_pod": self.pod(0, 0).to_string().len() }))?;
+                }
                 ["requests"] => say(&requests(&server))?,
                 ["replace", count, seconds] => {
                     let seconds = Duration::from_secs(seconds.parse()?);

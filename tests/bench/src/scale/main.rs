@@ -44,8 +44,8 @@ enum Verb {
         #[arg(long, default_value_t = 5_000)]
         nodes: usize,
     },
-    /// Serve the API of a large cluster until standard input ends. Prints where it is and how large its objects are,
-    /// then an answer for each line: `requests`, or `replace N SECONDS`.
+    /// Serve the API of a large cluster until standard input ends. Prints where it is, with
+    /// nothing in it but the agents, then an answer for each line: `fill`, `requests`, or `replace N SECONDS`.
     Api {
         /// Where it listens.
         #[arg(long, value_name = "ADDR:PORT")]
