@@ -21,7 +21,10 @@ async fn a_node_whose_clock_is_an_hour_behind_the_cas_gets_nothing_and_is_told_w
     .await;
     until("the skew is known", async || node.store.clock_skew().is_some()).await;
     assert!((-HOUR - 5..=-HOUR + 5).contains(&node.store.clock_skew().unwrap()));
-    assert!(logs.has("WARN", "this node's clock is 60 minutes behind the controller's"));
+    until("it is warned of", async || {
+        logs.has("WARN", "this node's clock is 60 minutes behind the controller's")
+    })
+    .await;
     assert!(logs.has("WARN", "cause=\"clock_skew\""));
     node.set_clock(0);
     node.supplied().await;

@@ -13,7 +13,7 @@ use lark_bpf::socket_maps::socket_address;
 use lark_sys::netns::NetNs;
 use tokio::runtime::Runtime;
 
-use crate::room::{FAR, Far, Listeners, POD_IP, POD_IP6, Room, address, exchange};
+use crate::room::{FAR, FAR6, Far, Listeners, POD_IP, POD_IP6, Room, address, exchange};
 
 /// The room captured as pod 42, with nobody else in the mesh.
 struct Plain {
@@ -62,12 +62,11 @@ impl Plain {
 #[test]
 fn plaintext_is_told_with_its_ends_and_its_bytes_whoever_dials_and_whoever_closes_first() {
     let mut plain = Plain::new();
-    let namespace =
-        acceptor_of(NetNs::open(Path::new("/proc/thread-self/ns/net")).unwrap().cookie().unwrap());
-    // By IPv6 too in tests/dataplane/numbers.rs, where half of what is dialled is.
-    let (own, far) = (POD_IP, FAR);
-    for dials in [true, false] {
-        for pod_first in [true, false] {
+    // On a thread of its own: it ends up in the process's namespace, and the test's stays in the room.
+    let cookie = || NetNs::open(Path::new("/proc/thread-self/ns/net")).unwrap().cookie().unwrap();
+    let namespace = acceptor_of(std::thread::scope(|scope| scope.spawn(cookie).join().unwrap()));
+    for (own, far) in [(POD_IP, FAR), (POD_IP6, FAR6)] {
+        for (dials, pod_first) in [(true, true), (true, false), (false, true), (false, false)] {
             let (mut pod, mut other, from, to) = plain.connect(dials, own, far);
             let opened = plain.told();
             let pod_number = if dials { 42 } else { 0 };
