@@ -97,6 +97,41 @@ fn plaintext_is_told_with_its_ends_and_its_bytes_whoever_dials_and_whoever_close
     }
 }
 
+/// A pod that connects faster than it is read must not keep the agent from discovery, policies and certificates, which
+/// are on the same thread.
+#[test]
+fn events_that_come_all_the_time_leave_others_of_the_thread_their_turn() {
+    const CONNECTIONS: usize = 200;
+    let mut plain = Plain::new();
+    for _ in 0..CONNECTIONS {
+        drop(plain.connect(true, POD_IP, FAR));
+    }
+    // From now on the reactor knows that there are events, which are two of each connection.
+    plain.told();
+    let Plain { runtime, events, .. } = &mut plain;
+    let turns = std::cell::Cell::new(0);
+    let others = async {
+        loop {
+            turns.set(turns.get() + 1);
+            tokio::task::yield_now().await;
+        }
+    };
+    let read = async {
+        // All are there already.
+        for _ in 0..CONNECTIONS {
+            events.next().await.unwrap();
+        }
+    };
+    runtime.block_on(async {
+        tokio::select! {
+            biased;
+            () = read => {}
+            () = others => {}
+        }
+    });
+    assert!(turns.get() > 0, "nobody else had a turn");
+}
+
 #[test]
 fn what_stays_within_the_pod_or_goes_through_the_agent_is_not_told_as_plaintext() {
     let mut plain = Plain::new();

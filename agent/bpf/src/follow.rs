@@ -32,15 +32,7 @@ impl FollowedEvents {
     /// # Errors
     /// When the ring buffer cannot be waited for.
     pub async fn next(&mut self) -> std::io::Result<FollowedEvent> {
-        loop {
-            let mut guard = self.0.readable_mut().await?;
-            while let Some(item) = guard.get_inner_mut().next() {
-                if let Some(event) = parse(&item) {
-                    return Ok(event);
-                }
-            }
-            guard.clear_ready();
-        }
+        load::next(&mut self.0, parse).await
     }
 }
 

@@ -199,15 +199,7 @@ impl Refusals {
 
     /// The next one. Cancel safe: nothing is taken before it is returned.
     pub async fn next(&mut self) -> std::io::Result<Refused> {
-        loop {
-            let mut guard = self.0.readable_mut().await?;
-            while let Some(item) = guard.get_inner_mut().next() {
-                if let Some(refused) = parse(&item) {
-                    return Ok(refused);
-                }
-            }
-            guard.clear_ready();
-        }
+        load::next(&mut self.0, parse).await
     }
 }
 

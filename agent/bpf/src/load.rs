@@ -178,6 +178,29 @@ pub(crate) fn ring(ebpf: &mut Ebpf, name: &'static str) -> Result<AsyncFd<RingBu
     unsafe { AsyncFd::register(ring) }.map_err(|error| io(error.into()))
 }
 
+/// The next item of a ring buffer that is one. Cancel safe: nothing is taken before it is returned.
+///
+/// A ring that somebody fills faster than it is read is always ready, so that whoever awaits nothing else would
+/// never let the others of its thread have theirs: it counts against the task's budget (tokio's `coop`).
+///
+/// # Errors
+/// When the ring buffer cannot be waited for.
+pub(crate) async fn next<T>(
+    ring: &mut AsyncFd<RingBuf<MapData>>,
+    parse: impl Fn(&[u8]) -> Option<T>,
+) -> std::io::Result<T> {
+    tokio::task::coop::consume_budget().await;
+    loop {
+        let mut guard = ring.readable_mut().await?;
+        while let Some(item) = guard.get_inner_mut().next() {
+            if let Some(parsed) = parse(&item) {
+                return Ok(parsed);
+            }
+        }
+        guard.clear_ready();
+    }
+}
+
 /// Refuses to work beside or over what a version with another layout of the maps has pinned: its hooks and
 /// ours would redirect the same connects, or read each other's entries wrongly.
 pub(crate) fn check_layout(root: &Path) -> Result<(), OpenError> {
