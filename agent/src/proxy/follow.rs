@@ -19,6 +19,11 @@ const LOOK: Duration = Duration::from_secs(1);
 /// ... unless that took more than this share of the time.
 const SHARE: u32 = 50;
 
+/// Connections of a pod's namespace that are read to count those that are followed. It may have made more than that
+/// just to keep the agent busy, with itself for example: of those that are open nothing is counted then, and of each
+/// its hook tells all when it ends.
+const COUNTED_MAX: usize = 65_536;
+
 /// Somebody who follows connections of one kind.
 pub(super) trait Follower {
     /// The kind, for the log.
@@ -77,9 +82,9 @@ pub(super) fn ending(event: &FollowedEvent) -> Ending {
 }
 
 /// What the kernel has counted of a pod's connections, by their ends as the pod's own sockets have them; nothing if
-/// it does not tell.
+/// it does not tell, or too much.
 pub(super) fn counts(pod: &Pod) -> Option<HashMap<(SocketAddr, SocketAddr), Counted>> {
-    let found = pod.netns.within(counted).ok()?.ok()?;
+    let found = pod.netns.within(|| counted(COUNTED_MAX)).ok()?.ok()?;
     Some(found.into_iter().map(|c| ((c.local, c.remote), c)).collect())
 }
 
