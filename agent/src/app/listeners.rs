@@ -33,7 +33,7 @@ impl Listeners {
     pub(super) async fn bind(
         admin: &Path,
         tunnels: SocketAddr,
-        window: usize,
+        window: u32,
         metrics: SocketAddr,
     ) -> anyhow::Result<Self> {
         let handover_at = handover_path(admin);

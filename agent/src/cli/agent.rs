@@ -235,8 +235,9 @@ pub struct AgentArgs {
     /// Default 1048576. All connections of a tunnel wait behind them, so more is worse for small messages beside
     /// bulk; and one round trip of the network moves no more, so nodes that are far apart want more: bytes per
     /// second are this by the round trip. 0: as the kernel grows it.
-    #[arg(long, env = "LARK_TUNNEL_WINDOW", value_name = "BYTES", default_value_t = TUNNEL_WINDOW)]
-    pub tunnel_window: usize,
+    #[arg(long, env = "LARK_TUNNEL_WINDOW", value_name = "BYTES", default_value_t = TUNNEL_WINDOW,
+        value_parser = clap::value_parser!(u32).range(0..=1_073_741_823))]
+    pub tunnel_window: u32,
     /// For how many microseconds a worker looks for more before it sleeps, 0 to 25.
     ///
     /// Default 0. An answer that comes within it needs no wake-up: round trips of small messages get shorter.

@@ -22,7 +22,7 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 ///
 /// # Errors
 /// As of [`listen`], and of [`bound_queues`].
-pub fn listen_bounded(address: SocketAddr, window: usize) -> io::Result<TcpListener> {
+pub fn listen_bounded(address: SocketAddr, window: u32) -> io::Result<TcpListener> {
     listen_as(address, |socket| bound_queues(socket, window))
 }
 
@@ -188,11 +188,12 @@ pub fn set_nodelay(socket: &impl AsFd) {
 ///
 /// # Errors
 /// What the system says. Without CAP_NET_ADMIN the window ends at net.core.rmem_max.
-pub fn bound_queues(socket: &impl AsFd, window: usize) -> io::Result<()> {
+pub fn bound_queues(socket: &impl AsFd, window: u32) -> io::Result<()> {
     set_int(socket, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, UNSENT_MAX)?;
     if window > 0 {
         // The kernel doubles it, and takes about half of that for its own account of the bytes. The second goes
         // up to net.core.rmem_max.
+        let window = usize::try_from(window).unwrap_or(usize::MAX);
         rustix::net::sockopt::set_socket_recv_buffer_size_force(socket.as_fd(), window)
             .or_else(|_| rustix::net::sockopt::set_socket_recv_buffer_size(socket.as_fd(), window))?;
     }

@@ -106,7 +106,7 @@ impl std::fmt::Debug for Dialer {
 }
 
 /// A connection to another agent.
-async fn connect(node: SocketAddr, window: usize) -> std::io::Result<TcpStream> {
+async fn connect(node: SocketAddr, window: u32) -> std::io::Result<TcpStream> {
     let socket = if node.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     bound_queues(&socket, window)?;
     socket.connect(node).await

@@ -29,7 +29,7 @@ pub struct TunnelSettings {
     /// that speaks, but takes nothing of what waits for it for this long, is gone too.
     pub keepalive: Duration,
     /// Bytes of a tunnel that may lie in the kernel of the end that is to read them; 0 leaves it to the kernel.
-    pub window: usize,
+    pub window: u32,
     /// How long TCP connect and TLS handshake may take together.
     pub handshake_timeout: Duration,
     /// How long an accepted handshake waits for the identity it names.
