@@ -2,9 +2,9 @@
 //! it, and peers themselves; interleaved in one run, between the same two pods.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -76,7 +76,8 @@ pub(crate) struct Args {
     /// agents' --spin=25; fair_p99 is how many times longer the 99th percentile of 64 echoing connections
     /// takes beside four streams of bytes. The seen rows are Lark with requests recognised and a tap running in
     /// relation to Lark with neither: bulk as the body of a request, echoes of nothing known, requests of
-    /// HTTP/1.1, and how much more memory a connection has.
+    /// HTTP/1.1, and how much more memory a connection has. For them two meshes run at once and take turns
+    /// of 0.3 s, 60 pairs a round (10 with --quick), of whose ratios a round's figure is the median.
     #[arg(long, value_name = "ROW,...", value_delimiter = ',')]
     rows: Vec<String>,
     /// A product to measure too, and the script that runs it; again for each.
@@ -116,20 +117,20 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let rows = chosen(&args.rows)?;
     test::able()?;
     install::debian(&install::BENCH)?;
-    let mut programs = build()?;
-    if let Some(lark) = &args.lark {
-        programs.lark = lark.canonicalize().with_context(|| format!("there is no {}", lark.display()))?;
-    }
+    let programs = build(args.lark.as_deref())?;
     if args.scale {
         let figures = scale::run(&programs.lark, &programs.scale)?;
         tell(&scale::table(&figures));
         let text = format!("{}\n", serde_json::to_string_pretty(&figures)?);
         return args.json.as_ref().map_or(Ok(()), |file| write(file, &text));
     }
-    let (rounds, seconds) = if args.quick { (3, 0.7) } else { (5, 2.0) };
+    let (rounds, seconds, pairs) = if args.quick { (3, 0.7, 10) } else { (5, 2.0, 60) };
     let began = Instant::now();
-    let mut stage = Stage::set_up(&programs, &args.congestion, &args.agent_flags, args.peers.clone())?;
-    let meter = Meter::new(&stage, programs.reference, &args.congestion, seconds);
+    let set_up = |peers| Stage::set_up(&programs, &args.congestion, &args.agent_flags, peers);
+    let turn = Duration::from_secs_f64(seconds);
+    let meter_of = |stage: &Stage| Meter::new(stage, &programs.reference, &args.congestion, turn);
+    let mut stage = set_up(args.peers.clone())?;
+    let meter = meter_of(&stage);
     let aead = meter.aead()?;
     let machine = machine::facts(args, &aead, rounds, seconds);
     tell(&machine::line(&machine));
@@ -142,6 +143,21 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             say(&format!("round {} of {rounds}: {job:?}", round + 1));
             if job == Job::Aead {
                 figures.add("aead", LARK, round, meter.aead()?["seal"].as_f64().context("no figure")?);
+                continue;
+            }
+            if job == Job::Seen {
+                // A mesh of its own for as long as this takes.
+                let measured = set_up(Vec::new()).and_then(|mut twin| {
+                    let other = meter_of(&twin);
+                    seen::compare((&meter, &mut stage), (&other, &mut twin), round, pairs)
+                        .with_context(|| format!("{}\n{}", stage.last_words(), twin.last_words()))
+                });
+                match measured {
+                    Ok(measured) => {
+                        measured.into_iter().for_each(|(row, value)| figures.add(row, LARK, round, value));
+                    }
+                    Err(error) => failures.push(format!("{job:?} in round {}: {error:#}", round + 1)),
+                }
                 continue;
             }
             for contestant in order(job, round, peers.len()) {
@@ -201,11 +217,10 @@ fn needed(rows: &[&Row]) -> impl Iterator<Item = Job> {
 fn order(job: Job, round: usize, peers: usize) -> Vec<Contestant> {
     use Contestant::{Lark, Peer, Plain, Reference, Relay};
     let mut order = match job {
-        Job::Aead => Vec::new(),
+        Job::Aead | Job::Seen => Vec::new(),
         Job::BesideConnect | Job::BesideBulk | Job::OutsideConnect => vec![Plain, Lark],
         Job::SameBulk | Job::SameEcho => vec![Plain, Relay, Lark],
         Job::Spin => vec![Plain, Lark],
-        Job::Seen => vec![Lark],
         // The relay has one buffer for all and two descriptors for each: nothing to compare with.
         Job::Memory => vec![Reference, Lark],
         _ => vec![Plain, Relay, Reference, Lark],
@@ -230,14 +245,18 @@ fn name(contestant: Contestant, peers: &[String]) -> &str {
     }
 }
 
-/// Everything in release, Lark by itself so that it is the binary that users build.
-fn build() -> Result<Programs> {
-    let lark = test::lark(true)?;
+/// Everything in release, Lark by itself so that it is the binary that users build, unless one is given.
+fn build(given: Option<&Path>) -> Result<Programs> {
+    let lark = match given {
+        Some(lark) => lark.canonicalize().with_context(|| format!("there is no {}", lark.display()))?,
+        None => test::lark(true)?,
+    };
     say("building load, relay, reference and scale (release)");
     let mut build: Command = test::cargo();
     build.args(["build", "--quiet", "--locked", "--release", "--package", "lark-bench", "--bins"]);
     install::run(&mut build)?;
-    let beside = |name: &str| lark.with_file_name(name);
+    let directory = test::target_directory()?.join("release");
+    let beside = |name: &str| directory.join(name);
     let (load, relay, reference) = (beside("lark-load"), beside("lark-relay"), beside("lark-reference"));
     Ok(Programs { scale: beside("lark-scale"), lark, load, relay, reference })
 }

@@ -1,5 +1,5 @@
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -24,26 +24,26 @@ const SETTLE: Duration = Duration::from_millis(700);
 #[derive(Debug)]
 pub(crate) struct Meter {
     client: Place,
-    load: String,
+    program: String,
     reference: PathBuf,
     directory: PathBuf,
     congestion: String,
     /// Of one load.
-    seconds: f64,
+    turn: Duration,
 }
 
 /// Figures by the names of their rows.
 pub(crate) type Measured = Vec<(&'static str, f64)>;
 
 impl Meter {
-    pub(crate) fn new(stage: &Stage, reference: PathBuf, congestion: &str, seconds: f64) -> Self {
+    pub(crate) fn new(stage: &Stage, reference: &Path, congestion: &str, turn: Duration) -> Self {
         Self {
             client: stage.client.place.clone(),
-            load: stage.bed.directory().join("lark-load").to_string_lossy().into_owned(),
-            reference,
+            program: stage.bed.directory().join("lark-load").to_string_lossy().into_owned(),
+            reference: reference.to_owned(),
             directory: stage.bed.directory().to_owned(),
             congestion: congestion.to_owned(),
-            seconds,
+            turn,
         }
     }
 
@@ -59,9 +59,6 @@ impl Meter {
         let way = way(job);
         if job == Job::Memory {
             stage.renew(contestant)?;
-        }
-        if job == Job::Seen {
-            return self.seen(stage).with_context(|| stage.last_words());
         }
         stage.agents_with(if job == Job::Spin { &[SPIN] } else { &[] })?;
         let result = stage.enter(contestant, way).and_then(|route| {
@@ -102,18 +99,18 @@ impl Meter {
             Job::SameBulk => self.bulk(route, 1, "same_bulk1", None)?,
             Job::BesideBulk => self.bulk(route, 1, "uncaptured_bulk1", None)?,
             Job::Down => {
-                let said = self.timed("bulk", route, 2, &["--down"])?;
+                let said = self.load("bulk", route, 2, &["--down"])?;
                 vec![("bulk1_down", number(&said, "bytes")? * 8e-9 / number(&said, "seconds")?)]
             }
             Job::Echo1 => {
-                let said = self.timed("echo", route, 0, &[])?;
+                let said = self.load("echo", route, 0, &[])?;
                 vec![("echo1_p50", number(&said, "p50")?), ("echo1_p99", number(&said, "p99")?)]
             }
             Job::SameEcho => {
-                vec![("same_echo1_p50", number(&self.timed("echo", route, 0, &[])?, "p50")?)]
+                vec![("same_echo1_p50", number(&self.load("echo", route, 0, &[])?, "p50")?)]
             }
             Job::Spin => {
-                vec![("spin_echo1_p50", number(&self.timed("echo", route, 0, &[])?, "p50")?)]
+                vec![("spin_echo1_p50", number(&self.load("echo", route, 0, &[])?, "p50")?)]
             }
             Job::Echo64 => self.echo64(route)?,
             Job::Fair => self.fair(route)?,
@@ -137,7 +134,7 @@ impl Meter {
         cpu: Option<&'static str>,
     ) -> Result<Measured> {
         let before = cpu_seconds(route)?;
-        let said = self.timed("bulk", route, 1, &["--streams", &streams.to_string()])?;
+        let said = self.load("bulk", route, 1, &["--streams", &streams.to_string()])?;
         let spent = cpu_seconds(route)? - before;
         let bytes = number(&said, "bytes")?;
         let mut measured = vec![(rate, bytes * 8e-9 / number(&said, "seconds")?)];
@@ -149,7 +146,7 @@ impl Meter {
 
     fn echo64(&self, route: &Route) -> Result<Measured> {
         let before = cpu_seconds(route)?;
-        let said = self.timed("echo", route, 0, &["--connections", "64"])?;
+        let said = self.load("echo", route, 0, &["--connections", "64"])?;
         let spent = cpu_seconds(route)? - before;
         let mut measured = vec![("echo64", number(&said, "echoes")? * 1e-3 / number(&said, "seconds")?)];
         if !route.cgroups.is_empty() {
@@ -161,10 +158,10 @@ impl Meter {
 
     /// How many times longer small messages take beside bulk of the same pair of pods. None may starve.
     fn fair(&self, route: &Route) -> Result<Measured> {
-        let echo = || self.timed("echo", route, 0, &["--connections", "64"]);
+        let echo = || self.load("echo", route, 0, &["--connections", "64"]);
         let alone = echo()?;
         let mut command = self.command("bulk", route, 1);
-        command.args(["--streams", "4", "--seconds", &(self.seconds + 0.5).to_string()]);
+        command.args(["--streams", "4", "--seconds", &(self.turn.as_secs_f64() + 0.5).to_string()]);
         let bulk = self.client.start(command, &self.directory.join("bulk.log"))?;
         let beside = echo()?;
         drop(bulk);
@@ -177,7 +174,7 @@ impl Meter {
     }
 
     fn connect(&self, route: &Route, at_once: &str) -> Result<Value> {
-        let said = self.timed("connect", route, 0, &["--at-once", at_once])?;
+        let said = self.load("connect", route, 0, &["--at-once", at_once])?;
         let (failed, all) = (number(&said, "failed")?, number(&said, "connections")?);
         ensure!(failed == 0.0, "{failed} connections failed, {all} did not: {}", said["why"]);
         Ok(said)
@@ -215,8 +212,21 @@ impl Meter {
         Ok(holder)
     }
 
-    pub(crate) fn timed(&self, verb: &str, route: &Route, port: u16, arguments: &[&str]) -> Result<Value> {
-        let seconds = self.seconds.to_string();
+    /// A load for as long as this run's turns are.
+    fn load(&self, verb: &str, route: &Route, port: u16, arguments: &[&str]) -> Result<Value> {
+        self.timed(verb, route, port, self.turn, arguments)
+    }
+
+    /// A load for as long as that.
+    pub(crate) fn timed(
+        &self,
+        verb: &str,
+        route: &Route,
+        port: u16,
+        time: Duration,
+        arguments: &[&str],
+    ) -> Result<Value> {
+        let seconds = time.as_secs_f64().to_string();
         let mut all = vec!["--seconds", &seconds];
         all.extend(arguments);
         self.run(verb, route, port, &all)
@@ -238,7 +248,7 @@ impl Meter {
     fn command(&self, verb: &str, route: &Route, port: u16) -> std::process::Command {
         let mut command = self.client.command("setpriv");
         let user = CLIENT_UID.to_string();
-        command.args(["--reuid", &user, "--regid", &user, "--clear-groups", "--", &self.load]);
+        command.args(["--reuid", &user, "--regid", &user, "--clear-groups", "--", &self.program]);
         command.args(["--congestion", &self.congestion, verb]);
         let mut to = route.to;
         to.set_port(to.port() + port);
