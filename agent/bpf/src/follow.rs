@@ -1,5 +1,7 @@
 //! What the hooks tell of connections that no agent carries.
 
+use std::time::Duration;
+
 use aya::Ebpf;
 use aya::maps::{MapData, RingBuf};
 use lark_abi::{Address, FollowedEvent};
@@ -7,8 +9,15 @@ use tokio::io::unix::AsyncFd;
 
 use crate::load::{self, MapError};
 
+/// How long after the last one plaintext is not listened for, so that a pod that makes one connection after another
+/// does not have the agent woken beside each. The kernel's buffer holds 5,000.
+const GATHER: Duration = Duration::from_millis(50);
+
 /// What becomes of one kind of them, as it happens.
-pub struct FollowedEvents(AsyncFd<RingBuf<MapData>>);
+pub struct FollowedEvents {
+    ring: AsyncFd<RingBuf<MapData>>,
+    gather: Duration,
+}
 
 impl std::fmt::Debug for FollowedEvents {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -19,12 +28,12 @@ impl std::fmt::Debug for FollowedEvents {
 impl FollowedEvents {
     /// Those that a verdict left to two pods.
     pub(crate) fn direct(ebpf: &mut Ebpf) -> Result<Self, MapError> {
-        load::ring(ebpf, "DIRECT_EVENTS").map(Self)
+        Ok(Self { ring: load::ring(ebpf, "DIRECT_EVENTS")?, gather: Duration::ZERO })
     }
 
-    /// Those in plaintext.
+    /// Those in plaintext, up to a twentieth of a second late.
     pub(crate) fn plain(ebpf: &mut Ebpf) -> Result<Self, MapError> {
-        load::ring(ebpf, "PLAIN_EVENTS").map(Self)
+        Ok(Self { ring: load::ring(ebpf, "PLAIN_EVENTS")?, gather: GATHER })
     }
 
     /// The next one. Cancel safe: nothing is taken before it is returned.
@@ -32,7 +41,7 @@ impl FollowedEvents {
     /// # Errors
     /// When the ring buffer cannot be waited for.
     pub async fn next(&mut self) -> std::io::Result<FollowedEvent> {
-        load::next(&mut self.0, parse).await
+        load::next(&mut self.ring, self.gather, parse).await
     }
 }
 

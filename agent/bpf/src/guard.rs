@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
@@ -199,7 +200,7 @@ impl Refusals {
 
     /// The next one. Cancel safe: nothing is taken before it is returned.
     pub async fn next(&mut self) -> std::io::Result<Refused> {
-        load::next(&mut self.0, parse).await
+        load::next(&mut self.0, Duration::ZERO, parse).await
     }
 }
 

@@ -1,6 +1,7 @@
 //! Loading the object and opening its maps.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use aya::maps::{Array, Map, MapData, RingBuf};
 use aya::programs::{CgroupSockAddr, SchedClassifier, SkLookup, SockOps};
@@ -180,6 +181,8 @@ pub(crate) fn ring(ebpf: &mut Ebpf, name: &'static str) -> Result<AsyncFd<RingBu
 
 /// The next item of a ring buffer that is one. Cancel safe: nothing is taken before it is returned.
 ///
+/// Once it is empty, it is left to gather for that long: the kernel wakes nobody beside a buffer that has something.
+///
 /// A ring that somebody fills faster than it is read is always ready, so that whoever awaits nothing else would
 /// never let the others of its thread have theirs: it counts against the task's budget (tokio's `coop`).
 ///
@@ -187,6 +190,7 @@ pub(crate) fn ring(ebpf: &mut Ebpf, name: &'static str) -> Result<AsyncFd<RingBu
 /// When the ring buffer cannot be waited for.
 pub(crate) async fn next<T>(
     ring: &mut AsyncFd<RingBuf<MapData>>,
+    gather: Duration,
     parse: impl Fn(&[u8]) -> Option<T>,
 ) -> std::io::Result<T> {
     tokio::task::coop::consume_budget().await;
@@ -198,6 +202,9 @@ pub(crate) async fn next<T>(
             }
         }
         guard.clear_ready();
+        if !gather.is_zero() {
+            tokio::time::sleep(gather).await;
+        }
     }
 }
 
