@@ -1,16 +1,20 @@
 //! Peers that are no Lark: the h2 crate over tokio-rustls as a client of ours, and listeners and
 //! clients that break the rules.
 
-use std::io::ErrorKind;
+use std::cell::Cell;
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use lark_identity::SvidStore;
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::{TlsAcceptor, TlsConnector};
+use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
 use crate::ends::{World, accept, domain, echo, id, on_worker, quick};
 
@@ -35,6 +39,53 @@ pub(crate) async fn shows_always(store: SvidStore, account: &str) -> SocketAddr 
     address
 }
 
+/// A stream that takes new keys now and then, and asks for the other end's.
+struct Renewing<S> {
+    stream: S,
+    renew: fn(&mut S),
+    written: usize,
+    /// How often.
+    renewed: Rc<Cell<u32>>,
+}
+
+impl<S> Renewing<S> {
+    fn new(stream: S, renew: fn(&mut S), renewed: &Rc<Cell<u32>>) -> Self {
+        Self { stream, renew, written: 0, renewed: renewed.clone() }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Renewing<S> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_read(cx, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Renewing<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = std::task::ready!(Pin::new(&mut this.stream).poll_write(cx, bytes))?;
+        this.written += written;
+        if this.written > 100_000 {
+            this.written = 0;
+            (this.renew)(&mut this.stream);
+            this.renewed.set(this.renewed.get() + 1);
+        }
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}
+
 async fn connector(world: &World) -> TlsConnector {
     let store = world.store(&["web"]);
     let svid = store.current(&id("web")).unwrap();
@@ -47,7 +98,7 @@ fn name(account: &str) -> ServerName<'static> {
 }
 
 #[test]
-fn the_h2_crate_tunnels_through_our_accepting_end() {
+fn the_h2_crate_tunnels_through_our_accepting_end_and_renews_its_keys() {
     on_worker(async {
         let world = World::new();
         let node = accept(world.store(&["db"]), echo().await, quick()).await;
@@ -57,6 +108,9 @@ fn the_h2_crate_tunnels_through_our_accepting_end() {
             tls.get_ref().1.negotiated_key_exchange_group().unwrap().name(),
             rustls::NamedGroup::X25519MLKEM768
         );
+        let renewed = Rc::default();
+        let renew = |tls: &mut client::TlsStream<_>| tls.get_mut().1.refresh_traffic_keys().unwrap();
+        let tls = Renewing::new(tls, renew, &renewed);
         let (sender, connection) = h2::client::handshake(tls).await.unwrap();
         tokio::task::spawn_local(async move {
             let _ = connection.await;
@@ -91,6 +145,7 @@ fn the_h2_crate_tunnels_through_our_accepting_end() {
             got.extend_from_slice(&data);
         }
         assert!(got == sent, "{} of {}", got.len(), sent.len());
+        assert!(renewed.get() > 3, "{renewed:?}");
         // What we do not serve is answered, not dropped.
         let request = http::Request::builder().method("CONNECT").uri("web.shop:80").body(()).unwrap();
         let (response, _) = sender.send_request(request, true).unwrap();
@@ -99,7 +154,7 @@ fn the_h2_crate_tunnels_through_our_accepting_end() {
 }
 
 #[test]
-fn our_dialling_end_tunnels_through_the_h2_crate() {
+fn our_dialling_end_tunnels_through_the_h2_crate_which_renews_its_keys() {
     on_worker(async {
         let world = World::new();
         let store = world.store(&["db"]);
@@ -109,9 +164,13 @@ fn our_dialling_end_tunnels_through_the_h2_crate() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let node = listener.local_addr().unwrap();
         let acceptor = TlsAcceptor::from(Arc::new(config));
+        let renewed = Rc::default();
+        let counted = Rc::clone(&renewed);
         tokio::task::spawn_local(async move {
             let (socket, _) = listener.accept().await.unwrap();
             let tls = acceptor.accept(socket).await.unwrap();
+            let renew = |tls: &mut server::TlsStream<_>| tls.get_mut().1.refresh_traffic_keys().unwrap();
+            let tls = Renewing::new(tls, renew, &counted);
             let mut connection = h2::server::handshake(tls).await.unwrap();
             while let Some(accepted) = connection.accept().await {
                 let (request, mut respond) = accepted.unwrap();
@@ -148,6 +207,7 @@ fn our_dialling_end_tunnels_through_the_h2_crate() {
         read.read_to_end(&mut got).await.unwrap();
         assert!(got == sent, "{} of {}", got.len(), sent.len());
         assert_eq!(ended.await.unwrap().how, lark_tunnel::End::Clean);
+        assert!(renewed.get() > 3, "{renewed:?}");
     });
 }
 

@@ -1,6 +1,5 @@
 //! The accepting end.
 
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -17,20 +16,20 @@ use lark_identity::SvidStore;
 use lark_identity::svid::Svid;
 use lark_identity::verify::{spiffe_id, validity};
 use lark_sys::socket::{set_congestion, set_nodelay};
+use rustls::AlertDescription;
 use rustls::crypto::CryptoProvider;
-use rustls::server::{Accepted, Acceptor as HelloReader};
-use rustls::{AlertDescription, Connection};
+use rustls::server::{Acceptor as HelloReader, ServerConnectionData, UnbufferedServerConnection};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::ended::{Ended, Refusal};
 use crate::engine::{Accepting, Engine, Terms, TunnelError};
-use crate::handshake::{self, HandshakeError};
+use crate::handshake::{self, Finished, HandshakeError};
 pub(crate) use crate::load::Load;
 use crate::load::Permit;
 use crate::pod::PodSocket;
 use crate::proof::Proof;
-use crate::record::{RecordError, Records, Socket};
+use crate::record::{RecordError, Records};
 use crate::settings::{Observer, Side, TunnelSettings};
 use crate::tls;
 use crate::traffic::Traffic;
@@ -168,7 +167,7 @@ struct Proved {
     client: SpiffeId,
     server: SpiffeId,
     proof: Proof,
-    tls: Connection,
+    finished: Finished<ServerConnectionData>,
     permit: Permit,
 }
 
@@ -220,7 +219,9 @@ impl Acceptor {
         let result = self.admit(&socket, peer, origin).await;
         let outcome = result.as_ref().map(|_| ()).map_err(ServeError::cause);
         inner.observer.handshake(Side::Server, outcome, began.elapsed());
-        let Proved { client, server, proof, tls, permit: _permit } = result?;
+        let Proved { client, server, proof, finished, permit: _permit } = result?;
+        let records =
+            Records::new(socket, finished).map_err(|why| ServeError::Handshake { peer, why: why.into() })?;
         let terms =
             Terms { settings: inner.settings.clone(), proof: Rc::new(proof), held: inner.load.held(origin) };
         let accepting = Accepting {
@@ -232,7 +233,7 @@ impl Acceptor {
             load: inner.load.clone(),
             observer: inner.observer.clone(),
         };
-        let engine = Engine::server(Records::new(socket, tls), accepting, terms);
+        let engine = Engine::server(records, accepting, terms);
         inner.load.watch(engine.ready());
         inner.observer.opened(Side::Server);
         let mut closed = Closed { observer: &inner.observer, cause: None };
@@ -264,8 +265,7 @@ impl Acceptor {
 
     async fn handshake(&self, socket: &TcpStream, permit: Permit) -> Result<Proved, HandshakeError> {
         let inner = &self.0;
-        let hello = read_hello(socket).await?;
-        let name = hello.client_hello().server_name().map(str::to_owned).unwrap_or_default();
+        let (name, received) = read_hello(socket).await?;
         let own = match self.own(&name).await {
             Ok(own) => own,
             Err(error) => {
@@ -278,20 +278,12 @@ impl Acceptor {
         };
         let bundle = inner.svids.bundle();
         let config = tls::server(&inner.provider, &own, &inner.svids, inner.domain.clone())?;
-        let mut tls = match hello.into_connection(Arc::new(config)) {
-            Ok(tls) => Connection::from(tls),
-            Err((error, mut alert)) => {
-                let _ = alert.write(&mut Socket(socket));
-                return Err(error.into());
-            }
-        };
-        handshake::complete(socket, &mut tls).await?;
-        let missing = rustls::Error::NoCertificatesPresented;
-        let leaf = tls.peer_certificates().and_then(|chain| chain.first()).ok_or(missing)?;
-        let client = spiffe_id(leaf).map_err(HandshakeError::Certificate)?;
-        let (_, not_after, _) = validity(leaf).map_err(HandshakeError::Certificate)?;
+        let tls = UnbufferedServerConnection::new(Arc::new(config))?;
+        let finished = handshake::complete(socket, tls, received).await?;
+        let client = spiffe_id(&finished.leaf).map_err(HandshakeError::Certificate)?;
+        let (_, not_after, _) = validity(&finished.leaf).map_err(HandshakeError::Certificate)?;
         let proof = Proof::new(inner.svids.clone(), not_after.min(own.not_after), bundle);
-        Ok(Proved { client, server: own.id.clone(), proof, tls, permit })
+        Ok(Proved { client, server: own.id.clone(), proof, finished, permit })
     }
 
     /// The certificate that a server name stands for. A workload may be on its way here: discovery and
@@ -327,22 +319,30 @@ impl Drop for Closed<'_> {
     }
 }
 
-async fn read_hello(socket: &TcpStream) -> Result<Accepted, HandshakeError> {
+/// The server name of a ClientHello, and all that was received of the handshake.
+async fn read_hello(socket: &TcpStream) -> Result<(String, Vec<u8>), HandshakeError> {
     let mut reader = HelloReader::default();
+    let mut received = Vec::new();
     loop {
-        socket.readable().await?;
-        match reader.read_tls(&mut Socket(socket)) {
-            Ok(0) => return Err(HandshakeError::Closed),
-            Ok(_) => {}
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => continue,
-            Err(e) => return Err(e.into()),
-        }
-        match reader.accept() {
-            Ok(Some(accepted)) => return Ok(accepted),
-            Ok(None) => {}
-            Err((error, mut alert)) => {
-                let _ = alert.write(&mut Socket(socket));
-                return Err(error.into());
+        let before = received.len();
+        handshake::read(socket, &mut received).await?;
+        let mut new = received.get(before..).unwrap_or_default();
+        while !new.is_empty() {
+            reader.read_tls(&mut new)?;
+            match reader.accept() {
+                Ok(Some(hello)) => {
+                    let name = hello.client_hello().server_name().map(str::to_owned);
+                    return Ok((name.unwrap_or_default(), received));
+                }
+                Ok(None) => {}
+                Err((error, mut alert)) => {
+                    let mut out = Vec::new();
+                    // The alert that tells the peer why. Best effort.
+                    if alert.write_all(&mut out).is_ok() {
+                        let _ = socket.try_write(&out);
+                    }
+                    return Err(error.into());
+                }
             }
         }
     }

@@ -16,9 +16,9 @@ use lark_core::reason::Reason;
 use lark_identity::SvidStore;
 use lark_identity::verify::validity;
 use lark_sys::socket::{bound_queues, set_congestion, set_nodelay};
+use rustls::client::UnbufferedClientConnection;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::ServerName;
-use rustls::{ClientConnection, Connection};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -319,16 +319,13 @@ impl Dialer {
         let name = ServerName::try_from(crate::name::server_name(&key.destination)).map_err(|e| {
             NoTunnel::new(Reason::TunnelHandshake, Lack::UnknownName, format!("{}: {e}", key.destination))
         })?;
-        let tls = ClientConnection::new(Arc::new(config), name).map_err(|e| failed(e.into()))?;
-        let mut tls = Connection::from(tls);
-        handshake::complete(&socket, &mut tls).await.map_err(failed)?;
-        let leaf = tls.peer_certificates().and_then(|chain| chain.first());
-        let (_, peer_expires, _) = leaf
-            .ok_or(HandshakeError::Closed)
-            .and_then(|leaf| validity(leaf).map_err(HandshakeError::Certificate))
-            .map_err(failed)?;
+        let tls = UnbufferedClientConnection::new(Arc::new(config), name).map_err(|e| failed(e.into()))?;
+        let finished = handshake::complete(&socket, tls, Vec::new()).await.map_err(failed)?;
+        let (_, peer_expires, _) =
+            validity(&finished.leaf).map_err(|why| failed(HandshakeError::Certificate(why)))?;
         let proof = Rc::new(Proof::new(inner.svids.clone(), own.not_after.min(peer_expires), bundle));
-        let (commands, shared) = self.start(key, Records::new(socket, tls), proof.clone()).await?;
+        let records = Records::new(socket, finished).map_err(|e| failed(e.into()))?;
+        let (commands, shared) = self.start(key, records, proof.clone()).await?;
         Ok(Tunnel { commands, shared, proof })
     }
 

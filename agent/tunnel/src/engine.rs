@@ -39,7 +39,7 @@ use crate::fate::{Outcome, Teller};
 use crate::held::Held;
 use crate::proof::Proof;
 use crate::ready::ReadyList;
-use crate::record::{RecordError, Records};
+use crate::record::{ROOM, RecordError, Records};
 use crate::settings::{Observer, Side, TunnelSettings};
 use crate::stream::{Carried, Stream, Told};
 
@@ -54,8 +54,8 @@ thread_local! {
     /// A frame on its way from a pod to the records: header and payload. Shared by all tunnels of the
     /// worker, since each uses it only within one call.
     static FRAME: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-    /// Decrypted bytes on their way to the pods. Shared in the same way.
-    static PLAIN: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    /// Records on their way to the pods, decrypted where they are. Shared in the same way.
+    static RECEIVED: RefCell<Vec<u8>> = RefCell::new(vec![0; ROOM]);
 }
 
 /// A stream that the dialling end wants.
@@ -355,7 +355,7 @@ impl Engine {
 
     /// Hands control frames to the records. While those are full they wait in the codec, which cuts a
     /// peer off that reads nothing of what it makes us say.
-    fn write_control(&mut self) -> std::io::Result<()> {
+    fn write_control(&mut self) -> Result<(), RecordError> {
         let out = self.h2.output();
         if !out.is_empty() && self.records.has_room() {
             self.records.write(out)?;

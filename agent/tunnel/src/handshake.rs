@@ -6,11 +6,21 @@ use lark_core::explain::{Cause, Tunnel};
 use lark_core::identity::SpiffeId;
 use lark_core::reason::Reason;
 use lark_identity::verify::VerifyError;
-use rustls::{AlertDescription, Connection, PeerIncompatible};
+use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
+use rustls::kernel::KernelConnection;
+use rustls::pki_types::CertificateDer;
+use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
+use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus};
+use rustls::{AlertDescription, CommonState, ExtractedSecrets, InvalidMessage, PeerIncompatible};
 use tokio::net::TcpStream;
 
-use crate::record::{RecordError, Socket};
+use crate::record::RecordError;
 use crate::tls;
+
+/// Bytes of a read during a handshake.
+const CHUNK: usize = 8 * 1024;
+/// Most bytes of a handshake that wait to be whole.
+const RECEIVED_MAX: usize = 128 * 1024;
 
 /// Why a handshake failed.
 #[derive(Debug, thiserror::Error)]
@@ -135,49 +145,192 @@ impl From<RecordError> for HandshakeError {
     }
 }
 
-/// Drives a handshake to its end. Cancel safe only in that a cancelled one must be thrown away.
-pub(crate) async fn complete(socket: &TcpStream, tls: &mut Connection) -> Result<(), HandshakeError> {
-    while tls.is_handshaking() {
-        flush(socket, tls).await?;
-        if !tls.is_handshaking() {
-            break;
-        }
-        read(socket, tls).await?;
+/// What a handshake leaves.
+pub(crate) struct Finished<Data> {
+    pub(crate) secrets: ExtractedSecrets,
+    /// Knows the next keys.
+    pub(crate) kernel: KernelConnection<Data>,
+    /// What the peer has proved itself with.
+    pub(crate) leaf: CertificateDer<'static>,
+    /// Plaintext that came with the handshake's last bytes ...
+    pub(crate) early: Vec<u8>,
+    /// ... and records behind it.
+    pub(crate) received: Vec<u8>,
+}
+
+/// rustls's connection of either end, which has no buffers of its own.
+pub(crate) trait Unfinished {
+    type Data;
+    fn advance<'c, 'i>(&'c mut self, received: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data>;
+    fn state(&self) -> &CommonState;
+    fn finish(self) -> Result<(ExtractedSecrets, KernelConnection<Self::Data>), rustls::Error>;
+}
+
+impl Unfinished for UnbufferedClientConnection {
+    type Data = ClientConnectionData;
+
+    fn advance<'c, 'i>(&'c mut self, received: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
+        self.process_tls_records(received)
     }
-    flush(socket, tls).await?;
-    match tls.alpn_protocol() {
-        Some(tls::ALPN) => Ok(()),
-        found => Err(HandshakeError::Alpn { found: found.map(|f| String::from_utf8_lossy(f).into_owned()) }),
+
+    fn state(&self) -> &CommonState {
+        self
+    }
+
+    fn finish(self) -> Result<(ExtractedSecrets, KernelConnection<Self::Data>), rustls::Error> {
+        self.dangerous_into_kernel_connection()
     }
 }
 
-async fn read(socket: &TcpStream, tls: &mut Connection) -> Result<(), HandshakeError> {
+impl Unfinished for UnbufferedServerConnection {
+    type Data = ServerConnectionData;
+
+    fn advance<'c, 'i>(&'c mut self, received: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
+        self.process_tls_records(received)
+    }
+
+    fn state(&self) -> &CommonState {
+        self
+    }
+
+    fn finish(self) -> Result<(ExtractedSecrets, KernelConnection<Self::Data>), rustls::Error> {
+        self.dangerous_into_kernel_connection()
+    }
+}
+
+/// Drives a handshake to its end, of which those bytes have been received. Cancel safe only in that a cancelled one
+/// must be thrown away.
+pub(crate) async fn complete<C: Unfinished>(
+    socket: &TcpStream,
+    mut tls: C,
+    mut received: Vec<u8>,
+) -> Result<Finished<C::Data>, HandshakeError> {
+    let mut early = Vec::new();
+    let mut out = Vec::new();
     loop {
-        socket.readable().await?;
-        match tls.read_tls(&mut Socket(socket)) {
-            Ok(0) => return Err(HandshakeError::Closed),
-            Ok(_) => break,
+        let UnbufferedStatus { mut discard, state } = tls.advance(&mut received);
+        let next = match state {
+            Ok(ConnectionState::EncodeTlsData(mut data)) => {
+                encode(&mut data, &mut out).map(|()| Next::Again)?
+            }
+            Ok(ConnectionState::TransmitTlsData(data)) => {
+                send(socket, &mut out).await?;
+                data.done();
+                Next::Again
+            }
+            Ok(ConnectionState::ReadTraffic(mut data)) => {
+                while let Some(record) = data.next_record() {
+                    let record = record?;
+                    discard += record.discard;
+                    early.extend_from_slice(record.payload);
+                }
+                Next::Again
+            }
+            Ok(ConnectionState::BlockedHandshake) => Next::Read,
+            Ok(ConnectionState::WriteTraffic(_)) => Next::Done,
+            Ok(ConnectionState::PeerClosed | ConnectionState::Closed) => return Err(HandshakeError::Closed),
+            // Early data is not taken.
+            Ok(_) => return Err(rustls::Error::HandshakeNotComplete.into()),
+            Err(error) => Next::Failed(error),
+        };
+        received.drain(..discard.min(received.len()));
+        match next {
+            Next::Again => {}
+            Next::Done if !tls.state().is_handshaking() => break,
+            Next::Done | Next::Read => read(socket, &mut received).await?,
+            Next::Failed(error) => {
+                // The alert that tells the peer why.
+                let _ = last_words(socket, tls, received, out).await;
+                return Err(error.into());
+            }
+        }
+    }
+    match tls.state().alpn_protocol() {
+        Some(tls::ALPN) => {}
+        found => {
+            let found = found.map(|f| String::from_utf8_lossy(f).into_owned());
+            return Err(HandshakeError::Alpn { found });
+        }
+    }
+    let missing = rustls::Error::NoCertificatesPresented;
+    let leaf = tls.state().peer_certificates().and_then(|chain| chain.first()).ok_or(missing)?;
+    let leaf = leaf.clone().into_owned();
+    let (secrets, kernel) = tls.finish()?;
+    Ok(Finished { secrets, kernel, leaf, early, received })
+}
+
+enum Next {
+    Again,
+    Read,
+    Done,
+    Failed(rustls::Error),
+}
+
+fn encode<Data>(data: &mut EncodeTlsData<'_, Data>, out: &mut Vec<u8>) -> Result<(), rustls::Error> {
+    let at = out.len();
+    loop {
+        let room = out.get_mut(at..).unwrap_or_default();
+        match data.encode(room) {
+            Ok(count) => {
+                out.truncate(at + count);
+                return Ok(());
+            }
+            Err(EncodeError::InsufficientSize(needs)) if needs.required_size > room.len() => {
+                out.resize(at + needs.required_size, 0);
+            }
+            Err(error) => return Err(rustls::Error::General(error.to_string())),
+        }
+    }
+}
+
+async fn send(socket: &TcpStream, out: &mut Vec<u8>) -> Result<(), HandshakeError> {
+    let mut left = out.as_slice();
+    while !left.is_empty() {
+        socket.writable().await?;
+        match socket.try_write(left) {
+            Ok(count) => left = left.get(count..).unwrap_or_default(),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
             Err(e) => return Err(e.into()),
         }
     }
-    if let Err(error) = tls.process_new_packets() {
-        // The alert that tells the peer why.
-        let _ = flush(socket, tls).await;
-        return Err(error.into());
-    }
+    out.clear();
     Ok(())
 }
 
-async fn flush(socket: &TcpStream, tls: &mut Connection) -> Result<(), HandshakeError> {
-    while tls.wants_write() {
-        match tls.write_tls(&mut Socket(socket)) {
-            Ok(_) => {}
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => socket.writable().await?,
+/// Sends what rustls still has to say after an error.
+async fn last_words<C: Unfinished>(
+    socket: &TcpStream,
+    mut tls: C,
+    mut received: Vec<u8>,
+    mut out: Vec<u8>,
+) -> Result<(), HandshakeError> {
+    loop {
+        // It remembers where in these bytes it was, so they must be there until the error comes again.
+        let UnbufferedStatus { discard, state } = tls.advance(&mut received);
+        match state {
+            Ok(ConnectionState::EncodeTlsData(mut data)) => encode(&mut data, &mut out)?,
+            Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
+            _ => return send(socket, &mut out).await,
+        }
+        received.drain(..discard.min(received.len()));
+    }
+}
+
+/// Reads once behind what was received.
+pub(crate) async fn read(socket: &TcpStream, received: &mut Vec<u8>) -> Result<(), HandshakeError> {
+    if received.len() >= RECEIVED_MAX {
+        return Err(rustls::Error::from(InvalidMessage::HandshakePayloadTooLarge).into());
+    }
+    received.reserve(CHUNK);
+    loop {
+        socket.readable().await?;
+        match socket.try_read_buf(received) {
+            Ok(0) => return Err(HandshakeError::Closed),
+            Ok(_) => return Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
             Err(e) => return Err(e.into()),
         }
     }
-    Ok(())
 }
 
 /// Refuses a ClientHello, as rustls would if it could be told which alert. Best effort.

@@ -50,6 +50,8 @@ pub fn client(
             .with_custom_certificate_verifier(Arc::new(verifier))
             .with_client_cert_resolver(Arc::new(sign::SingleCertAndKey::from(own.certified.clone())));
     config.resumption = Resumption::disabled();
+    // Records are carried by `record.rs`.
+    config.enable_secret_extraction = true;
     config.alpn_protocols = vec![ALPN.to_vec()];
     Ok(config)
 }
@@ -77,6 +79,7 @@ pub fn server(
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
     config.max_early_data_size = 0;
+    config.enable_secret_extraction = true;
     config.alpn_protocols = vec![ALPN.to_vec()];
     Ok(config)
 }

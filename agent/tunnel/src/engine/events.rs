@@ -9,7 +9,7 @@ use lark_core::quota::Full;
 use lark_core::reason::Reason;
 use tokio::time::Instant;
 
-use super::{Engine, PLAIN, Part, RUN, TunnelError};
+use super::{Engine, Part, RECEIVED, RUN, TunnelError};
 use crate::acceptor::{Delivery, Inbound};
 use crate::ended::{End, Ended, Refusal};
 use crate::pod::Pod;
@@ -44,44 +44,71 @@ impl<'a> Run<'a> {
 impl Engine {
     /// What came with the handshake's last bytes.
     pub(super) fn take_buffered(&mut self) -> Result<(), TunnelError> {
-        let mut plain = PLAIN.take();
-        plain.clear();
-        let read = self.records.buffered(&mut plain);
-        self.receive(plain).and(read.map_err(TunnelError::from))
+        let (plain, mut records) = self.records.buffered();
+        let mut run = Run::new();
+        let result = self.receive(&plain, &mut run);
+        self.data(&mut run);
+        result.and_then(|()| self.take_records(&mut records))
     }
 
-    /// Takes in what was decrypted into the worker's buffer, and gives that back.
-    pub(super) fn receive(&mut self, plain: Vec<u8>) -> Result<(), TunnelError> {
-        let mut at = 0;
+    /// Decrypts what has arrived, where it is, and takes it in. What was decrypted before an end or an error counts.
+    fn take_records(&mut self, mut received: &mut [u8]) -> Result<(), TunnelError> {
         let mut run = Run::new();
-        let now = self.began.elapsed();
         let result = loop {
-            match self.h2.receive(now, plain.get(at..).unwrap_or_default()) {
-                Ok((0, None)) => break Ok(()),
-                Ok((taken, event)) => {
-                    at += taken;
-                    match event {
-                        Some(Event::Data { stream, bytes }) if run.push(stream, bytes) => {}
-                        Some(Event::Data { stream, bytes }) => {
-                            self.data(&mut run);
-                            run.push(stream, bytes);
-                        }
-                        // In order: an end or a reset comes after the bytes before it.
-                        Some(event) => {
-                            self.data(&mut run);
-                            self.event(event);
-                        }
-                        None => {}
-                    }
-                }
+            match self.records.open(&mut received) {
+                Ok(Some(plain)) => match self.receive(plain, &mut run) {
+                    Ok(()) => {}
+                    Err(error) => break Err(error),
+                },
+                Ok(None) => break Ok(()),
                 Err(error) => break Err(error.into()),
             }
         };
         self.data(&mut run);
-        let rest = plain.get(at..).unwrap_or_default();
-        self.rest = rest.to_vec();
-        PLAIN.set(plain);
+        self.records.keep(received);
         result
+    }
+
+    /// Takes in plaintext.
+    fn receive<'a>(&mut self, plain: &'a [u8], run: &mut Run<'a>) -> Result<(), TunnelError> {
+        if self.rest.is_empty() {
+            return self.frames(plain, run);
+        }
+        // A frame's header or a control frame that two records share: seldom, and worth a copy.
+        self.data(run);
+        let mut joined = std::mem::take(&mut self.rest);
+        joined.extend_from_slice(plain);
+        let mut own = Run::new();
+        let result = self.frames(&joined, &mut own);
+        self.data(&mut own);
+        result
+    }
+
+    fn frames<'a>(&mut self, plain: &'a [u8], run: &mut Run<'a>) -> Result<(), TunnelError> {
+        let mut left = plain;
+        let now = self.began.elapsed();
+        loop {
+            let (taken, event) = self.h2.receive(now, left)?;
+            if taken == 0 && event.is_none() {
+                break;
+            }
+            left = left.get(taken..).unwrap_or_default();
+            match event {
+                Some(Event::Data { stream, bytes }) if run.push(stream, bytes) => {}
+                Some(Event::Data { stream, bytes }) => {
+                    self.data(run);
+                    run.push(stream, bytes);
+                }
+                // In order: an end or a reset comes after the bytes before it.
+                Some(event) => {
+                    self.data(run);
+                    self.event(event);
+                }
+                None => {}
+            }
+        }
+        self.rest = left.to_vec();
+        Ok(())
     }
 
     /// Gives a run to its pod, or to the stream's backlog.
@@ -266,21 +293,17 @@ impl Engine {
 
     /// Reads once from the node's socket and takes in what came. False if there was nothing.
     pub(super) fn poll_receive(&mut self, cx: &mut Context<'_>) -> Result<bool, TunnelError> {
-        let mut plain = PLAIN.take();
-        plain.clear();
-        plain.extend_from_slice(&self.rest);
-        let read = self.records.poll_read(cx, &mut plain);
-        if read.is_pending() {
-            PLAIN.set(plain);
-            return Ok(false);
-        }
-        self.heard = Instant::now();
-        // What was decrypted before an end or an error still counts.
-        let received = self.receive(plain);
-        match read {
-            Poll::Ready(Err(error)) => received.and(Err(error.into())),
-            _ => received.map(|()| true),
-        }
+        let mut received = RECEIVED.take();
+        let result = match self.records.poll_read(cx, &mut received) {
+            Poll::Pending => Ok(false),
+            Poll::Ready(Err(error)) => Err(error.into()),
+            Poll::Ready(Ok(count)) => {
+                self.heard = Instant::now();
+                self.take_records(received.get_mut(..count).unwrap_or_default()).map(|()| true)
+            }
+        };
+        RECEIVED.set(received);
+        result
     }
 }
 

@@ -6,11 +6,12 @@ use lark_core::framing::FRAME_HEADER;
 
 use super::{Engine, FRAME, QUANTUM, SHARED_QUANTUM, TunnelError};
 use crate::ended::End;
+use crate::record::RecordError;
 use crate::stream::{FromPod, Stream};
 
 enum ServeError {
     Pod(io::Error),
-    Tunnel(io::Error),
+    Tunnel(RecordError),
 }
 
 impl Engine {

@@ -1,0 +1,327 @@
+use std::future::poll_fn;
+use std::task::Poll;
+
+use proptest::prelude::*;
+use rustls::crypto::aws_lc_rs::cipher_suite::{TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256};
+use rustls::crypto::cipher::{AeadKey, Iv};
+use tokio::net::TcpListener;
+
+use super::open::{IN_A_ROW, MESSAGE_MAX};
+use super::*;
+
+fn suites() -> [SupportedCipherSuite; 2] {
+    [TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256]
+}
+
+/// Keys of a generation.
+fn secrets(suite: SupportedCipherSuite, generation: u8) -> ConnectionTrafficSecrets {
+    let (key, iv) = (AeadKey::from([generation; 32]), Iv::new([generation; 12]));
+    if suite == TLS13_AES_256_GCM_SHA384 {
+        ConnectionTrafficSecrets::Aes256Gcm { key, iv }
+    } else {
+        ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv }
+    }
+}
+
+fn both(suite: SupportedCipherSuite) -> (Sealing, Opening) {
+    let sealing = Sealing::new(suite, secrets(suite, 1), 0).unwrap();
+    (sealing, Opening::new(suite, secrets(suite, 1), 0).unwrap())
+}
+
+/// All data that is opened before nothing or an error comes.
+fn data(opening: &mut Opening, bytes: &mut [u8]) -> (Vec<u8>, Result<(), Error>) {
+    let (mut left, mut data) = (bytes, Vec::new());
+    loop {
+        match opening.next(&mut left) {
+            Ok(Some(plain)) => {
+                assert_eq!(plain.kind, ContentType::ApplicationData);
+                data.extend_from_slice(plain.bytes);
+            }
+            Ok(None) => return (data, Ok(())),
+            Err(error) => return (data, Err(error)),
+        }
+    }
+}
+
+fn sealed(sealing: &mut Sealing, pieces: &[&[u8]]) -> Vec<Vec<u8>> {
+    pieces.iter().map(|piece| sealing.seal(ContentType::ApplicationData, piece).unwrap()).collect()
+}
+
+proptest! {
+    #[test]
+    fn what_is_sealed_is_opened_wherever_the_bytes_are_cut(
+        pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..600), 1..12),
+        cuts in prop::collection::vec(1_usize..900, 1..40),
+    ) {
+        for suite in suites() {
+            let (mut sealing, mut opening) = both(suite);
+            let mut stream: &[u8] = &sealed(&mut sealing, &pieces.iter().map(Vec::as_slice).collect::<Vec<_>>()).concat();
+            let (mut partial, mut found, mut cuts) = (Vec::new(), Vec::new(), cuts.iter().cycle());
+            while !stream.is_empty() {
+                let (now, later) = stream.split_at(*cuts.next().unwrap().min(&stream.len()));
+                stream = later;
+                partial.extend_from_slice(now);
+                let mut left = partial.as_mut_slice();
+                while let Some(plain) = opening.next(&mut left).unwrap() {
+                    found.extend_from_slice(plain.bytes);
+                }
+                partial = left.to_vec();
+            }
+            prop_assert!(partial.is_empty());
+            prop_assert_eq!(found, pieces.concat());
+        }
+    }
+
+    #[test]
+    fn a_changed_bit_is_an_error_or_a_record_that_never_ends(at in 0_usize..124, bit in 0_u8..8) {
+        let (mut sealing, mut opening) = both(TLS13_AES_256_GCM_SHA384);
+        let mut bytes = sealed(&mut sealing, &[&[1; 40], &[2; 40]]).concat();
+        prop_assert_eq!(bytes.len(), 124);
+        // The version counts for nothing and is not authenticated as it came.
+        prop_assume!(!matches!(at % 62, 1 | 2));
+        bytes[at] ^= 1 << bit;
+        let (found, result) = data(&mut opening, &mut bytes);
+        prop_assert!(found.len() < 80, "{found:?}");
+        prop_assert!([1_u8; 40].starts_with(&found) || found == [1; 40]);
+        if result.is_ok() {
+            prop_assert!(matches!(at % 62, 3 | 4), "only a length makes it wait, not byte {}", at);
+        }
+    }
+
+    #[test]
+    fn whatever_a_peer_with_the_keys_says_is_bounded(
+        says in prop::collection::vec((0_u8..30, prop::collection::vec(prop_oneof![Just(24_u8), Just(4), 0_u8..3, any::<u8>()], 0..40)), 0..60),
+    ) {
+        let (mut sealing, mut opening) = both(TLS13_AES_256_GCM_SHA384);
+        for (kind, bytes) in says {
+            let mut record = sealing.seal(ContentType::from(kind), &bytes).unwrap();
+            let mut left = record.as_mut_slice();
+            let Ok(opened) = opening.next(&mut left) else { break };
+            if let Some(Plain { kind: ContentType::Handshake, bytes }) = opened {
+                if opening.join(bytes).is_err() {
+                    break;
+                }
+                while let Ok(Some(_)) = opening.message() {}
+            }
+            prop_assert!(opening.held() <= MESSAGE_MAX + 4 + FRAGMENT);
+        }
+    }
+}
+
+#[test]
+fn a_record_that_is_left_out_repeated_or_in_another_place_is_none() {
+    for suite in suites() {
+        let (mut sealing, _) = both(suite);
+        let [one, two, three] = sealed(&mut sealing, &[b"one", b"two", b"three"]).try_into().unwrap();
+        for (order, good) in
+            [([&one, &one], "one"), ([&two, &one], ""), ([&one, &three], "one"), ([&one, &two], "onetwo")]
+        {
+            let (_, mut opening) = both(suite);
+            let (found, result) = data(&mut opening, &mut order.map(Vec::as_slice).concat());
+            assert_eq!(String::from_utf8_lossy(&found), good);
+            assert_eq!(result.is_err(), good != "onetwo");
+        }
+    }
+}
+
+#[test]
+fn nothing_is_taken_in_the_clear_and_no_record_is_too_long() {
+    let (_, mut opening) = both(TLS13_AES_256_GCM_SHA384);
+    for kind in [20, 21, 22, 24, 0, 255] {
+        let (_, result) = data(&mut opening, &mut [kind, 3, 3, 0, 2, 1, 0]);
+        assert!(matches!(result, Err(Error::InappropriateMessage { .. })), "{kind}: {result:?}");
+    }
+    // Known from the header alone, so nothing is waited for.
+    let (_, result) = data(&mut opening, &mut [23, 3, 3, 0x41, 1]);
+    assert_eq!(result, Err(Error::PeerSentOversizedRecord));
+    let (_, result) = data(&mut opening, &mut [23, 3, 3, 0, 0]);
+    assert_eq!(result, Err(Error::DecryptError));
+    assert_eq!(data(&mut opening, &mut [23, 3, 3, 0x41]).1, Ok(()));
+}
+
+#[test]
+fn alerts_are_ends_or_errors_and_nothing_counts_after_a_goodbye() {
+    let say = |alerts: &[&[u8]]| {
+        let (mut sealing, mut opening) = both(TLS13_AES_256_GCM_SHA384);
+        let mut bytes = Vec::new();
+        for alert in alerts {
+            bytes.extend(sealing.seal(ContentType::Alert, alert).unwrap());
+        }
+        bytes.extend(sealing.seal(ContentType::ApplicationData, b"more").unwrap());
+        let (found, result) = data(&mut opening, &mut bytes);
+        (String::from_utf8(found).unwrap(), result, opening.is_closed())
+    };
+    assert_eq!(say(&[&[1, 0]]), (String::new(), Ok(()), true));
+    assert_eq!(say(&[&[1, 90]]), ("more".to_owned(), Ok(()), false));
+    let unknown_ca = Err(Error::AlertReceived(AlertDescription::UnknownCA));
+    assert_eq!(say(&[&[2, 48]]), (String::new(), unknown_ca, false));
+    assert!(say(&[&[2]]).1.is_err());
+    assert!(say(&[&[1_u8, 90][..]; 40]).1.is_err());
+}
+
+#[test]
+fn handshake_messages_are_joined_bounded_and_not_interrupted() {
+    let (mut sealing, mut opening) = both(TLS13_AES_256_GCM_SHA384);
+    // Two tickets in three records.
+    let tickets = [4, 0, 0, 3, 1, 2, 3, 4, 0, 0, 2, 8, 9];
+    for part in [&tickets[..2], &tickets[2..8], &tickets[8..]] {
+        opening.join(part).unwrap();
+    }
+    let mut bodies = Vec::new();
+    while let Some((kind, body)) = opening.message().unwrap() {
+        assert_eq!(kind, HandshakeType::NewSessionTicket);
+        bodies.push(body);
+    }
+    assert_eq!(bodies, [vec![1, 2, 3], vec![8, 9]]);
+    assert!(opening.is_between_messages());
+
+    opening.join(&[4, 1, 0, 0]).unwrap();
+    assert_eq!(opening.message(), Err(InvalidMessage::HandshakePayloadTooLarge.into()));
+
+    let (_, mut opening) = both(TLS13_AES_256_GCM_SHA384);
+    opening.join(&[4, 0, 0, 3]).unwrap();
+    let mut record = sealing.seal(ContentType::ApplicationData, b"between").unwrap();
+    assert!(matches!(data(&mut opening, &mut record).1, Err(Error::InappropriateMessage { .. })));
+
+    let (_, mut opening) = both(TLS13_AES_256_GCM_SHA384);
+    let refused = (0..).find(|_| opening.join(&[24]).is_err());
+    assert_eq!(refused, Some(IN_A_ROW));
+    assert!(opening.join(&[]).is_err());
+}
+
+/// Derives keys as no protocol would, but both ends the same.
+struct Generations(SupportedCipherSuite, u8, u8);
+
+impl Rekey for Generations {
+    fn next_sending(&mut self) -> Result<ConnectionTrafficSecrets, Error> {
+        self.1 += 1;
+        Ok(secrets(self.0, self.1))
+    }
+
+    fn next_receiving(&mut self) -> Result<ConnectionTrafficSecrets, Error> {
+        self.2 += 1;
+        Ok(secrets(self.0, self.2))
+    }
+}
+
+async fn records() -> [Records; 2] {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (far, _) = listener.accept().await.unwrap();
+    [near, far].map(|socket| {
+        let suite = TLS13_AES_256_GCM_SHA384;
+        let (sealing, opening) = both(suite);
+        Records {
+            socket,
+            suite,
+            rekey: Box::new(Generations(suite, 1, 1)),
+            opening,
+            sealing,
+            early: Vec::new(),
+            partial: Vec::new(),
+            waiting: VecDeque::new(),
+            gone: 0,
+            unsent: 0,
+            sent: false,
+            owes_keys: false,
+        }
+    })
+}
+
+/// Reads until so many bytes of data are there, or an error.
+async fn receive(records: &mut Records, count: usize) -> Result<Vec<u8>, RecordError> {
+    let (mut buffer, mut found) = (vec![0; ROOM], Vec::new());
+    while found.len() < count {
+        let filled = poll_fn(|cx| records.poll_read(cx, &mut buffer)).await?;
+        let mut left = &mut buffer[..filled];
+        while let Some(plain) = records.open(&mut left)? {
+            found.extend_from_slice(plain);
+        }
+        records.keep(left);
+    }
+    Ok(found)
+}
+
+async fn send(records: &mut Records, bytes: &[u8]) {
+    records.write(bytes).unwrap();
+    poll_fn(|cx| records.poll_flush(cx)).await.unwrap();
+}
+
+#[tokio::test]
+async fn keys_are_renewed_before_they_are_used_up_and_when_the_peer_asks() {
+    let [mut near, mut far] = records().await;
+    near.sealing.set_limit(4);
+    let sent: Vec<u8> = (0..200_000_u32).map(|i| i.to_le_bytes()[0]).collect();
+    let (_, received) = tokio::join!(send(&mut near, &sent), receive(&mut far, sent.len()));
+    assert_eq!(received.unwrap(), sent);
+    // Thirteen records, of which three and the announcement are sealed with one key; later keys have the suite's limit.
+    assert!(!near.sealing.is_due());
+
+    // It asks; the answer comes before the next data.
+    far.seal(ContentType::Handshake, &[24, 0, 0, 1, 1]).unwrap();
+    far.sealing = Sealing::new(far.suite, far.rekey.next_sending().unwrap(), 0).unwrap();
+    send(&mut far, b"asked").await;
+    assert_eq!(receive(&mut near, 5).await.unwrap(), b"asked");
+    assert!(near.owes_keys);
+    send(&mut near, b"answered").await;
+    assert!(!near.owes_keys);
+    assert_eq!(receive(&mut far, 8).await.unwrap(), b"answered");
+    send(&mut far, b"and on").await;
+    assert_eq!(receive(&mut near, 6).await.unwrap(), b"and on");
+}
+
+#[tokio::test]
+async fn a_broken_record_is_answered_by_an_alert_and_a_goodbye_is_an_end() {
+    let [mut near, mut far] = records().await;
+    near.write(b"good").unwrap();
+    near.waiting.push_back(vec![23, 3, 3, 0, 20, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0]);
+    poll_fn(|cx| near.poll_flush(cx)).await.unwrap();
+    let error = receive(&mut far, 5).await.unwrap_err();
+    assert!(matches!(error, RecordError::Tls(Error::DecryptError)), "{error}");
+    poll_fn(|cx| far.poll_flush(cx)).await.unwrap();
+    let error = receive(&mut near, 1).await.unwrap_err();
+    let told = RecordError::Tls(Error::AlertReceived(AlertDescription::BadRecordMac));
+    assert_eq!(error.to_string(), told.to_string());
+
+    let [mut near, mut far] = records().await;
+    near.write(b"last").unwrap();
+    near.close_notify();
+    poll_fn(|cx| near.poll_flush(cx)).await.unwrap();
+    let mut buffer = vec![0; ROOM];
+    let filled = poll_fn(|cx| far.poll_read(cx, &mut buffer)).await.unwrap();
+    let mut left = &mut buffer[..filled];
+    assert_eq!(far.open(&mut left).unwrap(), Some(&b"last"[..]));
+    assert!(matches!(far.open(&mut left), Err(RecordError::Closed)));
+}
+
+#[tokio::test]
+async fn other_handshake_messages_are_refused() {
+    for (message, what) in [
+        (vec![24, 0, 0, 1, 2], "invalid value"),
+        (vec![24, 0, 0, 2, 0, 0], "two bytes"),
+        (vec![13, 0, 0, 0], "a request for a certificate"),
+        (vec![24, 0, 0, 1, 0, 4], "a message begun with the old keys"),
+    ] {
+        let [mut near, mut far] = records().await;
+        near.seal(ContentType::Handshake, &message).unwrap();
+        poll_fn(|cx| near.poll_flush(cx)).await.unwrap();
+        let result = receive(&mut far, 1).await;
+        assert!(matches!(result, Err(RecordError::Tls(_))), "{what}: {result:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_the_socket_does_not_take_waits_in_order() {
+    let [mut near, mut far] = records().await;
+    let sent: Vec<u8> = (0..8_000_000_u32).map(|i| (i / 251).to_le_bytes()[0]).collect();
+    // Far more than the kernel takes, so that records are cut anywhere.
+    near.write(&sent).unwrap();
+    assert!(!near.has_room());
+    let first = poll_fn(|cx| Poll::Ready(near.poll_flush(cx).is_ready())).await;
+    assert!(!first, "the kernel took 8 MB at once");
+    let flush = poll_fn(|cx| near.poll_flush(cx));
+    let (flushed, received) = tokio::join!(flush, receive(&mut far, sent.len()));
+    flushed.unwrap();
+    assert!(received.unwrap() == sent);
+    assert!(near.has_room());
+}
