@@ -175,9 +175,14 @@ impl Node {
     }
 }
 
+/// Delivers to `application`.
+pub(crate) fn to(application: SocketAddr) -> Rc<dyn Deliver> {
+    Rc::new(ToApplication(application))
+}
+
 /// An accepting agent with db's certificate in front of `application`.
 pub(crate) async fn node(store: SvidStore, application: SocketAddr, settings: TunnelSettings) -> Node {
-    Node::new(acceptor(store, settings), Rc::new(ToApplication(application))).await
+    Node::new(acceptor(store, settings), to(application)).await
 }
 
 /// The same, when only its address matters.

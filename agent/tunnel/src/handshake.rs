@@ -14,13 +14,13 @@ use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, Unbuffered
 use rustls::{AlertDescription, CommonState, ExtractedSecrets, InvalidMessage, PeerIncompatible};
 use tokio::net::TcpStream;
 
-use crate::record::RecordError;
+use crate::record::{RECORD_MAX, RecordError};
 use crate::tls;
 
 /// Bytes of a read during a handshake.
 const CHUNK: usize = 8 * 1024;
 /// Most bytes of a handshake that wait to be whole.
-const RECEIVED_MAX: usize = 128 * 1024;
+const RECEIVED_MAX: usize = 64 * 1024;
 
 /// Why a handshake failed.
 #[derive(Debug, thiserror::Error)]
@@ -152,15 +152,16 @@ pub(crate) struct Finished<Data> {
     pub(crate) kernel: KernelConnection<Data>,
     /// What the peer has proved itself with.
     pub(crate) leaf: CertificateDer<'static>,
-    /// Plaintext that came with the handshake's last bytes ...
-    pub(crate) early: Vec<u8>,
-    /// ... and records behind it.
+    /// What came behind the handshake, as it came.
     pub(crate) received: Vec<u8>,
+    /// Whether the peer may send tickets: only whoever accepts makes some.
+    pub(crate) may_get_tickets: bool,
 }
 
 /// rustls's connection of either end, which has no buffers of its own.
 pub(crate) trait Unfinished {
     type Data;
+    const DIALS: bool;
     fn advance<'c, 'i>(&'c mut self, received: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data>;
     fn state(&self) -> &CommonState;
     fn finish(self) -> Result<(ExtractedSecrets, KernelConnection<Self::Data>), rustls::Error>;
@@ -168,6 +169,7 @@ pub(crate) trait Unfinished {
 
 impl Unfinished for UnbufferedClientConnection {
     type Data = ClientConnectionData;
+    const DIALS: bool = true;
 
     fn advance<'c, 'i>(&'c mut self, received: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
         self.process_tls_records(received)
@@ -184,6 +186,7 @@ impl Unfinished for UnbufferedClientConnection {
 
 impl Unfinished for UnbufferedServerConnection {
     type Data = ServerConnectionData;
+    const DIALS: bool = false;
 
     fn advance<'c, 'i>(&'c mut self, received: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
         self.process_tls_records(received)
@@ -200,15 +203,18 @@ impl Unfinished for UnbufferedServerConnection {
 
 /// Drives a handshake to its end, of which those bytes have been received. Cancel safe only in that a cancelled one
 /// must be thrown away.
+///
+/// rustls is shown one record more at a time, and so none behind the peer's last of the handshake: what it would make
+/// of those, a key update for instance, does not survive it.
 pub(crate) async fn complete<C: Unfinished>(
     socket: &TcpStream,
     mut tls: C,
     mut received: Vec<u8>,
 ) -> Result<Finished<C::Data>, HandshakeError> {
-    let mut early = Vec::new();
     let mut out = Vec::new();
+    let mut shown = 0;
     loop {
-        let UnbufferedStatus { mut discard, state } = tls.advance(&mut received);
+        let UnbufferedStatus { discard, state } = tls.advance(received.get_mut(..shown).unwrap_or_default());
         let next = match state {
             Ok(ConnectionState::EncodeTlsData(mut data)) => {
                 encode(&mut data, &mut out).map(|()| Next::Again)?
@@ -218,29 +224,29 @@ pub(crate) async fn complete<C: Unfinished>(
                 data.done();
                 Next::Again
             }
-            Ok(ConnectionState::ReadTraffic(mut data)) => {
-                while let Some(record) = data.next_record() {
-                    let record = record?;
-                    discard += record.discard;
-                    early.extend_from_slice(record.payload);
-                }
-                Next::Again
-            }
-            Ok(ConnectionState::BlockedHandshake) => Next::Read,
+            Ok(ConnectionState::BlockedHandshake) => Next::More,
             Ok(ConnectionState::WriteTraffic(_)) => Next::Done,
             Ok(ConnectionState::PeerClosed | ConnectionState::Closed) => return Err(HandshakeError::Closed),
-            // Early data is not taken.
+            // Data before the handshake is over is not taken.
             Ok(_) => return Err(rustls::Error::HandshakeNotComplete.into()),
             Err(error) => Next::Failed(error),
         };
-        received.drain(..discard.min(received.len()));
+        received.drain(..discard.min(shown));
+        shown = shown.saturating_sub(discard);
         match next {
             Next::Again => {}
             Next::Done if !tls.state().is_handshaking() => break,
-            Next::Done | Next::Read => read(socket, &mut received).await?,
+            Next::Done | Next::More => {
+                shown += loop {
+                    match record(received.get(shown..).unwrap_or_default()) {
+                        Some(length) => break length,
+                        None => read(socket, &mut received).await?,
+                    }
+                };
+            }
             Next::Failed(error) => {
                 // The alert that tells the peer why.
-                let _ = last_words(socket, tls, received, out).await;
+                let _ = last_words(socket, tls, out).await;
                 return Err(error.into());
             }
         }
@@ -256,12 +262,23 @@ pub(crate) async fn complete<C: Unfinished>(
     let leaf = tls.state().peer_certificates().and_then(|chain| chain.first()).ok_or(missing)?;
     let leaf = leaf.clone().into_owned();
     let (secrets, kernel) = tls.finish()?;
-    Ok(Finished { secrets, kernel, leaf, early, received })
+    Ok(Finished { secrets, kernel, leaf, received, may_get_tickets: C::DIALS })
+}
+
+/// Length of the first record, if it is whole; what is none is all shown, for rustls to say what it is.
+fn record(bytes: &[u8]) -> Option<usize> {
+    const KINDS: std::ops::RangeInclusive<u8> = 20..=23;
+    let &[kind, _, _, high, low] = bytes.first_chunk()?;
+    let length = 5 + usize::from(u16::from_be_bytes([high, low]));
+    if !KINDS.contains(&kind) || length > RECORD_MAX {
+        return Some(bytes.len());
+    }
+    (length <= bytes.len()).then_some(length)
 }
 
 enum Next {
     Again,
-    Read,
+    More,
     Done,
     Failed(rustls::Error),
 }
@@ -301,19 +318,15 @@ async fn send(socket: &TcpStream, out: &mut Vec<u8>) -> Result<(), HandshakeErro
 async fn last_words<C: Unfinished>(
     socket: &TcpStream,
     mut tls: C,
-    mut received: Vec<u8>,
     mut out: Vec<u8>,
 ) -> Result<(), HandshakeError> {
-    loop {
-        // It remembers where in these bytes it was, so they must be there until the error comes again.
-        let UnbufferedStatus { discard, state } = tls.advance(&mut received);
-        match state {
-            Ok(ConnectionState::EncodeTlsData(mut data)) => encode(&mut data, &mut out)?,
-            Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
-            _ => return send(socket, &mut out).await,
-        }
-        received.drain(..discard.min(received.len()));
+    // Only while it has something to say: asked for more, it would look at what was received again.
+    while tls.state().wants_write()
+        && let Ok(ConnectionState::EncodeTlsData(mut data)) = tls.advance(&mut []).state
+    {
+        encode(&mut data, &mut out)?;
     }
+    send(socket, &mut out).await
 }
 
 /// Reads once behind what was received.
@@ -321,7 +334,7 @@ pub(crate) async fn read(socket: &TcpStream, received: &mut Vec<u8>) -> Result<(
     if received.len() >= RECEIVED_MAX {
         return Err(rustls::Error::from(InvalidMessage::HandshakePayloadTooLarge).into());
     }
-    received.reserve(CHUNK);
+    received.reserve_exact(CHUNK);
     loop {
         socket.readable().await?;
         match socket.try_read_buf(received) {

@@ -31,13 +31,14 @@ mod seal;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use open::RECORD_MAX;
 use open::{Opening, Plain};
 use seal::{FRAGMENT, Sealing};
 
 /// Bytes of one read from the node's socket.
 const READ: usize = 256 * 1024;
 /// What a read needs room for: what is left of the last one, and as much again as is read.
-pub(crate) const ROOM: usize = open::RECORD_MAX + READ;
+pub(crate) const ROOM: usize = RECORD_MAX + READ;
 /// Plaintext that may wait as records for the node's socket.
 const SEND_LIMIT: usize = 512 * 1024;
 /// Records that are written at once.
@@ -80,8 +81,6 @@ pub(crate) struct Records {
     rekey: Box<dyn Rekey>,
     opening: Opening,
     sealing: Sealing,
-    /// What rustls has decrypted behind the handshake.
-    early: Vec<u8>,
     /// The beginning of a record that is not there yet.
     partial: Vec<u8>,
     /// Sealed records that wait for the socket, of the first those bytes are gone.
@@ -93,13 +92,15 @@ pub(crate) struct Records {
     sent: bool,
     /// The peer wants new keys, before anything else is sealed.
     owes_keys: bool,
+    /// Whether the peer may send tickets. None is wanted.
+    may_get_tickets: bool,
 }
 
 impl Records {
     /// # Errors
     /// When the handshake has agreed on something other than TLS 1.3, which its configuration does not take.
     pub(crate) fn new<Data: 'static>(socket: TcpStream, finished: Finished<Data>) -> Result<Self, Error> {
-        let Finished { secrets, kernel, early, received, .. } = finished;
+        let Finished { secrets, kernel, received, may_get_tickets, .. } = finished;
         let suite = kernel.negotiated_cipher_suite();
         Ok(Self {
             socket,
@@ -107,13 +108,13 @@ impl Records {
             opening: Opening::new(suite, secrets.rx.1, secrets.rx.0)?,
             sealing: Sealing::new(suite, secrets.tx.1, secrets.tx.0)?,
             rekey: Box::new(kernel),
-            early,
             partial: received,
             waiting: VecDeque::new(),
             gone: 0,
             unsent: 0,
             sent: false,
             owes_keys: false,
+            may_get_tickets,
         })
     }
 
@@ -211,9 +212,9 @@ impl Records {
         Poll::Ready(Ok(left.len() + read.filled().len()))
     }
 
-    /// What came behind the handshake: plaintext, and bytes of records for [`Self::open`].
-    pub(crate) fn buffered(&mut self) -> (Vec<u8>, Vec<u8>) {
-        (std::mem::take(&mut self.early), std::mem::take(&mut self.partial))
+    /// What came behind the handshake: bytes of records for [`Self::open`].
+    pub(crate) fn buffered(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.partial)
     }
 
     /// Takes the next record of data that is whole off the front, and decrypts it where it is; nothing if there is none.
@@ -254,7 +255,7 @@ impl Records {
         self.opening.join(bytes)?;
         while let Some((kind, body)) = self.opening.message()? {
             match (kind, &*body) {
-                (HandshakeType::NewSessionTicket, _) => {}
+                (HandshakeType::NewSessionTicket, _) if self.may_get_tickets => {}
                 (HandshakeType::KeyUpdate, [asks @ (0 | 1)]) => {
                     if !self.opening.is_between_messages() {
                         return Err(PeerMisbehaved::KeyEpochWithPendingFragment.into());
@@ -262,7 +263,8 @@ impl Records {
                     self.owes_keys |= *asks == 1;
                     self.opening.renew(self.suite, self.rekey.next_receiving()?)?;
                 }
-                (HandshakeType::KeyUpdate, _) => return Err(InvalidMessage::InvalidKeyUpdate.into()),
+                (HandshakeType::KeyUpdate, [_]) => return Err(InvalidMessage::InvalidKeyUpdate.into()),
+                (HandshakeType::KeyUpdate, _) => return Err(InvalidMessage::TrailingData("KeyUpdate").into()),
                 (got_type, _) => {
                     let expect_types = vec![HandshakeType::NewSessionTicket, HandshakeType::KeyUpdate];
                     return Err(Error::InappropriateHandshakeMessage { expect_types, got_type });
@@ -278,7 +280,9 @@ impl Records {
             Error::AlertReceived(_) => return,
             Error::DecryptError => AlertDescription::BadRecordMac,
             Error::PeerSentOversizedRecord => AlertDescription::RecordOverflow,
+            Error::InvalidMessage(InvalidMessage::InvalidKeyUpdate) => AlertDescription::IllegalParameter,
             Error::InvalidMessage(_) => AlertDescription::DecodeError,
+            Error::General(_) => AlertDescription::InternalError,
             _ => AlertDescription::UnexpectedMessage,
         };
         // Whoever cannot even be told sees the connection end.

@@ -13,6 +13,7 @@ use super::{Engine, Part, RECEIVED, RUN, TunnelError};
 use crate::acceptor::{Delivery, Inbound};
 use crate::ended::{End, Ended, Refusal};
 use crate::pod::Pod;
+use crate::record::ROOM;
 use crate::settings::Side;
 use crate::stream::Stream;
 
@@ -44,11 +45,8 @@ impl<'a> Run<'a> {
 impl Engine {
     /// What came with the handshake's last bytes.
     pub(super) fn take_buffered(&mut self) -> Result<(), TunnelError> {
-        let (plain, mut records) = self.records.buffered();
-        let mut run = Run::new();
-        let result = self.receive(&plain, &mut run);
-        self.data(&mut run);
-        result.and_then(|()| self.take_records(&mut records))
+        let mut records = self.records.buffered();
+        self.take_records(&mut records)
     }
 
     /// Decrypts what has arrived, where it is, and takes it in. What was decrypted before an end or an error counts.
@@ -72,27 +70,34 @@ impl Engine {
     /// Takes in plaintext.
     fn receive<'a>(&mut self, plain: &'a [u8], run: &mut Run<'a>) -> Result<(), TunnelError> {
         if self.rest.is_empty() {
-            return self.frames(plain, run);
+            let taken = self.frames(plain, run)?;
+            self.rest = plain.get(taken..).unwrap_or_default().to_vec();
+            return Ok(());
         }
         // A frame's header or a control frame that two records share: seldom, and worth a copy.
         self.data(run);
         let mut joined = std::mem::take(&mut self.rest);
         joined.extend_from_slice(plain);
         let mut own = Run::new();
-        let result = self.frames(&joined, &mut own);
+        let taken = self.frames(&joined, &mut own);
         self.data(&mut own);
-        result
+        joined.drain(..taken?);
+        if !joined.is_empty() {
+            self.rest = joined;
+        }
+        Ok(())
     }
 
-    fn frames<'a>(&mut self, plain: &'a [u8], run: &mut Run<'a>) -> Result<(), TunnelError> {
-        let mut left = plain;
+    /// Takes in what is whole of those bytes, and says how many that were.
+    fn frames<'a>(&mut self, plain: &'a [u8], run: &mut Run<'a>) -> Result<usize, TunnelError> {
+        let mut at = 0;
         let now = self.began.elapsed();
         loop {
-            let (taken, event) = self.h2.receive(now, left)?;
+            let (taken, event) = self.h2.receive(now, plain.get(at..).unwrap_or_default())?;
             if taken == 0 && event.is_none() {
-                break;
+                return Ok(at);
             }
-            left = left.get(taken..).unwrap_or_default();
+            at += taken;
             match event {
                 Some(Event::Data { stream, bytes }) if run.push(stream, bytes) => {}
                 Some(Event::Data { stream, bytes }) => {
@@ -107,8 +112,6 @@ impl Engine {
                 None => {}
             }
         }
-        self.rest = left.to_vec();
-        Ok(())
     }
 
     /// Gives a run to its pod, or to the stream's backlog.
@@ -294,6 +297,8 @@ impl Engine {
     /// Reads once from the node's socket and takes in what came. False if there was nothing.
     pub(super) fn poll_receive(&mut self, cx: &mut Context<'_>) -> Result<bool, TunnelError> {
         let mut received = RECEIVED.take();
+        // It is there, unless somebody has panicked with it.
+        received.resize(ROOM, 0);
         let result = match self.records.poll_read(cx, &mut received) {
             Poll::Pending => Ok(false),
             Poll::Ready(Err(error)) => Err(error.into()),

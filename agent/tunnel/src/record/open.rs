@@ -8,12 +8,13 @@ use rustls::{
 
 /// Bytes of a record's header.
 pub(super) const HEADER: usize = 5;
-/// Most bytes of a record: 2^14 of plaintext, and 256 for the kind of its content, padding and the tag.
-pub(super) const RECORD_MAX: usize = HEADER + 16_384 + 256;
+/// Most bytes of a record with its header: 2^14 of plaintext, and 256 for the kind of its content, padding and the tag.
+pub(crate) const RECORD_MAX: usize = HEADER + 16_384 + 256;
 /// Most bytes of a message of the handshake protocol. Tickets have a few hundred.
 pub(super) const MESSAGE_MAX: usize = 65_535;
-/// Messages of the handshake protocol that may come without data between them: each costs work and brings nothing.
-pub(super) const IN_A_ROW: u32 = 32;
+/// Messages of the handshake protocol, and records that hold parts of them, that may come without data between them:
+/// each costs work and brings nothing.
+pub(super) const IN_A_ROW: u32 = 64;
 
 /// A KeyUpdate that asks for none in return (RFC 8446, section 4.6.3).
 pub(super) const KEY_UPDATE: [u8; 5] = [24, 0, 0, 1, 0];
@@ -76,8 +77,10 @@ impl Opening {
             self.sequence = sequence.checked_add(1).ok_or(Error::DecryptError)?;
             let opened = self.decrypter.decrypt(message, sequence)?;
             let plain = Plain { kind: opened.typ, bytes: opened.payload };
-            if plain.kind != ContentType::Handshake && !self.messages.is_empty() {
-                // A message's parts must follow each other (RFC 8446, section 5.1).
+            // A message's parts must follow each other (RFC 8446, section 5.1), and only data may be empty (5.4).
+            let interrupts = plain.kind != ContentType::Handshake && !self.messages.is_empty();
+            let says_nothing = plain.kind != ContentType::ApplicationData && plain.bytes.is_empty();
+            if interrupts || says_nothing {
                 return Err(super::unexpected(plain.kind));
             }
             match plain.kind {
@@ -115,9 +118,6 @@ impl Opening {
 
     /// Takes in what a record held of the handshake protocol.
     pub(super) fn join(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        if bytes.is_empty() {
-            return Err(InvalidMessage::InvalidEmptyPayload.into());
-        }
         self.count()?;
         self.messages.extend_from_slice(bytes);
         Ok(())
@@ -134,6 +134,7 @@ impl Opening {
         }
         let Some(body) = rest.get(..length) else { return Ok(None) };
         let body = body.to_vec();
+        self.count()?;
         self.messages.drain(..length + 4);
         if self.messages.is_empty() {
             self.messages = Vec::new();

@@ -34,6 +34,12 @@ impl Sealing {
         self.sequence.saturating_add(1) >= self.limit
     }
 
+    /// Records sealed with this key.
+    #[cfg(test)]
+    pub(super) const fn used(&self) -> u64 {
+        self.sequence
+    }
+
     #[cfg(test)]
     pub(super) const fn set_limit(&mut self, limit: u64) {
         self.limit = limit;

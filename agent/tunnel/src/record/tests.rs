@@ -90,10 +90,17 @@ proptest! {
 
     #[test]
     fn whatever_a_peer_with_the_keys_says_is_bounded(
-        says in prop::collection::vec((0_u8..30, prop::collection::vec(prop_oneof![Just(24_u8), Just(4), 0_u8..3, any::<u8>()], 0..40)), 0..60),
+        says in prop::collection::vec(
+            (prop_oneof![4 => Just(22_u8), 1 => 0_u8..30], prop_oneof![Just(4_u8), Just(24)], 0_u8..3, any::<u16>(), 0_usize..16_000),
+            0..60,
+        ),
     ) {
         let (mut sealing, mut opening) = both(TLS13_AES_256_GCM_SHA384);
-        for (kind, bytes) in says {
+        let mut messages = 0;
+        'says: for (kind, message, high, low, length) in says {
+            let [middle, low] = low.to_be_bytes();
+            let mut bytes = vec![message, high / 2, middle, low];
+            bytes.resize(4 + length, message);
             let mut record = sealing.seal(ContentType::from(kind), &bytes).unwrap();
             let mut left = record.as_mut_slice();
             let Ok(opened) = opening.next(&mut left) else { break };
@@ -101,9 +108,18 @@ proptest! {
                 if opening.join(bytes).is_err() {
                     break;
                 }
-                while let Ok(Some(_)) = opening.message() {}
+                loop {
+                    match opening.message() {
+                        Ok(Some(_)) => messages += 1,
+                        Ok(None) => break,
+                        Err(_) => break 'says,
+                    }
+                }
+            } else {
+                messages = 0;
             }
-            prop_assert!(opening.held() <= MESSAGE_MAX + 4 + FRAGMENT);
+            prop_assert!(opening.held() <= MESSAGE_MAX + 4 + FRAGMENT, "{}", opening.held());
+            prop_assert!(messages <= IN_A_ROW);
         }
     }
 }
@@ -156,7 +172,7 @@ fn alerts_are_ends_or_errors_and_nothing_counts_after_a_goodbye() {
     let unknown_ca = Err(Error::AlertReceived(AlertDescription::UnknownCA));
     assert_eq!(say(&[&[2, 48]]), (String::new(), unknown_ca, false));
     assert!(say(&[&[2]]).1.is_err());
-    assert!(say(&[&[1_u8, 90][..]; 40]).1.is_err());
+    assert!(say(&[&[1_u8, 90][..]; 70]).1.is_err());
 }
 
 #[test]
@@ -186,7 +202,18 @@ fn handshake_messages_are_joined_bounded_and_not_interrupted() {
     let (_, mut opening) = both(TLS13_AES_256_GCM_SHA384);
     let refused = (0..).find(|_| opening.join(&[24]).is_err());
     assert_eq!(refused, Some(IN_A_ROW));
-    assert!(opening.join(&[]).is_err());
+
+    // However many a record has.
+    let (_, mut opening) = both(TLS13_AES_256_GCM_SHA384);
+    opening.join(&[4, 0, 0, 0].repeat(4_000)).unwrap();
+    let taken = (0..).find(|_| opening.message().is_err());
+    assert_eq!(taken, Some(IN_A_ROW - 1));
+
+    for kind in [ContentType::Handshake, ContentType::Alert] {
+        let (mut sealing, mut opening) = both(TLS13_AES_256_GCM_SHA384);
+        let mut record = sealing.seal(kind, &[]).unwrap();
+        assert!(matches!(data(&mut opening, &mut record).1, Err(Error::InappropriateMessage { .. })));
+    }
 }
 
 /// Derives keys as no protocol would, but both ends the same.
@@ -208,22 +235,22 @@ async fn records() -> [Records; 2] {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (far, _) = listener.accept().await.unwrap();
-    [near, far].map(|socket| {
+    // Each direction has keys of its own.
+    [(near, 1, 101), (far, 101, 1)].map(|(socket, sends, receives)| {
         let suite = TLS13_AES_256_GCM_SHA384;
-        let (sealing, opening) = both(suite);
         Records {
             socket,
             suite,
-            rekey: Box::new(Generations(suite, 1, 1)),
-            opening,
-            sealing,
-            early: Vec::new(),
+            rekey: Box::new(Generations(suite, sends, receives)),
+            opening: Opening::new(suite, secrets(suite, receives), 0).unwrap(),
+            sealing: Sealing::new(suite, secrets(suite, sends), 0).unwrap(),
             partial: Vec::new(),
             waiting: VecDeque::new(),
             gone: 0,
             unsent: 0,
             sent: false,
             owes_keys: false,
+            may_get_tickets: sends == 1,
         }
     })
 }
@@ -250,24 +277,50 @@ async fn send(records: &mut Records, bytes: &[u8]) {
 #[tokio::test]
 async fn keys_are_renewed_before_they_are_used_up_and_when_the_peer_asks() {
     let [mut near, mut far] = records().await;
-    near.sealing.set_limit(4);
     let sent: Vec<u8> = (0..200_000_u32).map(|i| i.to_le_bytes()[0]).collect();
-    let (_, received) = tokio::join!(send(&mut near, &sent), receive(&mut far, sent.len()));
-    assert_eq!(received.unwrap(), sent);
-    // Thirteen records, of which three and the announcement are sealed with one key; later keys have the suite's limit.
-    assert!(!near.sealing.is_due());
+    for _ in 0..3 {
+        // Thirteen records, of which three and the announcement are sealed with one key; the next has the suite's limit.
+        let (limit, used) = (near.sealing.used() + 4, near.sealing.used());
+        near.sealing.set_limit(limit);
+        let (_, received) = tokio::join!(send(&mut near, &sent), receive(&mut far, sent.len()));
+        assert_eq!(received.unwrap(), sent);
+        assert_eq!(near.sealing.used(), 10, "{used}");
+    }
+}
 
-    // It asks; the answer comes before the next data.
-    far.seal(ContentType::Handshake, &[24, 0, 0, 1, 1]).unwrap();
-    far.sealing = Sealing::new(far.suite, far.rekey.next_sending().unwrap(), 0).unwrap();
+/// Announces new keys and asks for the other end's.
+fn ask(records: &mut Records) {
+    records.seal(ContentType::Handshake, &[24, 0, 0, 1, 1]).unwrap();
+    let secrets = records.rekey.next_sending().unwrap();
+    records.sealing = Sealing::new(records.suite, secrets, 0).unwrap();
+}
+
+#[tokio::test]
+async fn whoever_is_asked_for_new_keys_takes_them_once_before_his_next_data() {
+    let [mut near, mut far] = records().await;
+    ask(&mut far);
+    ask(&mut far);
     send(&mut far, b"asked").await;
     assert_eq!(receive(&mut near, 5).await.unwrap(), b"asked");
-    assert!(near.owes_keys);
-    send(&mut near, b"answered").await;
+    // Nothing to say, so nothing is said yet.
+    assert!(near.owes_keys && near.waiting.is_empty());
+    near.write(b"answered").unwrap();
     assert!(!near.owes_keys);
+    assert_eq!(near.waiting.len(), 2, "one announcement and the data");
+    poll_fn(|cx| near.poll_flush(cx)).await.unwrap();
     assert_eq!(receive(&mut far, 8).await.unwrap(), b"answered");
-    send(&mut far, b"and on").await;
-    assert_eq!(receive(&mut near, 6).await.unwrap(), b"and on");
+
+    // Both ask at once.
+    ask(&mut near);
+    ask(&mut far);
+    send(&mut near, b"near").await;
+    send(&mut far, b"far").await;
+    assert_eq!(receive(&mut near, 3).await.unwrap(), b"far");
+    assert_eq!(receive(&mut far, 4).await.unwrap(), b"near");
+    send(&mut near, b"and").await;
+    send(&mut far, b"on").await;
+    assert_eq!(receive(&mut far, 3).await.unwrap(), b"and");
+    assert_eq!(receive(&mut near, 2).await.unwrap(), b"on");
 }
 
 #[tokio::test]
@@ -295,18 +348,28 @@ async fn a_broken_record_is_answered_by_an_alert_and_a_goodbye_is_an_end() {
 }
 
 #[tokio::test]
-async fn other_handshake_messages_are_refused() {
-    for (message, what) in [
-        (vec![24, 0, 0, 1, 2], "invalid value"),
-        (vec![24, 0, 0, 2, 0, 0], "two bytes"),
-        (vec![13, 0, 0, 0], "a request for a certificate"),
-        (vec![24, 0, 0, 1, 0, 4], "a message begun with the old keys"),
+async fn other_messages_are_refused_each_by_its_alert() {
+    use AlertDescription::{DecodeError, IllegalParameter, UnexpectedMessage};
+    for (kind, message, alert, what) in [
+        (22, vec![24, 0, 0, 1, 2], IllegalParameter, "a key update of no known value"),
+        (22, vec![24, 0, 0, 2, 0, 0], DecodeError, "a key update of two bytes"),
+        (22, vec![13, 0, 0, 0], UnexpectedMessage, "a request for a certificate"),
+        (22, vec![24, 0, 0, 1, 0, 4], UnexpectedMessage, "a message begun with the old keys"),
+        (22, vec![4, 1, 0, 0], DecodeError, "a ticket of 64 KiB"),
+        (22, vec![4, 0, 0, 1, 0], UnexpectedMessage, "a ticket from whoever dialled"),
+        (22, vec![], UnexpectedMessage, "nothing of a message"),
+        (20, vec![1], UnexpectedMessage, "a change of ciphers"),
+        (24, vec![1], UnexpectedMessage, "a heartbeat"),
+        (21, vec![2], DecodeError, "half an alert"),
     ] {
         let [mut near, mut far] = records().await;
-        near.seal(ContentType::Handshake, &message).unwrap();
+        near.seal(ContentType::from(kind), &message).unwrap();
         poll_fn(|cx| near.poll_flush(cx)).await.unwrap();
         let result = receive(&mut far, 1).await;
         assert!(matches!(result, Err(RecordError::Tls(_))), "{what}: {result:?}");
+        poll_fn(|cx| far.poll_flush(cx)).await.unwrap();
+        let told = receive(&mut near, 1).await.unwrap_err().to_string();
+        assert_eq!(told, RecordError::Tls(Error::AlertReceived(alert)).to_string(), "{what}");
     }
 }
 

@@ -1,0 +1,209 @@
+//! What comes in one piece with the last bytes of a handshake, or instead of them: rustls makes the handshake, and
+//! everything behind it is ours.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use lark_core::reason::Reason;
+use lark_testbed::hostile::{END, frame, kind};
+use rustls::ClientConnection;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::ends::{
+    Client, Node, Seen, World, config, echo, echoes, id, on_worker, quick, to, until, watched,
+};
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// A client that says what it likes, when it likes.
+struct Slow {
+    tls: ClientConnection,
+    socket: TcpStream,
+}
+
+impl Slow {
+    async fn new(world: &World, node: SocketAddr) -> Self {
+        let name = ServerName::try_from(lark_tunnel::name::server_name(&id("db"))).unwrap();
+        let tls = ClientConnection::new(Arc::new(config(&world.store(&["web"]), "web")), name).unwrap();
+        Self { tls, socket: TcpStream::connect(node).await.unwrap() }
+    }
+
+    /// All that waits, in one piece.
+    fn waiting(&mut self) -> Vec<u8> {
+        let mut out = Vec::new();
+        while self.tls.wants_write() {
+            self.tls.write_tls(&mut out).unwrap();
+        }
+        out
+    }
+
+    async fn send(&mut self) {
+        let out = self.waiting();
+        self.socket.write_all(&out).await.unwrap();
+    }
+
+    async fn receive(&mut self) {
+        let mut bytes = [0; 4096];
+        let count = self.socket.read(&mut bytes).await.unwrap();
+        assert_ne!(count, 0, "the other end closed");
+        let mut bytes = &bytes[..count];
+        while !bytes.is_empty() {
+            self.tls.read_tls(&mut bytes).unwrap();
+            self.tls.process_new_packets().unwrap();
+        }
+    }
+
+    /// Up to the last flight, which waits.
+    async fn shakes_hands(&mut self) {
+        while self.tls.is_handshaking() {
+            self.send().await;
+            self.receive().await;
+        }
+        assert!(self.tls.wants_write());
+    }
+
+    fn says(&mut self, bytes: &[u8]) {
+        self.tls.writer().write_all(bytes).unwrap();
+    }
+
+    /// Reads until that many bytes are there.
+    async fn hears(&mut self, count: usize) -> Vec<u8> {
+        let mut heard = vec![0; count];
+        let mut at = 0;
+        while at < count {
+            match self.tls.reader().read(&mut heard[at..]) {
+                Ok(more) => at += more,
+                Err(e) if e.kind() == ErrorKind::WouldBlock => self.receive().await,
+                Err(e) => panic!("{e}"),
+            }
+        }
+        heard
+    }
+}
+
+/// A node that is watched.
+async fn node(world: &World) -> (Node, Rc<Seen>) {
+    let seen = Rc::<Seen>::default();
+    let acceptor = watched(world.store(&["db"]), quick(), seen.clone());
+    (Node::new(acceptor, to(echo().await)).await, seen)
+}
+
+#[test]
+fn frames_that_come_with_the_last_flight_are_taken() {
+    on_worker(async {
+        let world = World::new();
+        let (node, seen) = node(&world).await;
+        let mut client = Slow::new(&world, node.address).await;
+        client.shakes_hands().await;
+        client.says(PREFACE);
+        client.says(&frame(kind::SETTINGS, 0, 0, &[]));
+        client.says(&frame(kind::PING, 0, 0, b"together"));
+        // Behind the flight, whole records and the beginning of one.
+        let mut together = client.waiting();
+        client.says(&frame(kind::PING, 0, 0, b"cut here"));
+        let cut = client.waiting();
+        together.extend_from_slice(&cut[..9]);
+        client.socket.write_all(&together).await.unwrap();
+        heard(&mut client, b"together").await;
+        client.socket.write_all(&cut[9..]).await.unwrap();
+        heard(&mut client, b"cut here").await;
+        assert_eq!((seen.handshakes(), seen.failures()), (1, 0));
+    });
+}
+
+/// Waits for the answer to a PING.
+async fn heard(client: &mut Slow, ping: &[u8]) {
+    loop {
+        let header = client.hears(9).await;
+        let length = u32::from_be_bytes([0, header[0], header[1], header[2]]);
+        let payload = client.hears(usize::try_from(length).unwrap()).await;
+        if (header[3], header[4]) == (kind::PING, END) && payload == ping {
+            return;
+        }
+    }
+}
+
+#[test]
+fn new_keys_that_are_asked_for_with_the_last_flight_are_taken_and_given() {
+    on_worker(async {
+        let world = World::new();
+        let (node, _) = node(&world).await;
+        let mut client = Slow::new(&world, node.address).await;
+        client.shakes_hands().await;
+        client.tls.refresh_traffic_keys().unwrap();
+        client.says(PREFACE);
+        client.says(&frame(kind::SETTINGS, 0, 0, &[]));
+        client.says(&frame(kind::PING, 0, 0, b"new keys"));
+        client.send().await;
+        heard(&mut client, b"new keys").await;
+        // Those that we gave for it.
+        client.says(&frame(kind::PING, 0, 0, b"and more"));
+        client.send().await;
+        heard(&mut client, b"and more").await;
+    });
+}
+
+#[test]
+fn a_goodbye_with_the_last_flight_is_a_tunnel_that_closed() {
+    on_worker(async {
+        let world = World::new();
+        let (node, seen) = node(&world).await;
+        let mut client = Slow::new(&world, node.address).await;
+        client.shakes_hands().await;
+        client.tls.send_close_notify();
+        client.send().await;
+        until(|| seen.closed() == 1).await;
+        assert_eq!((seen.handshakes(), seen.failures()), (1, 0));
+    });
+}
+
+#[test]
+fn rubbish_instead_of_the_last_flight_is_a_failure_that_harms_nobody() {
+    on_worker(async {
+        let world = World::new();
+        let (node, seen) = node(&world).await;
+        for (number, rubbish) in [
+            // Encrypted, by its header.
+            [&[23, 3, 3, 0, 20][..], &[7; 20]].concat(),
+            // A record too long, a record of no kind, and a client that forgets what it does.
+            vec![23, 3, 3, 0xff, 0xff],
+            vec![99, 3, 3, 0, 1, 0],
+            b"GET / HTTP/1.1\r\n\r\n".to_vec(),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let mut client = Slow::new(&world, node.address).await;
+            client.send().await;
+            client.socket.write_all(&rubbish).await.unwrap();
+            until(|| seen.failures() == number + 1).await;
+        }
+        let client = Client::new(world.store(&["web"]), node.address, quick()).await;
+        echoes(&mut client.connect().await.0).await;
+    });
+}
+
+#[test]
+fn a_node_that_speaks_no_tls_is_a_failure_by_name() {
+    on_worker(async {
+        let world = World::new();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let node = listener.local_addr().unwrap();
+        tokio::task::spawn_local(async move {
+            loop {
+                let (mut socket, _) = listener.accept().await.unwrap();
+                let _ = socket.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+                tokio::task::spawn_local(async move { socket.read(&mut [0; 4096]).await });
+            }
+        });
+        let client = Client::new(world.store(&["web"]), node, quick()).await;
+        let (_socket, _, ended) = client.connect().await;
+        let refusal = ended.await.unwrap().refusal.unwrap();
+        assert_eq!(refusal.reason, Reason::TunnelHandshake, "{refusal}");
+        assert!(refusal.detail.contains("not_our_tls"), "{refusal}");
+    });
+}
