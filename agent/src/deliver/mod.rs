@@ -12,6 +12,7 @@ use lark_bpf::Claims;
 use lark_core::constants::DELIVER_TIMEOUT;
 use lark_core::explain::told;
 use lark_core::reason::Reason;
+use lark_sys::connections::is_answered;
 use lark_sys::socket::{begin_connect, delivery_socket, plain_socket};
 use tokio::net::TcpStream;
 
@@ -138,7 +139,8 @@ impl Dial {
         }
         let socket = self.socket(pod, address)?;
         self.claims.borrow_mut().claim(&socket, source)?;
-        let stream = connect(socket, address).await?;
+        let nobody = |socket: &std::net::TcpStream| address.is_ipv6() && nobody_listens(pod, socket, address);
+        let stream = connect(socket, address, nobody).await?;
         if self.claims.borrow().is_published(&stream)? { Ok(stream) } else { Err(DialError::NotPublished) }
     }
 
@@ -165,16 +167,32 @@ impl Dial {
             .netns
             .within(|| plain_socket(address.ip()))?
             .map_err(|source| DialError::Failed { address, source })?;
-        connect(socket, address).await
+        connect(socket, address, |_| false).await
     }
 }
 
-async fn connect(socket: std::net::TcpStream, address: SocketAddr) -> Result<TcpStream, DialError> {
+/// Whether a delivery that is not answered at once never will be: to `::1` the kernel's reset does not arrive
+/// ([`lark_abi::Address::loses_resets_of`]), so the kernel is asked for who would answer.
+fn nobody_listens(pod: &Pod, socket: &std::net::TcpStream, address: SocketAddr) -> bool {
+    let Ok(source) = socket.local_addr() else { return false };
+    // What cannot be found out is waited for.
+    pod.netns.within(|| is_answered(source, address)).is_ok_and(|answered| matches!(answered, Ok(false)))
+}
+
+/// Connects; `is_vain` is asked if that is not over at once, and true makes it a refusal.
+async fn connect(
+    socket: std::net::TcpStream,
+    address: SocketAddr,
+    is_vain: impl FnOnce(&std::net::TcpStream) -> bool,
+) -> Result<TcpStream, DialError> {
     let failed = |source: io::Error| match source.kind() {
         io::ErrorKind::ConnectionRefused => DialError::Refused { address },
         _ => DialError::Failed { address, source },
     };
     let is_connected = begin_connect(&socket, address).map_err(failed)?;
+    if !is_connected && is_vain(&socket) {
+        return Err(DialError::Refused { address });
+    }
     let stream = TcpStream::from_std(socket).map_err(failed)?;
     if !is_connected {
         let connected = async {

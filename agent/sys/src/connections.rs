@@ -170,6 +170,19 @@ fn destroy_on(local: SocketAddr, remote: SocketAddr, interface: u32) -> io::Resu
     Ok(ask(&socket, &reset, |_| ())?.is_some())
 }
 
+/// Whether somebody in the calling thread's namespace would answer a connect from `source` to `destination`: a
+/// listener, or the other end of that very connection. The kernel looks for the socket as for a SYN
+/// (`inet_diag_find_one_icsk`, net/ipv4/inet_diag.c), hooks for look-ups (`sk_lookup`) included; only a listener that
+/// is bound to a device is not found.
+///
+/// # Errors
+/// When the kernel's diagnostics cannot be asked.
+pub fn is_answered(source: SocketAddr, destination: SocketAddr) -> io::Result<bool> {
+    let socket = netlink::open(netlink::SOCK_DIAG)?;
+    let look = exact(SOCK_DIAG_BY_FAMILY, REQUEST, destination, source, 0, NO_COOKIE);
+    Ok(ask(&socket, &look, |_| ())?.is_some())
+}
+
 /// Sends one request and reads its answer; nothing if there is no such socket, or another one by now.
 fn ask<T>(socket: &OwnedFd, request: &[u8], read: impl Fn(&[u8]) -> T) -> io::Result<Option<T>> {
     rustix::net::send(socket, request, rustix::net::SendFlags::empty())?;
@@ -286,6 +299,20 @@ mod tests {
             let other = counted(usize::MAX).unwrap().into_iter().find(|c| (c.remote, c.local) == ends);
             assert_eq!(other.map(|c| (c.sent, c.received)), Some((0, 12)));
             assert!(counted(1).is_err(), "both ends are here, and one is not all");
+        }
+    }
+
+    #[test]
+    fn a_connect_is_answered_where_somebody_listens() {
+        for [loopback, other] in [["127.0.0.1:0", "127.0.0.7:0"], ["[::1]:0", "[::1]:0"]] {
+            let listener = TcpListener::bind(loopback).unwrap();
+            let address = listener.local_addr().unwrap();
+            let mut source: SocketAddr = other.parse().unwrap();
+            // Whichever, but the listener's own.
+            source.set_port(address.port() ^ 1);
+            assert!(is_answered(source, address).unwrap());
+            drop(listener);
+            assert!(!is_answered(source, address).unwrap());
         }
     }
 

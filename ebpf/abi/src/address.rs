@@ -62,6 +62,16 @@ impl Address {
         }
     }
 
+    /// Whether the kernel's own answers to what goes from here to `other` are lost: resets above all, where nobody
+    /// listens or has the connection any more. To `::1` it routes them by the device that `other` belongs to, where
+    /// `::1` is not (`tcp_v6_send_response`, net/ipv6/tcp_ipv6.c; `rt6_need_strict`, include/net/ip6_route.h; the
+    /// device is the destination's, `ip6_rcv_core`, net/ipv6/ip6_input.c). Answers of a socket take its route and
+    /// arrive.
+    #[inline(always)]
+    pub const fn loses_resets_of(&self, other: &Self) -> bool {
+        !self.is_v4() && self.is_loopback() && !other.is_loopback()
+    }
+
     /// Word by word, because the BPF back end would otherwise call `memcmp`.
     #[inline(always)]
     pub const fn same(&self, other: &Self) -> bool {
@@ -131,6 +141,23 @@ mod tests {
     use super::*;
     use core::net::IpAddr;
     use proptest::prelude::*;
+
+    #[test]
+    fn resets_are_lost_on_the_way_to_the_loopback_of_ipv6_alone() {
+        let cases = [
+            ("::1", "fd00::2", true),
+            ("::1", "fe80::2", true),
+            ("::1", "::1", false),
+            ("fd00::2", "::1", false),
+            ("fd00::2", "fd00::2", false),
+            ("127.1.2.3", "10.0.0.2", false),
+        ];
+        for (source, destination, expected) in cases {
+            let address = |text: &str| Address::from(text.parse::<IpAddr>().unwrap());
+            let lost = address(source).loses_resets_of(&address(destination));
+            assert_eq!(lost, expected, "{source} to {destination}");
+        }
+    }
 
     proptest! {
         #[test]

@@ -94,6 +94,8 @@ counters! {
     DirectPassed = 34, "direct_passed";
     /// Whoever answered a direct connection is not the pod that the verdict names; nothing of it left the pod that dialled.
     DirectUnconfirmed = 35, "direct_unconfirmed";
+    /// An application had closed while more was sent to it by IPv6, which the kernel could not tell; the agent's end was ended.
+    ResetLost = 36, "reset_lost";
 }
 
 /// How many slots the array has; more than there are counters, so that a newer agent fits the map.

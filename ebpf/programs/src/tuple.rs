@@ -9,7 +9,7 @@
 
 use aya_ebpf::{
     EbpfContext as _,
-    bindings::{BPF_SK_STORAGE_GET_F_CREATE, BPF_SOCK_OPS_STATE_CB_FLAG, bpf_sock},
+    bindings::{BPF_SK_STORAGE_GET_F_CREATE, BPF_SOCK_OPS_RTO_CB_FLAG, BPF_SOCK_OPS_STATE_CB_FLAG, bpf_sock},
     btf_maps::{HashMap, SkStorage},
     helpers::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_sk_storage_get},
     programs::SockOpsContext,
@@ -21,8 +21,9 @@ use crate::maps::{count, raw};
 
 pub use aya_ebpf::bindings::{
     BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB as ACTIVE_ESTABLISHED,
-    BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB as PASSIVE_ESTABLISHED, BPF_SOCK_OPS_RWND_INIT as RWND_INIT,
-    BPF_SOCK_OPS_STATE_CB as STATE, BPF_SOCK_OPS_TCP_CONNECT_CB as TCP_CONNECT,
+    BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB as PASSIVE_ESTABLISHED, BPF_SOCK_OPS_RTO_CB as RTO,
+    BPF_SOCK_OPS_RWND_INIT as RWND_INIT, BPF_SOCK_OPS_STATE_CB as STATE,
+    BPF_SOCK_OPS_TCP_CONNECT_CB as TCP_CONNECT,
 };
 
 /// What sock_ops programs return; the value has no meaning for the callbacks used here.
@@ -218,6 +219,33 @@ pub fn ask_for_states(ctx: &SockOpsContext) {
     // A refusal would only leave an entry behind when the peer never establishes; it cannot happen
     // on a full socket.
     let _ = ctx.set_cb_flags(BPF_SOCK_OPS_STATE_CB_FLAG as i32);
+}
+
+/// The same, and for the callback whenever what was sent is not acknowledged in time.
+#[inline(always)]
+pub fn ask_for_time_outs(ctx: &SockOpsContext) {
+    // Refused, it would be ended by the kernel's own patience.
+    let _ = ctx.set_cb_flags((BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RTO_CB_FLAG) as i32);
+}
+
+/// How often in a row before this callback of a time-out the same was sent again (Linux 4.16).
+#[inline(always)]
+pub fn time_outs(ctx: &SockOpsContext) -> u32 {
+    states(ctx).0
+}
+
+/// Whether the kernel gives the connection up at this time-out.
+#[inline(always)]
+pub fn gives_up(ctx: &SockOpsContext) -> bool {
+    read!((*ctx.ops).__bindgen_anon_1.args[2]) != 0
+}
+
+/// Whether the other end has said that it sends no more (include/net/tcp_states.h).
+#[inline(always)]
+pub fn other_end_closed(ctx: &SockOpsContext) -> bool {
+    const CLOSE_WAIT: u32 = 8;
+    const LAST_ACK: u32 = 9;
+    matches!(read!((*ctx.ops).state), CLOSE_WAIT | LAST_ACK)
 }
 
 /// Takes back what was published if nobody has taken it.

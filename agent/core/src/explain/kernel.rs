@@ -117,6 +117,10 @@ const fn rest(counter: Counter) -> (Side, &'static str) {
             ConnectHook,
             "Nothing if a pod has just ended. If it stays, the log names the pod: it listens by a socket that was made outside its cgroup, and is reached through the agent from then on.",
         ),
+        Counter::ResetLost => (
+            AgentHook,
+            "Nothing: clients are told as they are by IPv4, a second or two later. An application that closes while clients send is often one that refuses them.",
+        ),
         Counter::UnknownTaken => (
             ConnectHook,
             "Nothing if discovery lags. If it stays, the access log names the destination that discovery lacks.",
