@@ -13,4 +13,5 @@ mod rbac;
 mod real;
 mod replicas;
 mod reviews;
+mod sight;
 mod world;

@@ -70,13 +70,35 @@ fn agent_with(bed: &Testbed, node: &Node, controller: &Controller, mesh: &Mesh, 
     Agent::start_with(bed, node, controller, mesh, &all).unwrap()
 }
 
+/// Has the file of the first root where agents look for it, from the ConfigMap of a controller that keeps its state in
+/// the cluster; one that keeps it in a directory brings it itself.
+fn bring_root(bed: &Testbed, server: &ApiServer) {
+    let file = bed.directory().join("root.pem");
+    let published = || {
+        let map = server.find("", "configmaps", "lark-system", "lark-root");
+        if let Some(root) = map.as_ref().and_then(|map| map["data"]["root.pem"].as_str()) {
+            std::fs::write(&file, root)?;
+        }
+        Ok(file.exists())
+    };
+    if !file.exists() {
+        eventually(LIMIT, "the root is published", published).unwrap();
+    }
+}
+
 /// The UID of a pod. Tests that run beside this one have theirs in the same tree of cgroups.
 pub(crate) fn uid(number: u32) -> String {
     format!("0c2f9a9e-52cf-4ad0-9d0b-{:08x}{number:04x}", std::process::id())
 }
 
 impl Cluster {
+    /// Its controller keeps the CA in its own directory.
     pub(crate) fn new(capture: Option<&str>) -> Self {
+        Self::with(capture, |_| Vec::new())
+    }
+
+    /// The same, with more flags for the controller, which runs on that node.
+    pub(crate) fn with(capture: Option<&str>, more: impl FnOnce(&Node) -> Vec<String>) -> Self {
         let mut bed = Testbed::new().unwrap();
         let nodes = [bed.node("one").unwrap(), bed.node("two").unwrap()];
         let runtime =
@@ -103,8 +125,11 @@ impl Cluster {
         }
         let config = server.kubeconfig(bed.directory()).unwrap();
         let mesh = Mesh::elsewhere(&format!("kubernetes:{}", config.display()));
-        let account = ["--agent-account=lark-system/lark-agent", "--replica=r0"].map(str::to_owned);
-        let controller = Controller::start_with(&bed, &nodes[0], &[], &mesh, &account).unwrap();
+        let mut flags =
+            ["--agent-account=lark-system/lark-agent", "--replica=r0"].map(str::to_owned).to_vec();
+        flags.extend(more(&nodes[0]));
+        let controller = Controller::start_with(&bed, &nodes[0], &[], &mesh, &flags).unwrap();
+        bring_root(&bed, &server);
         let agents = nodes.iter().map(|n| agent(&bed, n, &controller, &mesh)).collect();
         Self { agents, controller, server, _runtime: runtime, nodes, pauses: Vec::new(), bed }
     }
@@ -154,9 +179,14 @@ impl Cluster {
 
     /// Has the API tell of a pod, with its addresses.
     pub(crate) fn tell(&self, pod: &Pod, number: u32) -> Value {
+        self.tell_in("shop", pod, number)
+    }
+
+    /// The same, of one in another namespace.
+    pub(crate) fn tell_in(&self, namespace: &str, pod: &Pod, number: u32) -> Value {
         let addresses = [pod.ip.to_string(), pod.ip6.to_string()];
         let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
-        let mut object = objects::pod("shop", &pod.name, &pod.name, &pod.node, &addresses);
+        let mut object = objects::pod(namespace, &pod.name, &pod.name, &pod.node, &addresses);
         object["metadata"]["uid"] = json!(uid(number));
         self.server.put(object)
     }
