@@ -68,9 +68,8 @@ pub(super) async fn run(args: &BugReportArgs) -> anyhow::Result<ExitCode> {
         files.push((name.to_owned(), answer.unwrap_or_else(|error| format!("{error:#}\n"))));
     }
     for (number, path) in args.log.iter().enumerate() {
-        let bytes = std::fs::read(path).with_context(|| format!("{} cannot be read", path.display()))?;
-        let end = bytes.get(bytes.len().saturating_sub(FILE_MAX)..).unwrap_or_default();
-        files.push((format!("log-{}.txt", number + 1), String::from_utf8_lossy(end).into_owned()));
+        let end = end_of(path).with_context(|| format!("{} cannot be read", path.display()))?;
+        files.push((format!("log-{}.txt", number + 1), String::from_utf8_lossy(&end).into_owned()));
     }
     let entries =
         write(&args.file, &files).with_context(|| format!("{} cannot be written", args.file.display()))?;
@@ -87,6 +86,19 @@ pub(super) async fn run(args: &BugReportArgs) -> anyhow::Result<ExitCode> {
         )
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The last [`FILE_MAX`] bytes of a file, however long it is; of a pipe too.
+fn end_of(path: &Path) -> std::io::Result<Vec<u8>> {
+    use std::io::{Read, Seek, SeekFrom};
+    let (mut file, most) = (std::fs::File::open(path)?, u64::try_from(FILE_MAX).unwrap_or(u64::MAX));
+    // A shorter file, or a pipe, is read from where it begins.
+    let _ = file.seek(SeekFrom::End(-i64::try_from(FILE_MAX).unwrap_or(i64::MAX)));
+    let mut end = Vec::new();
+    while file.by_ref().take(most).read_to_end(&mut end)? > 0 {
+        end.drain(..end.len().saturating_sub(FILE_MAX));
+    }
+    Ok(end)
 }
 
 fn write(path: &Path, files: &[(String, String)]) -> anyhow::Result<Vec<Entry>> {
@@ -124,4 +136,20 @@ fn system() -> String {
     let btf = Path::new("/sys/kernel/btf/vmlinux").exists();
     let memory: String = read("/proc/meminfo").lines().take(3).map(|line| format!("{line}\n")).collect();
     format!("{}BTF: {btf}\nload: {}{memory}{mounts}", read("/proc/version"), read("/proc/loadavg"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_log_its_end_is_taken_however_long_it_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        for (length, kept) in [(0, 0), (100, 100), (FILE_MAX + 5, FILE_MAX)] {
+            let text: Vec<u8> = (b'a'..=b'z').cycle().take(length).collect();
+            std::fs::write(&path, &text).unwrap();
+            assert!(end_of(&path).unwrap() == text[length - kept..], "{length}");
+        }
+    }
 }

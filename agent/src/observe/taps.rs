@@ -1,11 +1,13 @@
 //! Taps: who is told of connections and requests while they happen. Bounded in every way, so that none can slow
 //! what it looks at: with no tap open it costs one load; a tap is told at most [`PER_SECOND`] things a second and
-//! what it does not take in time is left out, counted and said; a worker never waits for one.
+//! what it does not take in time is left out, counted and said; a worker never waits for one. What is too much costs
+//! a look at the filter and two atomic operations: no lock is taken for it, and nothing is made.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use arc_swap::ArcSwap;
 use lark_core::rate::Allowance;
 use lark_core::recognise::{Event, Method, Outcome};
 use lark_core::tap::{Filter, Subject};
@@ -18,6 +20,8 @@ use super::connection::Live;
 const TAPS_MAX: usize = 4;
 /// Most that a tap is told in a second, ...
 const PER_SECOND: u32 = 1000;
+/// In this time it earns one more.
+const EARNS: Duration = Duration::from_millis(1000 / PER_SECOND as u64);
 /// ... and that waits for its reader.
 const WAITING: usize = 1024;
 /// How often a reader hears what was left out, if nothing else comes.
@@ -26,7 +30,10 @@ const TELL: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Taps {
     open: AtomicUsize,
-    all: Mutex<Vec<Subscriber>>,
+    /// Replaced as a whole when one opens or closes; workers only read.
+    all: ArcSwap<Vec<Arc<Subscriber>>>,
+    /// Held by whoever replaces it.
+    replaced: Mutex<()>,
     began: Instant,
     next: AtomicU64,
 }
@@ -35,9 +42,27 @@ pub(super) struct Taps {
 struct Subscriber {
     number: u64,
     filter: Filter,
-    allowance: Allowance,
+    allowance: Mutex<Allowance>,
+    /// Until when there is nothing left of it, in nanoseconds since taps began.
+    spent_until: AtomicU64,
     sender: mpsc::Sender<TapView>,
     left_out: Arc<AtomicU64>,
+}
+
+impl Subscriber {
+    /// Takes one of what it may be told. The lock is asked for twice as often as it has something to give, at most.
+    fn may_be_told(&self, now: Duration) -> bool {
+        let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        if nanos(now) < self.spent_until.load(Ordering::Relaxed) {
+            return false;
+        }
+        let mut allowance = self.allowance.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_left = allowance.take(PER_SECOND, PER_SECOND, now);
+        if !is_left {
+            self.spent_until.store(nanos(now + EARNS), Ordering::Relaxed);
+        }
+        is_left
+    }
 }
 
 /// An open tap. Dropped, it is closed.
@@ -55,7 +80,8 @@ impl Default for Taps {
     fn default() -> Self {
         Self {
             open: AtomicUsize::new(0),
-            all: Mutex::default(),
+            all: ArcSwap::default(),
+            replaced: Mutex::default(),
             began: Instant::now(),
             next: AtomicU64::new(0),
         }
@@ -68,19 +94,31 @@ impl Taps {
         let (sender, receiver) = mpsc::channel(WAITING);
         let left_out = Arc::<AtomicU64>::default();
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let mut all = self.locked();
-        if all.len() >= TAPS_MAX {
-            return None;
-        }
-        let allowance = Allowance::full(PER_SECOND, self.began.elapsed());
-        all.push(Subscriber { number, filter, allowance, sender, left_out: left_out.clone() });
-        self.open.store(all.len(), Ordering::Relaxed);
-        drop(all);
-        Some(Tap { taps: self.clone(), number, receiver, left_out, told: Instant::now() })
+        let subscriber = Subscriber {
+            number,
+            filter,
+            allowance: Mutex::new(Allowance::full(PER_SECOND, self.began.elapsed())),
+            spent_until: AtomicU64::new(0),
+            sender,
+            left_out: left_out.clone(),
+        };
+        let mut is_full = false;
+        self.replace(|all| {
+            is_full = all.len() >= TAPS_MAX;
+            if !is_full {
+                all.push(Arc::new(subscriber));
+            }
+        });
+        let tap = || Tap { taps: self.clone(), number, receiver, left_out, told: Instant::now() };
+        (!is_full).then(tap)
     }
 
-    fn locked(&self) -> std::sync::MutexGuard<'_, Vec<Subscriber>> {
-        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    fn replace(&self, change: impl FnOnce(&mut Vec<Arc<Subscriber>>)) {
+        let _replacing = self.replaced.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.all.load().as_ref().clone();
+        change(&mut all);
+        self.open.store(all.len(), Ordering::Relaxed);
+        self.all.store(Arc::new(all));
     }
 
     /// What secures a connection is known.
@@ -142,14 +180,10 @@ impl Taps {
             destination: &opening.destination,
             secured: live.secured.get().copied(),
         };
-        let now = self.began.elapsed();
-        // Held for microseconds, a thousand times a second and tap at most.
-        for tap in self.locked().iter_mut().filter(|tap| tap.filter.wants(&subject, answer)) {
-            let room = tap.sender.try_reserve();
+        for tap in self.all.load().iter().filter(|tap| tap.filter.wants(&subject, answer)) {
+            let room = tap.may_be_told(self.began.elapsed()).then(|| tap.sender.try_reserve());
             match room {
-                Ok(room) if tap.allowance.take(PER_SECOND, PER_SECOND, now) => {
-                    room.send(view(connection(live)));
-                }
+                Some(Ok(room)) => room.send(view(connection(live))),
                 _ => _ = tap.left_out.fetch_add(1, Ordering::Relaxed),
             }
         }
@@ -194,8 +228,6 @@ impl Tap {
 
 impl Drop for Tap {
     fn drop(&mut self) {
-        let mut all = self.taps.locked();
-        all.retain(|tap| tap.number != self.number);
-        self.taps.open.store(all.len(), Ordering::Relaxed);
+        self.taps.replace(|all| all.retain(|tap| tap.number != self.number));
     }
 }
