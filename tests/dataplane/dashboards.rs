@@ -36,6 +36,19 @@ fn queries() -> Vec<(String, String, String)> {
     all
 }
 
+/// The selectors of Lark's own metrics in a query. Label values of ours have no brackets in them.
+fn selectors(query: &str) -> Vec<&str> {
+    query
+        .match_indices("lark_")
+        .map(|(at, _)| {
+            let rest = &query[at..];
+            let name = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(rest.len());
+            let end = if rest[name..].starts_with('{') { rest.find('}').unwrap() + 1 } else { name };
+            &rest[..end]
+        })
+        .collect()
+}
+
 /// A Prometheus on the first node.
 struct Prometheus {
     process: Running,
@@ -136,6 +149,11 @@ fn no_panel_is_empty_and_every_rule_is_evaluated() {
     assert!(rules.len() >= 8, "{rules:#?}");
     for rule in &rules {
         assert!(rule["health"] != "err", "{rule:#}");
+        // What a rule looks at is there while all is well, or it would never fire; but pods by a state in which none is.
+        let query = rule["query"].as_str().unwrap();
+        for selector in selectors(query).into_iter().filter(|s| !s.starts_with("lark_capture_pods")) {
+            assert!(!prometheus.values(selector).is_empty(), "there is no {selector}: {rule:#}");
+        }
     }
     // What is right in this house: every agent is up.
     assert!(prometheus.values("up == 0").is_empty());
