@@ -92,7 +92,7 @@ pub enum Command {
     Dashboard(DashboardArgs),
     /// Show programs, links, maps and counters in the kernel.
     Bpf(Query),
-    /// Tell which way a connection would take, and why; opens nothing.
+    /// Tell which way a connection would take, and why, or what became of the last one; opens nothing.
     Trace(trace::TraceArgs),
     /// Show policies, tell what they say of a connection, test what is expected of them.
     Policy(policy::PolicyArgs),
