@@ -4,6 +4,7 @@
 
 mod chart;
 mod discover;
+mod documented;
 mod held;
 mod laptop;
 mod lives;

@@ -1,8 +1,8 @@
 //! etcd and kube-apiserver themselves, where KUBEBUILDER_ASSETS names a directory with them and kubectl, as
 //! `setup-envtest` makes it. What they are started with is documented at
 //! <https://kubernetes.io/docs/reference/command-line-tools-reference/kube-apiserver/> and
-//! <https://etcd.io/docs/latest/op-guide/configuration/>. RBAC is on: discovery asks with the rights of an agent, those of
-//! deploy/kubernetes/rbac.yaml.
+//! <https://etcd.io/docs/latest/op-guide/configuration/>. RBAC is on: whoever asks has the rights of an agent or of a
+//! controller, those of deploy/kubernetes/rbac.yaml.
 
 use std::io::Write;
 use std::net::TcpListener;
@@ -17,16 +17,25 @@ use serde_json::{Value, json};
 const ASSETS: &str = "KUBEBUILDER_ASSETS";
 /// Generous: the first start of an API server takes some ten seconds.
 const READY: Duration = Duration::from_secs(120);
-const ADMIN: &str = "token-of-the-admin";
-const AGENT: &str = "token-of-an-agent";
+/// Who asks, as the API knows him; a kubeconfig of that name is written for each.
+const USERS: [(&str, &str, &str); 4] = [
+    ("admin", "admin", "system:masters"),
+    ("agent", "system:serviceaccount:lark-system:lark-agent", "system:serviceaccounts"),
+    ("controller", "system:serviceaccount:lark-system:lark-controller", "system:serviceaccounts"),
+    ("tenant", "tenant", "tenants"),
+];
 
 /// A control plane that runs until it is dropped.
 pub(crate) struct Real {
     /// Ended in this order.
     programs: Vec<Child>,
     kubectl: PathBuf,
-    admin: PathBuf,
-    agent: PathBuf,
+    home: PathBuf,
+}
+
+/// The token by which somebody of [`USERS`] is known.
+pub(crate) fn token_of(name: &str) -> String {
+    format!("token-of-the-{name}")
 }
 
 /// A port that nobody has at the moment.
@@ -66,42 +75,42 @@ impl Real {
             ],
         );
         identify(home);
-        let tokens = format!(
-            "{ADMIN},admin,1,system:masters\n{AGENT},system:serviceaccount:lark-system:lark-agent,2,system:serviceaccounts\n"
-        );
-        std::fs::write(file("tokens.csv"), tokens).unwrap();
+        let line = |(name, user, group)| format!("{},{user},{name},{group}\n", token_of(name));
+        std::fs::write(file("tokens.csv"), USERS.map(line).concat()).unwrap();
         start(
             &apiserver,
             vec![
                 format!("--etcd-servers={store}"),
                 "--bind-address=127.0.0.1".to_owned(),
+                // Else it looks for a default route, which a machine for tests may not have; and nobody asks for it.
+                "--advertise-address=127.0.0.1".to_owned(),
+                "--endpoint-reconciler-type=none".to_owned(),
                 format!("--secure-port={secure}"),
                 format!("--tls-cert-file={}", file("server.pem").display()),
                 format!("--tls-private-key-file={}", file("server.key").display()),
                 format!("--token-auth-file={}", file("tokens.csv").display()),
                 "--authorization-mode=RBAC".to_owned(),
                 "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
-                format!("--service-account-key-file={}", file("accounts.key").display()),
+                // A private key here would have to be PKCS#1 or SEC 1 (client-go's keyutil).
+                format!("--service-account-key-file={}", file("accounts.pub").display()),
                 format!("--service-account-signing-key-file={}", file("accounts.key").display()),
                 "--service-cluster-ip-range=10.96.0.0/16".to_owned(),
                 // Nobody makes the accounts of pods here.
                 "--disable-admission-plugins=ServiceAccount".to_owned(),
             ],
         );
-        let [admin, agent] = [("admin", ADMIN), ("agent", AGENT)].map(|(name, token)| {
+        for (name, _, _) in USERS {
             let config = json!({
                 "apiVersion": "v1", "kind": "Config", "current-context": "real",
                 "clusters": [{ "name": "real", "cluster": {
                     "server": format!("https://127.0.0.1:{secure}"), "certificate-authority": file("root.pem")
                 } }],
-                "users": [{ "name": name, "user": { "token": token } }],
+                "users": [{ "name": name, "user": { "token": token_of(name) } }],
                 "contexts": [{ "name": "real", "context": { "cluster": "real", "user": name } }]
             });
-            let path = file(&format!("kubeconfig-{name}"));
-            std::fs::write(&path, config.to_string()).unwrap();
-            path
-        });
-        let real = Self { programs: run.into_iter().rev().collect(), kubectl, admin, agent };
+            std::fs::write(file(&format!("kubeconfig-{name}")), config.to_string()).unwrap();
+        }
+        let real = Self { programs: run.into_iter().rev().collect(), kubectl, home: home.to_owned() };
         eventually(READY, "the API server is ready", || {
             Ok(real.kubectl(&["get", "--raw", "/readyz"], "").is_ok())
         })
@@ -110,18 +119,48 @@ impl Real {
         for manifest in ["namespace.yaml", "crds.yaml", "rbac.yaml"] {
             real.kubectl(&["apply", "--filename", &deploy.join(manifest).display().to_string()], "").unwrap();
         }
+        let kind = "customresourcedefinition/authorizationpolicies.lark.mesh";
+        real.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", kind], "").unwrap();
         Some(real)
     }
 
-    /// A kubeconfig with the rights of an agent.
-    pub(crate) fn agent(&self) -> &Path {
-        &self.agent
+    /// The kubeconfig of somebody of [`USERS`].
+    pub(crate) fn kubeconfig(&self, name: &str) -> PathBuf {
+        self.home.join(format!("kubeconfig-{name}"))
+    }
+
+    /// Has the API make a token (TokenRequest) for an account in `lark-system`, bound to a pod if one is given.
+    pub(crate) fn token(&self, account: &str, pod: Option<&Value>, audience: &str) -> String {
+        let audience = format!("--audience={audience}");
+        let mut line = vec!["create", "token", account, "--namespace=lark-system", &audience];
+        let bound = pod.map(|pod| {
+            ["name", "uid"]
+                .map(|field| format!("--bound-object-{field}={}", pod["metadata"][field].as_str().unwrap()))
+        });
+        if let Some(bound) = &bound {
+            line.push("--bound-object-kind=Pod");
+            line.extend(bound.iter().map(String::as_str));
+        }
+        self.kubectl(&line, "").unwrap().trim().to_owned()
+    }
+
+    /// All objects of a resource, by its full name.
+    pub(crate) fn all(&self, group: &str, plural: &str) -> Vec<Value> {
+        let kind = if group.is_empty() { plural.to_owned() } else { format!("{plural}.{group}") };
+        let listed = self.kubectl(&["get", &kind, "--all-namespaces", "--output=json"], "").unwrap();
+        let mut listed: Value = serde_json::from_str(&listed).unwrap();
+        serde_json::from_value(listed["items"].take()).unwrap()
+    }
+
+    /// Whether the API takes an object, and what it says if not. Nothing is kept.
+    pub(crate) fn takes(&self, object: &Value) -> Result<String, String> {
+        self.kubectl(&["create", "--dry-run=server", "--filename=-"], &object.to_string())
     }
 
     fn kubectl(&self, arguments: &[&str], input: &str) -> Result<String, String> {
         let mut child = Command::new(&self.kubectl)
             .arg("--kubeconfig")
-            .arg(&self.admin)
+            .arg(self.kubeconfig("admin"))
             .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -189,11 +228,13 @@ fn identify(home: &Path) {
     let key = KeyPair::generate().unwrap();
     let params = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
     let leaf = params.signed_by(&key, &root).unwrap();
+    let accounts = KeyPair::generate().unwrap();
     for (name, text) in [
         ("root.pem", root.pem()),
         ("server.pem", leaf.pem()),
         ("server.key", key.serialize_pem()),
-        ("accounts.key", KeyPair::generate().unwrap().serialize_pem()),
+        ("accounts.key", accounts.serialize_pem()),
+        ("accounts.pub", accounts.public_key_pem()),
     ] {
         std::fs::write(home.join(name), text).unwrap();
     }

@@ -9,10 +9,10 @@ use lark_core::mode::Mtls;
 use lark_core::snapshot::{AgentDown, MeshSettings, PolicyChange, SameNode, Snapshot};
 use lark_discovery::Discovery;
 use lark_discovery::kubernetes::{Access, Mesh, watch};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::real::Real;
+use crate::real::{Real, token_of};
 
 /// Generous: what is awaited comes in milliseconds on an idle machine.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
@@ -63,11 +63,87 @@ impl World {
         }
     }
 
+    /// As an agent asks.
     pub(crate) fn access(&self) -> Access {
+        self.access_of("agent")
+    }
+
+    /// As a controller asks.
+    pub(crate) fn controller(&self) -> Access {
+        self.access_of("controller")
+    }
+
+    fn access_of(&self, name: &str) -> Access {
         Access::Kubeconfig(match &self.real {
-            Some(real) => real.agent().to_owned(),
+            Some(real) => real.kubeconfig(name),
             None => self.server.kubeconfig(self.home.path()).unwrap(),
         })
+    }
+
+    /// All objects of a resource.
+    pub(crate) fn all(&self, group: &str, plural: &str) -> Vec<Value> {
+        match &self.real {
+            Some(real) => real.all(group, plural),
+            None => self.server.all(group, plural),
+        }
+    }
+
+    /// Whether a schema is in the way of an object; the tests' own server has none.
+    pub(crate) fn takes(&self, object: &Value) -> Option<Result<String, String>> {
+        self.real.as_ref().map(|real| real.takes(object))
+    }
+
+    /// A pod on node one, with that account of `lark-system`.
+    pub(crate) fn system_pod(&self, name: &str, account: &str) -> Value {
+        let mut pod = objects::pod("lark-system", name, account, "one", &["192.168.0.1"]);
+        pod["spec"]["hostNetwork"] = json!(true);
+        self.put(pod)
+    }
+
+    /// A token of an account in `lark-system`, for an audience, bound to a pod on node one if one is given.
+    pub(crate) fn token(&self, account: &str, pod: Option<&Value>, audience: &str) -> String {
+        if let Some(real) = &self.real {
+            return real.token(account, pod, audience);
+        }
+        let user = format!("system:serviceaccount:lark-system:{account}");
+        let token = format!("{user}:{audience}:{}", pod.and_then(uid).unwrap_or_default());
+        let mut status = objects::review(&user, &[audience], pod.map(|_| "one"), pod.unwrap_or(&Value::Null));
+        if pod.is_none() {
+            status["user"]["extra"] = json!({});
+        }
+        self.server.know_token(&token, status);
+        token
+    }
+
+    /// Deletes a pod, which ends what is bound to it.
+    pub(crate) fn delete_bound(&self, pod: &Value, token: &str) {
+        self.delete(pod);
+        if self.real.is_none() {
+            let gone = json!({ "authenticated": false, "error": "the pod has been deleted" });
+            self.server.know_token(token, gone);
+        }
+    }
+
+    /// The token of somebody who may get pods in `shop` and nowhere else.
+    pub(crate) fn tenant(&self) -> String {
+        let token = token_of("tenant");
+        let Some(real) = &self.real else {
+            self.server.user(&token, "tenant", &[]);
+            self.server.may_get_pods("tenant", &["shop"]);
+            return token;
+        };
+        let metadata = json!({ "name": "looks", "namespace": "shop" });
+        let group = "rbac.authorization.k8s.io";
+        real.put(json!({
+            "apiVersion": format!("{group}/v1"), "kind": "Role", "metadata": metadata,
+            "rules": [{ "apiGroups": [""], "resources": ["pods"], "verbs": ["get"] }]
+        }));
+        real.put(json!({
+            "apiVersion": format!("{group}/v1"), "kind": "RoleBinding", "metadata": metadata,
+            "roleRef": { "apiGroup": group, "kind": "Role", "name": "looks" },
+            "subjects": [{ "apiGroup": group, "kind": "User", "name": "tenant" }]
+        }));
+        token
     }
 
     pub(crate) async fn discover(&self) -> Discovery {

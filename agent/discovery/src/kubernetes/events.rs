@@ -18,6 +18,8 @@ use super::failure;
 const CONTROLLER: &str = "lark.mesh/controller";
 /// Bytes of a note; the API takes no more.
 const NOTE_MAX: usize = 1024;
+/// Bytes of an object's name; the API takes no more.
+const NAME_MAX: usize = 253;
 /// Names of Events that may be continued.
 const NAMES_MAX: usize = 4096;
 /// Whatever takes longer has failed.
@@ -86,8 +88,7 @@ impl Events {
             }
             self.count += 1;
             let now = Timestamp::now();
-            // As client-go names them: unique by the time.
-            let name = format!("{}.{:x}{:x}", pod.name, now.as_microsecond(), self.count);
+            let name = named(pod.name, &format!("{:x}{:x}", now.as_microsecond(), self.count));
             let event = Event {
                 action: Some(action.to_owned()),
                 event_time: Some(MicroTime(now)),
@@ -96,7 +97,7 @@ impl Events {
                     namespace: Some(pod.namespace.to_owned()),
                     ..ObjectMeta::default()
                 },
-                note: Some(clip(note)),
+                note: Some(clip(note, NOTE_MAX).to_owned()),
                 reason: Some(reason.to_owned()),
                 regarding: Some(ObjectReference {
                     api_version: Some("v1".to_owned()),
@@ -128,11 +129,18 @@ impl Events {
     }
 }
 
-/// As much of a text as a note may have.
-fn clip(text: &str) -> String {
-    let mut end = text.len().min(NOTE_MAX);
+/// As client-go names Events: by what they are about, and unique by the time. A pod's own name may leave no room for that.
+fn named(pod: &str, time: &str) -> String {
+    let pod = clip(pod, NAME_MAX.saturating_sub(time.len() + 1));
+    // No label of a name may end so before the next.
+    format!("{}.{time}", pod.trim_end_matches(['-', '.']))
+}
+
+/// As much of a text as fits.
+fn clip(text: &str, bytes: usize) -> &str {
+    let mut end = text.len().min(bytes);
     while !text.is_char_boundary(end) {
         end -= 1;
     }
-    text.get(..end).unwrap_or_default().to_owned()
+    text.get(..end).unwrap_or_default()
 }
