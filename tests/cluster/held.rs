@@ -1,6 +1,7 @@
 //! What an agent and the kernel hold for the pods of a node.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use aya::maps::{HashMap, Map, MapData};
@@ -17,7 +18,8 @@ pub(crate) struct Held {
     pub(crate) links: BTreeSet<u64>,
     /// The agent's descriptors by kind.
     pub(crate) descriptors: BTreeMap<String, usize>,
-    /// What the agent has the kernel watch.
+    /// What the agent has the kernel watch, but for directories of tests that run beside this one: agents look above
+    /// these too.
     pub(crate) watches: usize,
     pub(crate) threads: usize,
     /// Entries of pods, and of maps that could get full.
@@ -52,6 +54,7 @@ pub(crate) fn held(bed: &Testbed, agent: &Agent) -> Held {
         .collect();
     entries.insert("POD".to_owned(), pods(&pins));
     let process = format!("/proc/{}", agent.process.pid());
+    let elsewhere = elsewhere(bed);
     let (mut descriptors, mut watches) = (BTreeMap::new(), 0);
     for entry in std::fs::read_dir(format!("{process}/fd")).unwrap().map(Result::unwrap) {
         // One that was closed meanwhile is none.
@@ -65,7 +68,10 @@ pub(crate) fn held(bed: &Testbed, agent: &Agent) -> Held {
         };
         *descriptors.entry(kind.to_owned()).or_insert(0) += 1;
         let info = format!("{process}/fdinfo/{}", entry.file_name().to_string_lossy());
-        watches += std::fs::read_to_string(info).unwrap_or_default().matches("inotify wd:").count();
+        let info = std::fs::read_to_string(info).unwrap_or_default();
+        let inodes = info.lines().filter_map(|line| line.strip_prefix("inotify ")?.split("ino:").nth(1));
+        let inodes = inodes.filter_map(|rest| u64::from_str_radix(rest.split(' ').next()?, 16).ok());
+        watches += inodes.filter(|inode| !elsewhere.contains(inode)).count();
     }
     Held {
         pins: files(&pins),
@@ -76,6 +82,22 @@ pub(crate) fn held(bed: &Testbed, agent: &Agent) -> Held {
         entries,
         open: agent.json("status").unwrap()["connections_open"].as_u64().unwrap(),
     }
+}
+
+/// The inodes of cgroups, and of what tells of them, outside of the bed.
+fn elsewhere(bed: &Testbed) -> BTreeSet<u64> {
+    let root = lark_sys::cgroup::mount().unwrap();
+    let (own, mut open, mut all) = (root.join(bed.name()), vec![root], BTreeSet::new());
+    while let Some(path) = open.pop() {
+        if path == own {
+            continue;
+        }
+        let inode = |path: &Path| std::fs::metadata(path).map(|meta| meta.ino());
+        all.extend([inode(&path), inode(&path.join("cgroup.events"))].into_iter().flatten());
+        let inner = std::fs::read_dir(&path).into_iter().flatten().flatten();
+        open.extend(inner.filter(|e| e.file_type().is_ok_and(|kind| kind.is_dir())).map(|e| e.path()));
+    }
+    all
 }
 
 /// Entries of pods, asked from the kernel: a cgroup's id and a hook's number, padded.

@@ -2,9 +2,10 @@
 //! their node with them.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Child, Stdio};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use lark_apiserver::objects;
@@ -214,16 +215,18 @@ fn a_node_that_was_reset_leads_nobody_by_what_was_so_before_and_captures_its_pod
     }
 }
 
-/// For how long pods come and go, and how many a second, each for some tenths of it: 3,000 in all, where the machine can
-/// make and remove so many network namespaces and cgroups beside all else that it does.
-const FOR: Duration = Duration::from_secs(60);
+/// How many pods come and go, each for some tenths of a second, and how many a second are begun: for a minute, and for
+/// longer where the machine cannot keep up beside all else that it does.
+const LIVES: u32 = 3_000;
 const PER_SECOND: u32 = 50;
-/// As many as there must be on any machine.
-const LEAST: u32 = 500;
+/// Within which they have lived on any machine.
+const WITHIN: Duration = Duration::from_secs(300);
 /// As many are there at one time.
-const AT_ONCE: usize = 100;
+const AT_ONCE: usize = 200;
 /// Their numbers begin here: each has its own UID.
 const FIRST: u32 = 100;
+/// Between two tries to remove a pod's cgroup: each takes a lock of the kernel's that captures need too.
+const AGAIN: Duration = Duration::from_millis(20);
 
 /// Makes processes as pods have them, quickly: for each line of its input a process that makes a network namespace with
 /// an address, enters a cgroup while it is still on the node's network, as runtimes do, then the namespace, then talks to
@@ -272,31 +275,48 @@ struct Life {
     cgroup: PathBuf,
 }
 
+impl Life {
+    /// Removes its cgroup, if nobody is in it any more.
+    fn is_over(&self) -> bool {
+        let container = self.cgroup.join("c");
+        let is_removed = |path: &Path| std::fs::remove_dir(path).is_ok();
+        (is_removed(&container) || !container.exists()) && is_removed(&self.cgroup)
+    }
+}
+
+/// The factory of processes, and the lines that it says.
+fn factory(cluster: &Cluster, runtime: &Pod, server: &Pod, failed: &Path) -> (Child, Receiver<String>) {
+    let mut factory = runtime.place.command("python3");
+    factory.args(["-c", RUNTIME, &server.ip.to_string()]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    factory.stderr(std::fs::File::create(failed).unwrap());
+    let mut factory = factory.spawn().unwrap_or_else(|e| panic!("{e}\n{}", cluster.logs()));
+    let lines = BufReader::new(factory.stdout.take().unwrap()).lines();
+    let (tell, told) = channel();
+    std::thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| tell.send(line)));
+    (factory, told)
+}
+
 #[test]
-fn pods_that_come_and_go_fifty_a_second_are_each_captured_once_and_leave_nothing() {
+fn three_thousand_pods_that_come_and_go_fifty_a_second_are_each_captured_once_and_leave_nothing() {
     let mut cluster = Cluster::new(Some("enabled"));
     let (server, _) = cluster.pod(1, "server", 1, Layout::SystemdContainerd, "");
     let _echo = Echo::start(&cluster.bed, &server).unwrap();
     let node = cluster.nodes[0].clone();
     let runtime = cluster.bed.host_pod(&node, "runtime").unwrap();
-    let directory = cluster.bed.directory();
-    let [said, failed] = ["said", "failed"].map(|name| directory.join(name));
-    let mut factory = runtime.place.command("python3");
-    factory.args(["-c", RUNTIME, &server.ip.to_string()]).stdin(Stdio::piped());
-    factory.stdout(std::fs::File::create(&said).unwrap()).stderr(std::fs::File::create(&failed).unwrap());
-    let mut factory = factory.spawn().unwrap();
+    let failed = cluster.bed.directory().join("failed");
+    let (mut factory, told) = factory(&cluster, &runtime, &server, &failed);
     let mut orders = factory.stdin.take().unwrap();
     cluster.captured([0, 1]);
 
     let mut free: VecDeque<String> = (1..=250).map(|n| format!("10.77.1.{n}")).collect();
-    let (mut lives, mut ending) = (BTreeMap::<String, Life>::new(), Vec::<Life>::new());
-    let (mut heard, mut ended, mut before) = (0, 0, None);
+    let (mut lives, mut ending) = (BTreeMap::<String, Life>::new(), VecDeque::<(Instant, Life)>::new());
+    let (mut ended, mut before) = (0, None);
     let (mut began, mut next) = (Instant::now(), 0);
-    let mut lasted = began + LIMIT;
-    while began.elapsed() < FOR || before.is_none() || !lives.is_empty() || !ending.is_empty() {
+    let until = began + WITHIN;
+    while next < LIVES || !lives.is_empty() || !ending.is_empty() {
         assert!(
-            Instant::now() < lasted,
-            "{} do not get through, {} do not end: {}\n{}",
+            Instant::now() < until,
+            "of {next} begun {} do not get through, {} do not end: {}\n{}",
             lives.len(),
             ending.len(),
             std::fs::read_to_string(&failed).unwrap(),
@@ -309,42 +329,35 @@ fn pods_that_come_and_go_fifty_a_second_are_each_captured_once_and_leave_nothing
             before = Some(held(&cluster.bed, &cluster.agents[0]));
             began = Instant::now() - Duration::from_secs(1);
         }
-        let ran = began.elapsed();
-        let is_due = ran < FOR && ran * PER_SECOND >= Duration::from_secs(next.into());
+        let is_due = next < LIVES && began.elapsed() * PER_SECOND >= Duration::from_secs(next.into());
         if !is_paused && is_due && lives.len() + ending.len() < AT_ONCE {
             let address = free.pop_front().unwrap();
             let (id, life) = begin(&cluster, &runtime, FIRST + next, address, &mut orders);
             lives.insert(id, life);
             next += 1;
-            lasted = Instant::now() + LIMIT;
         }
-        let told = std::fs::read_to_string(&said).unwrap();
-        let whole = told.rfind('\n').map_or(0, |at| at + 1);
-        for id in told[heard..whole].lines() {
+        for id in told.try_iter() {
             ended += 1;
-            let life = lives.remove(id).unwrap_or_else(|| panic!("{id} lives twice"));
+            let life = lives.remove(&id).unwrap_or_else(|| panic!("{id} lives twice"));
             // By turns the API and the runtime are first to know of the end.
             if ended % 2 == 0 {
                 cluster.server.delete(&life.object);
             }
             std::fs::write(life.cgroup.join("cgroup.kill"), "1").unwrap();
-            ending.push(life);
+            ending.push_back((Instant::now() + AGAIN, life));
         }
-        heard = whole;
-        ending.retain(|life| {
-            let container = life.cgroup.join("c");
-            let is_gone = (std::fs::remove_dir(&container).is_ok() || !container.exists())
-                && std::fs::remove_dir(&life.cgroup).is_ok();
-            if is_gone {
-                let name = life.object["metadata"]["name"].as_str().unwrap();
-                if cluster.server.find("", "pods", "shop", name).is_some() {
-                    cluster.server.delete(&life.object);
-                }
-                free.push_back(life.address.clone());
+        while let Some((_, life)) = ending.pop_front_if(|(due, _)| *due <= Instant::now()) {
+            if !life.is_over() {
+                ending.push_back((Instant::now() + AGAIN, life));
+                continue;
             }
-            !is_gone
-        });
-        std::thread::sleep(Duration::from_millis(4));
+            let name = life.object["metadata"]["name"].as_str().unwrap();
+            if cluster.server.find("", "pods", "shop", name).is_some() {
+                cluster.server.delete(&life.object);
+            }
+            free.push_back(life.address);
+        }
+        std::thread::sleep(Duration::from_millis(2));
     }
     drop(orders);
     factory.wait().unwrap();
@@ -354,8 +367,7 @@ fn pods_that_come_and_go_fifty_a_second_are_each_captured_once_and_leave_nothing
     let captures = captures(&cluster.agents[0]);
     let more: BTreeMap<_, _> = captures.iter().filter(|(_, count)| **count != 1).collect();
     assert!(more.is_empty(), "captured more than once: {more:?}");
-    assert_eq!(captures.len(), next as usize);
-    assert!(next >= LEAST, "only {next} pods came and went");
+    assert_eq!(captures.len(), LIVES as usize);
     let before = before.unwrap();
     eventually(LIMIT, "nothing more is held than after the first fifty", || {
         let now = held(&cluster.bed, &cluster.agents[0]);
@@ -365,7 +377,11 @@ fn pods_that_come_and_go_fifty_a_second_are_each_captured_once_and_leave_nothing
     .unwrap();
     assert_eq!((before.links.len(), before.entries["POD"]), (0, 0), "{before:#?}");
     assert!(before.pins > 0 && before.watches > 0 && before.threads > 0, "{before:#?}");
-    assert!(!cluster.agents[0].process.log().contains("ERROR"), "{}", cluster.logs());
+    let log = cluster.agents[0].process.log();
+    // On a machine that is too busy an agent says that it had no turn.
+    let wrong: Vec<&str> =
+        log.lines().filter(|l| l.contains("ERROR") && !l.contains("does not turn")).collect();
+    assert_eq!(wrong, Vec::<&str>::new());
 }
 
 /// One more pod: its cgroups, its process, and what the API says of it, which by turns comes first.
