@@ -110,7 +110,7 @@ fn everything() -> Value {
 fn every_profile_makes_objects_that_the_api_takes_and_that_may_do_no_more_than_is_written_down() {
     let rendered = render(&json!({ "everything": everything() }), &VERSIONS);
     let names: Vec<&str> = rendered.sets.keys().map(String::as_str).collect();
-    assert_eq!(names, ["compliance", "default", "eks", "everything", "gke", "monitored"]);
+    assert_eq!(names, ["compliance", "default", "everything", "gke", "monitored"]);
     for (name, set) in &rendered.sets {
         let objects = set.objects(name);
         let has = |kind: &str| objects.iter().any(|o| o["kind"] == kind);

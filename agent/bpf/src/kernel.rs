@@ -82,7 +82,7 @@ impl Kernel {
     pub fn open(config: &KernelConfig) -> Result<Self, OpenError> {
         lark_sys::kernel::probe()?;
         let root = config.pin_root.clone();
-        lark_sys::kernel::ensure_bpffs(&root)?;
+        lark_sys::bpffs::ensure(&root)?;
         for directory in ["maps", "pods", "agent"] {
             let path = root.join(directory);
             std::fs::create_dir_all(&path).map_err(|source| OpenError::Directory { path, source })?;

@@ -42,6 +42,9 @@ pub enum OpenError {
     /// The kernel lacks something.
     #[error(transparent)]
     Kernel(#[from] lark_sys::kernel::KernelError),
+    /// There is no place for pins.
+    #[error(transparent)]
+    Bpffs(#[from] lark_sys::bpffs::BpffsError),
     /// No bpf().
     #[error("the kernel has no bpf() system call; it must be built with CONFIG_BPF_SYSCALL")]
     NoBpf,

@@ -28,8 +28,18 @@ pub const CONTROLLER_SOCKET: &str = "/run/lark-controller/controller.sock";
 pub const ADMIN_SOCKET: &str = "/run/lark/admin.sock";
 /// Directory under bpffs where programs, links and maps of this layout are pinned.
 pub const PIN_ROOT: &str = "/sys/fs/bpf/lark/v1";
-/// The kubelet's cgroup where systemd runs it.
-pub const KUBELET_CGROUP: &str = "system.slice/kubelet.service";
+/// Where the kubelet's cgroup may be, of which a node has one: by kubeadm and most others, on Amazon's images, in nodes
+/// of kind, on Talos, and where k3s and RKE2 run it in a service with everything else.
+pub const KUBELET_CGROUPS: [&str; 8] = [
+    "system.slice/kubelet.service",
+    "runtime.slice/kubelet.service",
+    "kubelet.slice/kubelet.service",
+    "podruntime/kubelet",
+    "system.slice/k3s.service",
+    "system.slice/k3s-agent.service",
+    "system.slice/rke2-server.service",
+    "system.slice/rke2-agent.service",
+];
 /// Audience of the tokens that agents of a cluster show to the controller.
 pub const CA_AUDIENCE: &str = "lark-ca";
 /// Label on namespaces and workloads: `enabled` or `disabled`; the workload's wins.

@@ -45,8 +45,8 @@ pub struct Inputs {
     pub node: Arc<str>,
     /// Number of workers.
     pub workers: usize,
-    /// The kubelet's cgroup: its sockets are probes.
-    pub kubelet: PathBuf,
+    /// Where the kubelet's cgroup may be: its sockets are probes.
+    pub kubelet: Vec<PathBuf>,
     /// Whether an identity has a valid certificate, and if not, why.
     pub certificate: Certificate,
     /// The workers.

@@ -72,7 +72,8 @@ struct Guarded {
 /// Keeps plaintext from the strict pods of this node.
 pub(super) struct Strict {
     node: Arc<str>,
-    kubelet: PathBuf,
+    /// Where its cgroup may be.
+    kubelet: Vec<PathBuf>,
     kernel: Arc<Mutex<Kernel>>,
     guarded: BTreeMap<Arc<str>, Guarded>,
     second_line: SecondLine,
@@ -86,7 +87,7 @@ pub(super) struct Strict {
 }
 
 impl Strict {
-    pub(super) fn new(node: Arc<str>, kubelet: PathBuf, kernel: Arc<Mutex<Kernel>>) -> Self {
+    pub(super) fn new(node: Arc<str>, kubelet: Vec<PathBuf>, kernel: Arc<Mutex<Kernel>>) -> Self {
         let report = StrictReport { pods: BTreeMap::new(), probes: Ok(()) };
         Self {
             node,
@@ -243,7 +244,11 @@ impl Strict {
     }
 
     fn prober(&self, snapshot: &Snapshot, locator: &mut Locator) -> Result<Cgroup, String> {
-        let cgroup = Cgroup::open(&self.kubelet).map_err(|e| format!("{e} (--kubelet-cgroup)"))?;
+        let is_there = self.kubelet.iter().find_map(|path| Cgroup::open(path).ok());
+        let cgroup = is_there.ok_or_else(|| {
+            let looked: Vec<String> = self.kubelet.iter().map(|path| path.display().to_string()).collect();
+            format!("the kubelet's cgroup is not there: looked for {} (--kubelet-cgroup)", looked.join(", "))
+        })?;
         let mount = lark_sys::cgroup::mount().map_err(|e| e.to_string())?;
         let pods = locator.cgroups(snapshot, &self.node);
         probes_of(cgroup.path(), &mount, pods.into_iter())?;

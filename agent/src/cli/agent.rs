@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use lark_core::constants::{ADMIN_SOCKET, KUBELET_CGROUP, PIN_ROOT, SVID_LIFE, TUNNEL_WINDOW};
+use lark_core::constants::{ADMIN_SOCKET, KUBELET_CGROUPS, PIN_ROOT, SVID_LIFE, TUNNEL_WINDOW};
 use lark_core::policy::Cidr;
 
 /// How log lines look.
@@ -168,12 +168,19 @@ pub struct AgentArgs {
     /// Default /sys/fs/bpf/lark/v1. It outlives the agent, so that the next one takes over.
     #[arg(long, env = "LARK_PIN_ROOT", value_name = "DIR", default_value = PIN_ROOT)]
     pub pin_root: PathBuf,
-    /// The kubelet's cgroup (v2), absolute or relative to the mount.
+    /// The kubelet's cgroup (v2), absolute or relative to the mount; of several the first that is there.
     ///
-    /// Default system.slice/kubelet.service. What its sockets dial reaches strict pods as probes; without it
-    /// probes of strict pods are refused, which `lark check` says.
-    #[arg(long, env = "LARK_KUBELET_CGROUP", value_name = "PATH", default_value = KUBELET_CGROUP)]
-    pub kubelet_cgroup: PathBuf,
+    /// Default kubelet.service in system.slice, runtime.slice or kubelet.slice, podruntime/kubelet, or the service of
+    /// k3s or RKE2. What its sockets dial reaches strict pods as probes; without it probes of strict pods are refused,
+    /// which `lark check` says.
+    #[arg(
+        long,
+        env = "LARK_KUBELET_CGROUP",
+        value_name = "PATH",
+        value_delimiter = ',',
+        default_values = KUBELET_CGROUPS
+    )]
+    pub kubelet_cgroup: Vec<PathBuf>,
     /// Address and port for tunnels of other agents.
     ///
     /// Default: the node's first address and tunnel port in discovery.

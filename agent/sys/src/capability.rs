@@ -19,11 +19,12 @@ impl Capability {
 }
 
 /// All capabilities that the agent needs.
-pub const REQUIRED: [Capability; 4] = [
+pub const REQUIRED: [Capability; 5] = [
     Capability { name: "CAP_BPF", bit: 39, reason: "load programs and maps" },
     Capability { name: "CAP_NET_ADMIN", bit: 12, reason: "attach networking programs to cgroups" },
     Capability { name: "CAP_SYS_ADMIN", bit: 21, reason: "enter the pods' network namespaces" },
     Capability { name: "CAP_SYS_PTRACE", bit: 19, reason: "open the namespaces of more privileged pods" },
+    Capability { name: "CAP_SYS_CHROOT", bit: 18, reason: "mount bpffs on a node that has none" },
 ];
 
 /// The required capabilities that the process does not have.

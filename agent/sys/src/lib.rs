@@ -1,6 +1,8 @@
 //! Sockets, network namespaces, cgroups and capabilities: the privileged and unsafe user code
 //! outside eBPF. Nothing here decides anything.
 
+/// The bpf file system that pins are on.
+pub mod bpffs;
 /// What the process may do.
 pub mod capability;
 /// Control groups (v2): where they are mounted, their ids, their life.
