@@ -28,6 +28,10 @@ use super::pod::{Pod, Pods};
 use super::second_line::Wires;
 use super::strict::{Strict, StrictReport};
 
+/// A pass captures for no longer than this, and releases for no longer: discovery, certificates and answers have their
+/// turn before the next pass, which follows at once. A node has hundreds of pods when an agent starts.
+const BUDGET: Duration = Duration::from_millis(100);
+
 /// Hands a pod's listeners to the workers, and takes them back.
 pub trait ToWorker: Send {
     /// A worker is to accept from this listener for that pod.
@@ -89,6 +93,8 @@ pub struct Capturer {
     strict: Strict,
     direct: Direct,
     is_whole: bool,
+    /// Whose capture had no time left in the last pass: the next one begins with it.
+    resume: Option<Arc<str>>,
     reports: Arc<Mutex<Vec<PodReport>>>,
     generation: u64,
     /// What the kernel's map of destinations was made from, if all of it fitted.
@@ -129,6 +135,7 @@ impl Capturer {
             strict,
             direct,
             is_whole: true,
+            resume: None,
             reports: Arc::default(),
             generation: 0,
             synced: None,
@@ -256,7 +263,7 @@ impl Capturer {
         if snapshot.generation != self.generation {
             self.sync_destinations(snapshot);
         }
-        self.release_unwanted(&wanted);
+        let is_released = self.release_unwanted(&wanted);
         // Before anything is captured: what is strict takes nothing while it is not.
         let captured = &self.captured;
         self.strict.pass(snapshot, &mut self.inputs.locator, |uid| {
@@ -266,9 +273,18 @@ impl Capturer {
         let mut reports = Vec::new();
         let mut settled = true;
         let node = self.inputs.node.clone();
-        for workload in snapshot.workloads_on(&node) {
+        let mut all: Vec<&Arc<Workload>> = snapshot.workloads_on(&node).collect();
+        let first = self.resume.take().and_then(|uid| all.iter().position(|w| w.uid == uid)).unwrap_or(0);
+        all.rotate_left(first);
+        let until = Instant::now() + BUDGET;
+        for workload in all {
             let state = if wanted.contains_key(&workload.uid) {
-                self.ensure(workload)
+                if self.captured.contains_key(&workload.uid) || Instant::now() < until {
+                    self.ensure(workload)
+                } else {
+                    self.resume.get_or_insert_with(|| workload.uid.clone());
+                    self.awaits_its_turn(workload)
+                }
             } else if self.captured.contains_key(&workload.uid) {
                 PodState::Releasing
             } else {
@@ -284,11 +300,14 @@ impl Capturer {
                 cgroup_id,
             });
         }
+        reports.rotate_right(first);
+        settled &= self.resume.is_none();
         let is_awaited =
             |r: &&PodReport| matches!(r.state, PodState::Pending { .. } | PodState::Failed { .. });
         let awaited = reports.iter().filter(is_awaited).map(|r| r.uid.clone()).collect();
         *locked(&self.reports) = reports;
-        self.is_whole = self.direct.write(snapshot, present(&self.captured));
+        let is_written = self.direct.write(snapshot, present(&self.captured));
+        self.is_whole = is_written && is_released && self.resume.is_none();
         self.wanted = wanted.into_keys().collect();
         self.follow(began, awaited);
         settled
@@ -366,6 +385,15 @@ impl Capturer {
             }
             Err(error) => tracing::error!(%error, "mesh destinations cannot be written"),
         }
+    }
+
+    /// What is said of a pod that is to be captured and was not looked at.
+    fn awaits_its_turn(&self, workload: &Workload) -> PodState {
+        let reports = locked(&self.reports);
+        let before = reports.iter().find(|r| r.uid == workload.uid).map(|r| r.state.clone());
+        let lasts = |state: &PodState| matches!(state, PodState::Pending { .. } | PodState::Failed { .. });
+        let why = || "other pods of this node are captured before it".to_owned();
+        before.filter(lasts).unwrap_or_else(|| PodState::Pending { why: why() })
     }
 
     fn ensure(&mut self, workload: &Workload) -> PodState {
@@ -488,7 +516,9 @@ impl Capturer {
         }
     }
 
-    fn release_unwanted(&mut self, wanted: &BTreeMap<Arc<str>, Arc<Workload>>) {
+    /// Lets go of pods that are not wanted any more. Returns whether there was time for all of them.
+    fn release_unwanted(&mut self, wanted: &BTreeMap<Arc<str>, Arc<Workload>>) -> bool {
+        let until = Instant::now() + BUDGET;
         let unwanted: Vec<Arc<str>> =
             self.captured.keys().filter(|uid| !wanted.contains_key(*uid)).cloned().collect();
         for uid in self.held.iter().filter(|uid| !wanted.contains_key(*uid)).cloned().collect::<Vec<_>>() {
@@ -510,8 +540,12 @@ impl Capturer {
             // The hooks stay until the last connection is over, since they tell its names.
             if captured.pod.connections() == 0 || !captured.pod.cgroup.is_alive() {
                 self.forget(&uid, false);
+                if Instant::now() >= until {
+                    return false;
+                }
             }
         }
+        true
     }
 
     /// Takes a pod out of everything, but perhaps its hooks.
