@@ -332,17 +332,16 @@ async fn leaders_killed_during_two_hundred_issuances_and_a_rotation_issue_nothin
     let mut killed_at: Vec<usize> = (0..4).map(|part| 10 + part * 45 + any(45)).collect();
     let work = async {
         controllers.rotate().await;
-        while issues < 200 || controllers.phase() != "steady" {
+        while issues < 200 || kills < 3 || controllers.phase() != "steady" {
             seen.extend(controllers.kept().into_iter().filter(|name| name.ends_with(".pem")));
-            if killed_at.first().is_some_and(|at| issues >= *at) {
+            // Who was killed leads by its Lease for a while; then it is the next one's turn.
+            let leader = controllers.leader().filter(|name| controllers.running.contains_key(name));
+            if let Some(leader) = leader.filter(|_| killed_at.first().is_some_and(|at| issues >= *at)) {
                 killed_at.remove(0);
-                let leader = controllers.leader().filter(|name| controllers.running.contains_key(name));
-                if let Some(leader) = leader {
-                    controllers.kill(&leader).await;
-                    kills += 1;
-                    // Its Deployment replaces it. Nobody waits for that.
-                    drop(controllers.start(&format!("r{}", 1 + kills)));
-                }
+                controllers.kill(&leader).await;
+                kills += 1;
+                // Its Deployment replaces it. Nobody waits for that.
+                drop(controllers.start(&format!("r{}", 1 + kills)));
             }
             let (agent, account, not_its_own) =
                 if issues % 2 == 0 { (one, "web", "db") } else { (two, "db", "web") };
@@ -363,7 +362,6 @@ async fn leaders_killed_during_two_hundred_issuances_and_a_rotation_issue_nothin
         () = work => {}
         why = watch(&all) => panic!("refused: {why}"),
     }
-    assert!(kills >= 3, "{kills} leaders were killed");
     assert!(slowest < LIMIT / 2, "a request took {slowest:?}");
     assert_eq!(seen.len(), 2, "roots were made by a race: {seen:?}");
     // The old root is gone everywhere, with its key.
