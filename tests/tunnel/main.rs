@@ -17,6 +17,7 @@ mod handover;
 mod joined;
 mod lifetimes;
 mod limits;
+mod recorded;
 mod refusals;
 mod requests;
 mod resets;

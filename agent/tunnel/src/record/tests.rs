@@ -275,7 +275,7 @@ async fn send(records: &mut Records, bytes: &[u8]) {
 }
 
 #[tokio::test]
-async fn keys_are_renewed_before_they_are_used_up_and_when_the_peer_asks() {
+async fn keys_are_renewed_before_they_are_used_up() {
     let [mut near, mut far] = records().await;
     let sent: Vec<u8> = (0..200_000_u32).map(|i| i.to_le_bytes()[0]).collect();
     for _ in 0..3 {
