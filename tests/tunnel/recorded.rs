@@ -117,13 +117,13 @@ fn of_recorded_http2_what_is_recognised_is_what_h2_reads_at_both_ends() {
         let (client, server) = said(HTTP2);
         let (mut near, far) = duplex(ROOM);
         near.write_all(&client).await.unwrap();
-        near.shutdown().await.unwrap();
         let mut connection = h2::server::handshake(far).await.unwrap();
         let mut requests = Vec::new();
-        while let Some(Ok((request, respond))) = connection.accept().await {
+        // Its end would be an end of the connection, of which h2 tells nothing that came before.
+        while requests.len() < 12 {
+            let (request, respond) = connection.accept().await.unwrap().unwrap();
             requests.push((request.method().clone(), respond));
         }
-        assert_eq!(requests.len(), 12);
 
         let (near, far) = duplex(ROOM);
         tokio::task::spawn_local(says_all(far, server.concat(), requests.len()));
