@@ -97,13 +97,16 @@ fn pods(lark: &Path) -> Result<Map<String, Value>> {
     batch((0..PODS).map(|pod| format!("netns add {}\n", netns(pod))))?;
     let mut workloads = Vec::new();
     for pod in 0..PODS {
-        let up = Command::new("ip").args(["-n", &netns(pod), "link", "set", "lo", "up"]).status()?;
-        ensure!(up.success(), "ip link set lo up in {}", netns(pod));
+        let address = format!("10.99.{}.{}", pod / 250, 1 + pod % 250);
+        for arguments in ["link set lo up", &format!("address add {address}/32 dev lo")] {
+            let made = Command::new("ip").args(["-n", &netns(pod)]).args(arguments.split(' ')).status()?;
+            ensure!(made.success(), "ip {arguments} in {}", netns(pod));
+        }
         let cgroup: PathBuf = cgroups.join(format!("scale-{pod}"));
         std::fs::create_dir(&cgroup).with_context(|| format!("make {}", cgroup.display()))?;
         workloads.push(json!({
             "namespace": "shop", "name": format!("pod-{pod}"), "account": format!("account-{}", pod % ACCOUNTS),
-            "node": "one", "addresses": [format!("10.99.{}.{}", pod / 250, 1 + pod % 250)],
+            "node": "one", "addresses": [address],
             "cgroup": cgroup, "networkNamespace": Path::new("/run/netns").join(netns(pod)),
         }));
     }
