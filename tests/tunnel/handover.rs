@@ -17,8 +17,6 @@ use crate::ends::{
     Client, Node, Seen, World, config, echo, echoes, id, on_worker, quick, to, until, watched,
 };
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
 /// A client that says what it likes, when it likes.
 struct Slow {
     tls: ClientConnection,
@@ -66,6 +64,13 @@ impl Slow {
         assert!(self.tls.wants_write());
     }
 
+    /// What begins a connection of HTTP/2, and a first question.
+    fn says_hello(&mut self, ping: &[u8]) {
+        self.says(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+        self.says(&frame(kind::SETTINGS, 0, 0, &[]));
+        self.says(&frame(kind::PING, 0, 0, ping));
+    }
+
     fn says(&mut self, bytes: &[u8]) {
         self.tls.writer().write_all(bytes).unwrap();
     }
@@ -99,9 +104,7 @@ fn frames_that_come_with_the_last_flight_are_taken() {
         let (node, seen) = node(&world).await;
         let mut client = Slow::new(&world, node.address).await;
         client.shakes_hands().await;
-        client.says(PREFACE);
-        client.says(&frame(kind::SETTINGS, 0, 0, &[]));
-        client.says(&frame(kind::PING, 0, 0, b"together"));
+        client.says_hello(b"together");
         // Behind the flight, whole records and the beginning of one.
         let mut together = client.waiting();
         client.says(&frame(kind::PING, 0, 0, b"cut here"));
@@ -135,9 +138,7 @@ fn new_keys_that_are_asked_for_with_the_last_flight_are_taken_and_given() {
         let mut client = Slow::new(&world, node.address).await;
         client.shakes_hands().await;
         client.tls.refresh_traffic_keys().unwrap();
-        client.says(PREFACE);
-        client.says(&frame(kind::SETTINGS, 0, 0, &[]));
-        client.says(&frame(kind::PING, 0, 0, b"new keys"));
+        client.says_hello(b"new keys");
         client.send().await;
         heard(&mut client, b"new keys").await;
         // Those that we gave for it.

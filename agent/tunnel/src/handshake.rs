@@ -1,6 +1,7 @@
 //! Reaching the end of a handshake, and why one failed.
 
 use std::io;
+use std::ops::Deref;
 
 use lark_core::explain::{Cause, Tunnel};
 use lark_core::identity::SpiffeId;
@@ -10,8 +11,10 @@ use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
 use rustls::kernel::KernelConnection;
 use rustls::pki_types::CertificateDer;
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
-use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus};
-use rustls::{AlertDescription, CommonState, ExtractedSecrets, InvalidMessage, PeerIncompatible};
+use rustls::unbuffered::{
+    ConnectionState, EncodeError, EncodeTlsData, UnbufferedConnectionCommon, UnbufferedStatus,
+};
+use rustls::{AlertDescription, ExtractedSecrets, InvalidMessage, PeerIncompatible};
 use tokio::net::TcpStream;
 
 use crate::record::{RECORD_MAX, RecordError};
@@ -159,11 +162,10 @@ pub(crate) struct Finished<Data> {
 }
 
 /// rustls's connection of either end, which has no buffers of its own.
-pub(crate) trait Unfinished {
+pub(crate) trait Unfinished: Deref<Target = UnbufferedConnectionCommon<Self::Data>> {
     type Data;
     const DIALS: bool;
     fn advance<'c, 'i>(&'c mut self, received: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data>;
-    fn state(&self) -> &CommonState;
     fn finish(self) -> Result<(ExtractedSecrets, KernelConnection<Self::Data>), rustls::Error>;
 }
 
@@ -173,10 +175,6 @@ impl Unfinished for UnbufferedClientConnection {
 
     fn advance<'c, 'i>(&'c mut self, received: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
         self.process_tls_records(received)
-    }
-
-    fn state(&self) -> &CommonState {
-        self
     }
 
     fn finish(self) -> Result<(ExtractedSecrets, KernelConnection<Self::Data>), rustls::Error> {
@@ -190,10 +188,6 @@ impl Unfinished for UnbufferedServerConnection {
 
     fn advance<'c, 'i>(&'c mut self, received: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Data> {
         self.process_tls_records(received)
-    }
-
-    fn state(&self) -> &CommonState {
-        self
     }
 
     fn finish(self) -> Result<(ExtractedSecrets, KernelConnection<Self::Data>), rustls::Error> {
@@ -235,7 +229,7 @@ pub(crate) async fn complete<C: Unfinished>(
         shown = shown.saturating_sub(discard);
         match next {
             Next::Again => {}
-            Next::Done if !tls.state().is_handshaking() => break,
+            Next::Done if !tls.is_handshaking() => break,
             Next::Done | Next::More => {
                 shown += loop {
                     match record(received.get(shown..).unwrap_or_default()) {
@@ -251,7 +245,7 @@ pub(crate) async fn complete<C: Unfinished>(
             }
         }
     }
-    match tls.state().alpn_protocol() {
+    match tls.alpn_protocol() {
         Some(tls::ALPN) => {}
         found => {
             let found = found.map(|f| String::from_utf8_lossy(f).into_owned());
@@ -259,7 +253,7 @@ pub(crate) async fn complete<C: Unfinished>(
         }
     }
     let missing = rustls::Error::NoCertificatesPresented;
-    let leaf = tls.state().peer_certificates().and_then(|chain| chain.first()).ok_or(missing)?;
+    let leaf = tls.peer_certificates().and_then(|chain| chain.first()).ok_or(missing)?;
     let leaf = leaf.clone().into_owned();
     let (secrets, kernel) = tls.finish()?;
     Ok(Finished { secrets, kernel, leaf, received, may_get_tickets: C::DIALS })
@@ -321,7 +315,7 @@ async fn last_words<C: Unfinished>(
     mut out: Vec<u8>,
 ) -> Result<(), HandshakeError> {
     // Only while it has something to say: asked for more, it would look at what was received again.
-    while tls.state().wants_write()
+    while tls.wants_write()
         && let Ok(ConnectionState::EncodeTlsData(mut data)) = tls.advance(&mut []).state
     {
         encode(&mut data, &mut out)?;
