@@ -377,11 +377,7 @@ fn three_thousand_pods_that_come_and_go_fifty_a_second_are_each_captured_once_an
     .unwrap();
     assert_eq!((before.links.len(), before.entries["POD"]), (0, 0), "{before:#?}");
     assert!(before.pins > 0 && before.watches > 0 && before.threads > 0, "{before:#?}");
-    let log = cluster.agents[0].process.log();
-    // On a machine that is too busy an agent says that it had no turn.
-    let wrong: Vec<&str> =
-        log.lines().filter(|l| l.contains("ERROR") && !l.contains("does not turn")).collect();
-    assert_eq!(wrong, Vec::<&str>::new());
+    assert!(!cluster.agents[0].process.log().contains("ERROR"), "{}", cluster.logs());
 }
 
 /// One more pod: its cgroups, its process, and what the API says of it, which by turns comes first.
