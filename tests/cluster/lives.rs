@@ -307,6 +307,7 @@ fn three_thousand_pods_that_come_and_go_fifty_a_second_are_each_captured_once_an
     let (mut factory, told) = factory(&cluster, &runtime, &server, &failed);
     let mut orders = factory.stdin.take().unwrap();
     cluster.captured([0, 1]);
+    let resting = held(&cluster.bed, &cluster.agents[0]).entries;
 
     let mut free: VecDeque<String> = (1..=250).map(|n| format!("10.77.1.{n}")).collect();
     let (mut lives, mut ending) = (BTreeMap::<String, Life>::new(), VecDeque::<(Instant, Life)>::new());
@@ -326,6 +327,13 @@ fn three_thousand_pods_that_come_and_go_fifty_a_second_are_each_captured_once_an
         let is_paused = next == PER_SECOND && before.is_none();
         if is_paused && lives.is_empty() && ending.is_empty() {
             cluster.captured([0, 1]);
+            // The last of them is gone before the agent has heard of it.
+            eventually(LIMIT, "the first fifty are forgotten", || {
+                let now = held(&cluster.bed, &cluster.agents[0]).entries;
+                anyhow::ensure!(now == resting, "{now:?} instead of {resting:?}");
+                Ok(true)
+            })
+            .unwrap();
             before = Some(held(&cluster.bed, &cluster.agents[0]));
             began = Instant::now() - Duration::from_secs(1);
         }
