@@ -33,7 +33,10 @@ impl Mesh {
             "workloads": pods.iter().map(|p| workload(p, &p.name)).collect::<Vec<_>>(),
             "services": [],
         });
-        let path = bed.directory().join("mesh.yaml");
+        // Its directory is watched, and in the bed's logs are written all the time.
+        let directory = bed.directory().join("discovery");
+        std::fs::create_dir_all(&directory)?;
+        let path = directory.join("mesh.yaml");
         let mesh = Self { document, source: format!("file:{}", path.display()), path };
         mesh.write()?;
         Ok(mesh)

@@ -43,7 +43,7 @@ struct State {
 impl State {
     async fn run(mut self) {
         let changed = Arc::new(Notify::new());
-        let watcher = self.watcher(changed.clone());
+        let watcher = watcher(&self.path, changed.clone());
         if let Err(error) = &watcher {
             tracing::warn!(path = %self.path.display(), %error, "changes are only seen by polling");
         }
@@ -54,16 +54,6 @@ impl State {
             }
             self.reload().await;
         }
-    }
-
-    fn watcher(&self, changed: Arc<Notify>) -> notify::Result<notify::RecommendedWatcher> {
-        let directory = match self.path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
-        let mut watcher = notify::recommended_watcher(move |_| changed.notify_one())?;
-        watcher.watch(directory, RecursiveMode::NonRecursive)?;
-        Ok(watcher)
     }
 
     async fn reload(&mut self) {
@@ -92,6 +82,22 @@ impl State {
     }
 }
 
+/// Tells of everything that may have changed the file. That it was read is no change: to look again for that would
+/// be to look for ever.
+fn watcher(path: &Path, changed: Arc<Notify>) -> notify::Result<notify::RecommendedWatcher> {
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        if !event.is_ok_and(|event| event.kind.is_access()) {
+            changed.notify_one();
+        }
+    })?;
+    watcher.watch(directory, RecursiveMode::NonRecursive)?;
+    Ok(watcher)
+}
+
 async fn read(path: &Path) -> Result<String, FileError> {
     let failed = |what: String| FileError::Read { path: path.to_owned(), what };
     let size = tokio::fs::metadata(path).await.map_err(|e| failed(e.to_string()))?.len();
@@ -99,4 +105,23 @@ async fn read(path: &Path) -> Result<String, FileError> {
         return Err(failed(format!("{size} bytes are more than the {FILE_MAX} that are read")));
     }
     tokio::fs::read_to_string(path).await.map_err(|e| failed(e.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_change_is_told_and_a_look_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("mesh.yaml");
+        std::fs::write(&path, "one").unwrap();
+        let changed = Arc::new(Notify::new());
+        let _watcher = watcher(&path, changed.clone()).unwrap();
+        assert_eq!(read(&path).await.unwrap(), "one");
+        let told = || tokio::time::timeout(Duration::from_millis(300), changed.notified());
+        assert!(told().await.is_err(), "reading the file counts as a change of it");
+        std::fs::write(&path, "two").unwrap();
+        told().await.unwrap();
+    }
 }
