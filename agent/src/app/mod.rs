@@ -6,10 +6,12 @@
 mod asked;
 mod drain;
 mod discover;
+mod fields;
 mod gauges;
 mod handover;
 mod heartbeat;
 mod leave;
+mod lines;
 mod listeners;
 mod logs;
 mod policy;
@@ -65,7 +67,9 @@ use worker::{Shared, Workers};
 /// With one sentence that says what to do; nothing is attached then.
 pub fn run(args: AgentArgs) -> anyhow::Result<()> {
     let logs = init_logs(args.log_format, &args.log);
-    block_on(agent(args, logs))
+    let result = block_on(agent(args, logs.clone()));
+    logs.write_out();
+    result
 }
 
 async fn agent(args: AgentArgs, logs: Logs) -> anyhow::Result<()> {
@@ -280,7 +284,7 @@ async fn agent(args: AgentArgs, logs: Logs) -> anyhow::Result<()> {
     let metrics = tokio::spawn(admin::serve_metrics(metrics, source));
     tracing::info!(node = %node.name, %tunnel, metrics = %metrics_at, workers = count, "agent runs");
     service_ready();
-    tokio::spawn(process::let_go_of_startup(is_ready));
+    tokio::spawn(process::let_go(is_ready));
 
     let asked = UnixListener::from_std(listeners.handover.try_clone()?)?;
     let successor = tokio::select! {

@@ -9,6 +9,14 @@ use tokio::sync::watch;
 /// good.
 const SETTLED: Duration = Duration::from_secs(10);
 
+/// How often is looked whether there is anything to do.
+const LOOK: Duration = Duration::from_secs(2);
+/// How long there must have been nothing: the first connection after it waits for its code, a fraction of a
+/// millisecond.
+const QUIET: Duration = Duration::from_secs(10);
+/// CPU time in a [`LOOK`] that counts as nothing to do, one part in a hundred of a core.
+const NOTHING: Duration = Duration::from_millis(20);
+
 pub(super) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
@@ -39,15 +47,42 @@ fn told(result: std::io::Result<()>) {
     }
 }
 
-/// Once starting up is over, lets go of the code that only starting up needed: when `ready` says that every pod
-/// is captured, or after [`SETTLED`].
-pub(super) async fn let_go_of_startup(mut ready: watch::Receiver<bool>) {
+/// Lets go of code that is not run and memory that is not used: once starting up is over, when `ready` says that every
+/// pod is captured or after [`SETTLED`], and from then on whenever the agent has had nothing to do for [`QUIET`].
+pub(super) async fn let_go(mut ready: watch::Receiver<bool>) {
     let _ = tokio::time::timeout(SETTLED, ready.wait_for(|ready| *ready)).await;
-    match lark_sys::memory::let_go_of_code() {
-        Ok(bytes) => tracing::debug!(bytes, "let go of the code that starting up has used"),
-        Err(error) => {
-            tracing::debug!(%error, "the code that starting up has used stays mapped, some MiB of memory");
+    let mut idle = Idle::default();
+    loop {
+        lark_sys::memory::let_go_of_free_memory();
+        if let Err(error) = lark_sys::memory::let_go_of_code() {
+            tracing::debug!(%error, "code that is not run stays mapped, some MiB of memory");
         }
+        loop {
+            tokio::time::sleep(LOOK).await;
+            if idle.begins(lark_sys::cpu::used()) {
+                break;
+            }
+        }
+    }
+}
+
+/// Whether a process that is looked at each [`LOOK`] has nothing to do.
+#[derive(Debug, Default)]
+struct Idle {
+    used: Duration,
+    quiet: Duration,
+}
+
+impl Idle {
+    /// Whether it has had nothing to do for [`QUIET`] now, once for each time that it had.
+    fn begins(&mut self, used: Duration) -> bool {
+        let spent = used.saturating_sub(std::mem::replace(&mut self.used, used));
+        if spent > NOTHING {
+            self.quiet = Duration::ZERO;
+            return false;
+        }
+        self.quiet = self.quiet.saturating_add(LOOK);
+        self.quiet == QUIET
     }
 }
 
@@ -94,4 +129,31 @@ pub fn complain(error: &anyhow::Error) {
         line.push_str(&told);
     }
     let _ = writeln!(std::io::stderr().lock(), "lark: {line}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn code_is_let_go_of_once_for_each_time_of_quiet() {
+        let (mut idle, mut used) = (Idle::default(), Duration::ZERO);
+        let mut looks = |count: u32, work: Duration| {
+            (0..count)
+                .filter(|_| {
+                    used += work;
+                    idle.begins(used)
+                })
+                .count()
+        };
+        let (little, much) = (NOTHING / 2, NOTHING * 2);
+        let quiet = u32::try_from(QUIET.as_millis() / LOOK.as_millis()).unwrap();
+        assert_eq!(looks(quiet - 1, little), 0);
+        assert_eq!(looks(1, little), 1);
+        assert_eq!(looks(10 * quiet, little), 0, "nothing has come back since");
+        assert_eq!(looks(1, much), 0);
+        assert_eq!(looks(quiet - 1, Duration::ZERO), 0);
+        assert_eq!(looks(1, Duration::ZERO), 1);
+        assert_eq!(looks(10 * quiet, much), 0);
+    }
 }

@@ -1,5 +1,6 @@
 //! When the reconciler runs: at each change of discovery, of certificates or of pods' cgroups, and now and then.
 
+use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -39,6 +40,8 @@ pub(super) struct Reconcile {
 pub(super) async fn run(mut r: Reconcile) {
     let mut certificates = r.svids.changed();
     let mut generation = 0;
+    // The identities whose names are answered to, each of which is a hash.
+    let mut known = BTreeSet::new();
     let mut told = None;
     loop {
         if *r.paused.borrow_and_update() {
@@ -50,7 +53,10 @@ pub(super) async fn run(mut r: Reconcile) {
         let snapshot = r.discovery.snapshot.borrow_and_update().clone();
         certificates.mark_unchanged();
         let wanted = r.capturer.identities(&snapshot);
-        r.identities.set(&wanted);
+        if wanted != known {
+            r.identities.set(&wanted);
+            known.clone_from(&wanted);
+        }
         r.svids.want(wanted);
         if snapshot.generation != generation {
             generation = snapshot.generation;

@@ -9,6 +9,8 @@ pub mod capability;
 pub mod cgroup;
 /// Established TCP connections of a namespace, from sock_diag.
 pub mod connections;
+/// CPU time and turns.
+pub mod cpu;
 /// Descriptors from one process to another.
 pub mod handover;
 /// What the kernel offers.
