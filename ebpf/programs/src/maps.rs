@@ -101,13 +101,13 @@ pub static GENERATION: Array<u32, 1> = Array::new();
 #[btf_map]
 pub static SK_FOLLOWED: SkStorage<FollowedSocket> = SkStorage::new();
 
-/// What becomes of direct connections, not pinned: each agent reads what its own programs write. 512 KiB are
-/// 5,400; when full they are counted and not told, and user space looks for itself what is open.
+/// What becomes of direct connections, not pinned: each agent reads what its own programs write. 128 KiB are
+/// 1,300; when full they are counted and not told, and user space looks for itself what is open.
 #[btf_map]
-pub static DIRECT_EVENTS: RingBuf<FollowedEvent, 524_288> = RingBuf::new();
+pub static DIRECT_EVENTS: RingBuf<FollowedEvent, 131_072> = RingBuf::new();
 
-/// The same of connections in plaintext. When full they are counted and not told; what stays open is listed
-/// nevertheless.
+/// The same of connections in plaintext, of which user space hears twenty times a second: 512 KiB are 5,400. When
+/// full they are counted and not told; what stays open is listed nevertheless.
 #[btf_map]
 pub static PLAIN_EVENTS: RingBuf<FollowedEvent, 524_288> = RingBuf::new();
 
