@@ -11,6 +11,10 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::install::{self, say};
 use crate::test;
 
+/// Connections that no agent carries, on a node with Lark.
+mod beside;
+/// What is done for a byte, an echo and a connection, counted.
+mod counts;
 /// Medians, ratios, spread.
 mod figures;
 /// What the figures depend on.
@@ -35,12 +39,15 @@ mod scale;
 mod seen;
 /// Nodes, pods, agents, and whose turn it is.
 mod stage;
+/// Two meshes that take short turns.
+mod twins;
 
 use figures::{Figures, LARK, PLAIN, REFERENCE, RELAY};
 use measure::Meter;
 use peer::Peer;
 use rows::{JOBS, Job, ROWS, Row, named};
 use stage::{Contestant, Programs, Stage};
+use twins::Twins;
 
 /// Measures Lark on this machine (needs root).
 ///
@@ -68,16 +75,17 @@ pub(crate) struct Args {
     /// Measure only these rows, with commas between them.
     ///
     /// All of them by default: bulk1 bulk8 bulk1_down cpu_gib1 cpu_gib8 echo1_p50 echo1_p99 echo64
-    /// cpu_echo64 conn1_p50 conn32 rss_idle rss_1k rss_10k same_bulk1 same_echo1_p50 uncaptured_conn1_p50
+    /// cpu_echo64 conn1_p50 conn32 rss_idle rss_1k rss_10k rss_slow same_bulk1 same_echo1_p50 uncaptured_conn1_p50
     /// uncaptured_bulk1 nonmesh_conn1_p50 spin_echo1_p50 fair_p99 seen_bulk1
     /// seen_cpu_gib1 seen_echo64 seen_cpu_echo64 seen_http64 seen_cpu_http64 seen_rss aead. cpu_gib is CPU seconds of both agents for a GiB,
     /// cpu_echo64 CPU of an agent for an echo, rss the larger agent's memory with that many open
-    /// connections, aead the negotiated cipher's sealing on one core. spin_echo1_p50 is echo1_p50 with the
-    /// agents' --spin=25; fair_p99 is how many times longer the 99th percentile of 64 echoing connections
+    /// connections, rss_slow what it holds for a connection of which both ends send and neither reads, aead the negotiated cipher's sealing on one core. spin_echo1_p50 is echo1_p50 with the
+    /// agents' --spin=100; fair_p99 is how many times longer the 99th percentile of 64 echoing connections
     /// takes beside four streams of bytes. The seen rows are Lark with requests recognised and a tap running in
     /// relation to Lark with neither: bulk as the body of a request, echoes of nothing known, requests of
-    /// HTTP/1.1, and how much more memory a connection has. For them two meshes run at once and take turns
-    /// of 0.3 s, 60 pairs a round (10 with --quick), of whose ratios a round's figure is the median.
+    /// HTTP/1.1, and how much more memory a connection has. For them, and for the rows of uncaptured and
+    /// nonmesh, two meshes run at once and take turns of 0.3 s, 60 pairs a round (10 with --quick), of whose
+    /// ratios a round's figure is the median.
     #[arg(long, value_name = "ROW,...", value_delimiter = ',')]
     rows: Vec<String>,
     /// A product to measure too, and the script that runs it; again for each.
@@ -95,6 +103,13 @@ pub(crate) struct Args {
     /// 2,000 tunnels of one worker to 1,000 nodes. --json writes its figures as one object.
     #[arg(long, conflicts_with_all = ["rows", "peers", "svg"])]
     scale: bool,
+    /// Count instead of measuring: system calls, sleeps and wake-ups of both ends.
+    ///
+    /// By perf, of relay, reference and Lark, for each GiB, echo and connection; and of Lark with 1, 2, 4 and 8
+    /// workers, which shows what of it grows with their number. No figure of it is a time, so a busy machine
+    /// changes little. --json writes all of it as one object.
+    #[arg(long, conflicts_with_all = ["rows", "peers", "svg", "scale"])]
+    counts: bool,
     /// TCP congestion control of every socket in the run, for example cubic.
     ///
     /// Default reno: bbr paces on loopback, and under it plain TCP itself falls to a third.
@@ -116,7 +131,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     let rows = chosen(&args.rows)?;
     test::able()?;
-    install::debian(&install::BENCH)?;
+    install::debian(install::BENCH.iter().chain(args.counts.then_some(&install::COUNTS)))?;
     let programs = build(args.lark.as_deref())?;
     if args.scale {
         let figures = scale::run(&programs.lark, &programs.scale)?;
@@ -131,6 +146,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let meter_of = |stage: &Stage| Meter::new(stage, &programs.reference, &args.congestion, turn);
     let mut stage = set_up(args.peers.clone())?;
     let meter = meter_of(&stage);
+    if args.counts {
+        let counts = counts::run(&meter, &mut stage)?;
+        tell(&counts::tables(&counts));
+        let text = format!("{}\n", serde_json::to_string_pretty(&counts)?);
+        return args.json.as_ref().map_or(Ok(()), |file| write(file, &text));
+    }
     let aead = meter.aead()?;
     let machine = machine::facts(args, &aead, rounds, seconds);
     tell(&machine::line(&machine));
@@ -145,16 +166,20 @@ pub(crate) fn run(args: &Args) -> Result<()> {
                 figures.add("aead", LARK, round, meter.aead()?["seal"].as_f64().context("no figure")?);
                 continue;
             }
-            if job == Job::Seen {
-                // A mesh of its own for as long as this takes.
+            if job.has_twins() {
+                // The second mesh is there for as long as this takes.
                 let measured = set_up(Vec::new()).and_then(|mut twin| {
                     let other = meter_of(&twin);
-                    seen::compare((&meter, &mut stage), (&other, &mut twin), round, pairs)
-                        .with_context(|| format!("{}\n{}", stage.last_words(), twin.last_words()))
+                    let twins = Twins::new((&meter, &mut stage), (&other, &mut twin), round);
+                    match job {
+                        Job::Seen => seen::compare(twins, pairs),
+                        _ => beside::compare(twins, job, pairs),
+                    }
+                    .with_context(|| format!("{}\n{}", stage.last_words(), twin.last_words()))
                 });
                 match measured {
                     Ok(measured) => {
-                        measured.into_iter().for_each(|(row, value)| figures.add(row, LARK, round, value));
+                        measured.into_iter().for_each(|(row, of, value)| figures.add(row, of, round, value));
                     }
                     Err(error) => failures.push(format!("{job:?} in round {}: {error:#}", round + 1)),
                 }
@@ -217,8 +242,8 @@ fn needed(rows: &[&Row]) -> impl Iterator<Item = Job> {
 fn order(job: Job, round: usize, peers: usize) -> Vec<Contestant> {
     use Contestant::{Lark, Peer, Plain, Reference, Relay};
     let mut order = match job {
-        Job::Aead | Job::Seen => Vec::new(),
-        Job::BesideConnect | Job::BesideBulk | Job::OutsideConnect => vec![Plain, Lark],
+        Job::Aead => Vec::new(),
+        _ if job.has_twins() => Vec::new(),
         Job::SameBulk | Job::SameEcho => vec![Plain, Relay, Lark],
         Job::Spin => vec![Plain, Lark],
         // The relay has one buffer for all and two descriptors for each: nothing to compare with.

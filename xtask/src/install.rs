@@ -46,6 +46,9 @@ pub(crate) const BENCH: [Tool; 4] = [
     tool("sysctl", "procps"),
 ];
 
+/// For what the bench counts.
+pub(crate) const COUNTS: Tool = tool("perf", "linux-perf");
+
 /// For the tests, beyond the demo's.
 pub(crate) const TESTS: [Tool; 17] = [
     tool("dbus-daemon", "dbus"),

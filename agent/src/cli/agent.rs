@@ -245,13 +245,13 @@ pub struct AgentArgs {
     #[arg(long, env = "LARK_TUNNEL_WINDOW", value_name = "BYTES", default_value_t = TUNNEL_WINDOW,
         value_parser = clap::value_parser!(u32).range(0..=1_073_741_823))]
     pub tunnel_window: u32,
-    /// For how many microseconds a worker looks for more before it sleeps, 0 to 25.
+    /// For how many microseconds a worker looks for more before it sleeps, 0 to 200.
     ///
     /// Default 0. An answer that comes within it needs no wake-up: round trips of small messages get shorter.
     /// The price is CPU: up to one core a worker while such traffic flows, nothing while none does, and
     /// little where answers take longer, since a spin that is mostly in vain is mostly left out.
     #[arg(long, env = "LARK_SPIN", value_name = "MICROSECONDS", default_value_t = 0,
-        value_parser = clap::value_parser!(u64).range(0..=25))]
+        value_parser = clap::value_parser!(u64).range(0..=200))]
     pub spin: u64,
     /// Whether HTTP and gRPC are recognised in what passes: on or off.
     ///

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use lark_testbed::{Place, Running, eventually};
 use serde_json::Value;
 
+use super::figures::median;
 use super::rows::Job;
 use super::stage::{CLIENT_UID, Contestant, Route, Stage, Way};
 use crate::process;
@@ -14,11 +15,19 @@ use crate::process;
 const GIB: f64 = 1_073_741_824.0;
 
 /// The agents' flag of the row with a spin.
-const SPIN: &str = "--spin=25";
+const SPIN: &str = "--spin=100";
 
-/// Open connections of the memory rows, and how long everything is left alone before a look.
-const HELD: [(&str, usize); 2] = [("rss_1k", 1_000), ("rss_10k", 10_000)];
+/// Open connections of the memory rows, and whether everything is left alone before a look for as long as Lark takes
+/// to let go of code: ten seconds with nothing to do, of which it learns after two at most.
+const HELD: [(&str, usize, bool); 2] = [("rss_1k", 1_000, true), ("rss_10k", 10_000, false)];
+const LETS_GO: Duration = Duration::from_millis(12_500);
+/// Until what has just begun or ended is over.
 const SETTLE: Duration = Duration::from_millis(700);
+/// Connections whose ends do not read, and until nothing moves in them any more.
+const SLOW: u32 = 8;
+const STANDSTILL: Duration = Duration::from_secs(2);
+/// Turns of small messages alone and beside bulk.
+const FAIR: usize = 5;
 
 /// Runs loads from the client pod.
 #[derive(Debug)]
@@ -65,7 +74,7 @@ impl Meter {
             if job != Job::Memory {
                 self.warm(stage, contestant, way, &route)?;
             }
-            self.measure(job, &route)
+            self.measure(contestant, job, &route)
         });
         let left = stage.leave(contestant);
         let measured = result.with_context(|| match contestant {
@@ -92,12 +101,11 @@ impl Meter {
         Ok(())
     }
 
-    fn measure(&self, job: Job, route: &Route) -> Result<Measured> {
+    fn measure(&self, contestant: Contestant, job: Job, route: &Route) -> Result<Measured> {
         Ok(match job {
             Job::Bulk1 => self.bulk(route, 1, "bulk1", Some("cpu_gib1"))?,
             Job::Bulk8 => self.bulk(route, 8, "bulk8", Some("cpu_gib8"))?,
             Job::SameBulk => self.bulk(route, 1, "same_bulk1", None)?,
-            Job::BesideBulk => self.bulk(route, 1, "uncaptured_bulk1", None)?,
             Job::Down => {
                 let said = self.load("bulk", route, 2, &["--down"])?;
                 vec![("bulk1_down", number(&said, "bytes")? * 8e-9 / number(&said, "seconds")?)]
@@ -114,15 +122,15 @@ impl Meter {
             }
             Job::Echo64 => self.echo64(route)?,
             Job::Fair => self.fair(route)?,
-            Job::Connect1 => self.connect1(route, "conn1_p50")?,
-            Job::BesideConnect => self.connect1(route, "uncaptured_conn1_p50")?,
-            Job::OutsideConnect => self.connect1(route, "nonmesh_conn1_p50")?,
+            Job::Connect1 => vec![("conn1_p50", number(&self.connect(route, "1")?, "p50")?)],
             Job::Connect32 => {
                 let said = self.connect(route, "32")?;
                 vec![("conn32", number(&said, "connections")? * 1e-3 / number(&said, "seconds")?)]
             }
-            Job::Memory => self.memory(route)?,
-            Job::Seen | Job::Aead => bail!("{job:?} has no turn of its own"),
+            Job::Memory => self.memory(contestant, route)?,
+            Job::Seen | Job::BesideConnect | Job::BesideBulk | Job::OutsideConnect | Job::Aead => {
+                bail!("{job:?} has no turn of its own")
+            }
         })
     }
 
@@ -156,21 +164,23 @@ impl Meter {
         Ok(measured)
     }
 
-    /// How many times longer small messages take beside bulk of the same pair of pods. None may starve.
+    /// How many times longer small messages take beside bulk of the same pair of pods, alone and beside it by
+    /// turns, since a 99th percentile of a moment says little. None may starve.
     fn fair(&self, route: &Route) -> Result<Measured> {
-        let echo = || self.load("echo", route, 0, &["--connections", "64"]);
-        let alone = echo()?;
-        let mut command = self.command("bulk", route, 1);
-        command.args(["--streams", "4", "--seconds", &(self.turn.as_secs_f64() + 0.5).to_string()]);
-        let bulk = self.client.start(command, &self.directory.join("bulk.log"))?;
-        let beside = echo()?;
-        drop(bulk);
-        ensure!(number(&beside, "least")? > 0.0, "a connection had no echo beside bulk");
-        Ok(vec![("fair_p99", number(&beside, "p99")? / number(&alone, "p99")?)])
-    }
-
-    fn connect1(&self, route: &Route, row: &'static str) -> Result<Measured> {
-        Ok(vec![(row, number(&self.connect(route, "1")?, "p50")?)])
+        let turn = self.turn / 2;
+        let echo = || self.timed("echo", route, 0, turn, &["--connections", "64"]);
+        let mut ratios = Vec::new();
+        for _ in 0..FAIR {
+            let alone = echo()?;
+            let mut command = self.command(&[], "bulk", route, 1);
+            command.args(["--streams", "4", "--seconds", &(turn.as_secs_f64() + 0.5).to_string()]);
+            let bulk = self.client.start(command, &self.directory.join("bulk.log"))?;
+            let beside = echo()?;
+            drop(bulk);
+            ensure!(number(&beside, "least")? > 0.0, "a connection had no echo beside bulk");
+            ratios.push(number(&beside, "p99")? / number(&alone, "p99")?);
+        }
+        Ok(vec![("fair_p99", median(ratios.into_iter()).context("no turns")?)])
     }
 
     fn connect(&self, route: &Route, at_once: &str) -> Result<Value> {
@@ -180,28 +190,47 @@ impl Meter {
         Ok(said)
     }
 
-    fn memory(&self, route: &Route) -> Result<Measured> {
+    fn memory(&self, contestant: Contestant, route: &Route) -> Result<Measured> {
         if route.processes.is_empty() {
             return Ok(Vec::new());
         }
         self.run("connect", route, 0, &["--seconds", "0.05"])?;
-        std::thread::sleep(SETTLE);
+        let settle = |is_left_alone: bool| match contestant {
+            Contestant::Lark if is_left_alone => LETS_GO,
+            _ => SETTLE,
+        };
+        std::thread::sleep(settle(true));
         let mut measured = vec![("rss_idle", largest(route)?)];
-        for (row, count) in HELD {
+        for (row, count, is_left_alone) in HELD {
             let mut holder = self.hold(route, count, false)?;
-            std::thread::sleep(SETTLE);
+            std::thread::sleep(settle(is_left_alone));
             measured.push((row, largest(route)?));
             holder.kill();
             std::thread::sleep(SETTLE);
         }
+        measured.push(("rss_slow", self.slow(route)?));
         Ok(measured)
+    }
+
+    /// MiB that a connection holds of which both ends send all they can and read nothing.
+    fn slow(&self, route: &Route) -> Result<f64> {
+        let before = largest(route)?;
+        let mut command = self.command(&[], "bulk", route, 2);
+        command.args(["--streams", &SLOW.to_string(), "--seconds", "60"]);
+        let mut load = self.client.start(command, &self.directory.join("slow.log"))?;
+        std::thread::sleep(STANDSTILL);
+        ensure!(load.is_running(), "ends that do not read: {}", load.log());
+        let with = largest(route)?;
+        load.kill();
+        std::thread::sleep(SETTLE);
+        Ok((with - before) / f64::from(SLOW))
     }
 
     /// Connections that stay open until what is returned is dropped.
     pub(crate) fn hold(&self, route: &Route, count: usize, http: bool) -> Result<Running> {
-        let mut command = self.command("hold", route, if http { 3 } else { 0 });
+        let mut command = self.command(&[], "hold", route, if http { 3 } else { 0 });
         command.args(http.then_some("--http"));
-        command.args(["--connections", &count.to_string(), "--seconds", "30"]);
+        command.args(["--connections", &count.to_string(), "--seconds", "60"]);
         let mut holder = self.client.start(command, &self.directory.join("hold.log"))?;
         eventually(Duration::from_secs(40), "all connections are open", || {
             if !holder.is_running() && !holder.log().contains("open") {
@@ -233,7 +262,19 @@ impl Meter {
     }
 
     fn run(&self, verb: &str, route: &Route, port: u16, arguments: &[&str]) -> Result<Value> {
-        let output = self.command(verb, route, port).args(arguments).output()?;
+        self.run_under(&[], verb, route, port, arguments)
+    }
+
+    /// A load that runs as the last words of a command of that program and those words.
+    pub(crate) fn run_under(
+        &self,
+        under: &[&str],
+        verb: &str,
+        route: &Route,
+        port: u16,
+        arguments: &[&str],
+    ) -> Result<Value> {
+        let output = self.command(under, verb, route, port).args(arguments).output()?;
         ensure!(
             output.status.success(),
             "load {verb} {} to {}: {}",
@@ -245,11 +286,12 @@ impl Meter {
     }
 
     /// The load client in the client pod, as a user of its own.
-    fn command(&self, verb: &str, route: &Route, port: u16) -> std::process::Command {
-        let mut command = self.client.command("setpriv");
+    fn command(&self, under: &[&str], verb: &str, route: &Route, port: u16) -> std::process::Command {
         let user = CLIENT_UID.to_string();
-        command.args(["--reuid", &user, "--regid", &user, "--clear-groups", "--", &self.program]);
-        command.args(["--congestion", &self.congestion, verb]);
+        let client = ["setpriv", "--reuid", &user, "--regid", &user, "--clear-groups", "--", &self.program];
+        let mut words = under.iter().chain(&client);
+        let mut command = self.client.command(words.next().unwrap_or(&"setpriv"));
+        command.args(words).args(["--congestion", &self.congestion, verb]);
         let mut to = route.to;
         to.set_port(to.port() + port);
         command.arg(to.to_string());
@@ -261,8 +303,6 @@ impl Meter {
 const fn way(job: Job) -> Way {
     match job {
         Job::SameBulk | Job::SameEcho => Way::Same,
-        Job::BesideConnect | Job::BesideBulk => Way::Beside,
-        Job::OutsideConnect => Way::Outside,
         _ => Way::Across,
     }
 }

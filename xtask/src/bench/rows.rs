@@ -15,7 +15,7 @@ pub(crate) enum Job {
     Connect1,
     /// New connections, 32 at a time.
     Connect32,
-    /// Memory with no, 1,000 and 10,000 open connections.
+    /// Memory with no, 1,000 and 10,000 open connections, and of one whose ends do not read.
     Memory,
     /// One stream of bytes to a pod of the same node.
     SameBulk,
@@ -35,6 +35,13 @@ pub(crate) enum Job {
     Seen,
     /// The cipher by itself.
     Aead,
+}
+
+impl Job {
+    /// Whether two meshes are compared, by short turns.
+    pub(crate) const fn has_twins(self) -> bool {
+        matches!(self, Self::Seen | Self::BesideConnect | Self::BesideBulk | Self::OutsideConnect)
+    }
 }
 
 /// One line of the table.
@@ -57,7 +64,7 @@ const fn less(name: &'static str, unit: &'static str, job: Job) -> Row {
 }
 
 /// All rows, in the table's order; those of a job stand together or not, it runs once a round.
-pub(crate) const ROWS: [Row; 29] = [
+pub(crate) const ROWS: [Row; 30] = [
     more("bulk1", "Gbit/s", Job::Bulk1),
     more("bulk8", "Gbit/s", Job::Bulk8),
     more("bulk1_down", "Gbit/s", Job::Down),
@@ -72,6 +79,7 @@ pub(crate) const ROWS: [Row; 29] = [
     less("rss_idle", "MiB", Job::Memory),
     less("rss_1k", "MiB", Job::Memory),
     less("rss_10k", "MiB", Job::Memory),
+    less("rss_slow", "MiB", Job::Memory),
     more("same_bulk1", "Gbit/s", Job::SameBulk),
     less("same_echo1_p50", "µs", Job::SameEcho),
     less("uncaptured_conn1_p50", "µs", Job::BesideConnect),

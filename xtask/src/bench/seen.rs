@@ -2,16 +2,15 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::figures::median;
-use super::measure::{Measured, Meter, cpu_seconds, largest, number};
+use super::figures::{LARK, median};
+use super::measure::{Meter, cpu_seconds, largest, number};
 use super::stage::{Contestant, Route, Stage, Way};
+use super::twins::{self, Compared, TURN, Twins};
 
 /// Open connections by which the memory of one is told.
 const HELD: u32 = 4_000;
 /// Bytes of a KiB in those of a MiB.
 const KIB: f64 = 1_024.0;
-/// How long a turn is: the machine is another one seconds later, and a load needs a moment to be a load.
-const TURN: Duration = Duration::from_millis(300);
 
 /// A load, the rows of its rate and of its CPU, and how it is run.
 struct Load {
@@ -58,16 +57,8 @@ struct End<'a> {
 }
 
 /// Lark that recognises requests and has a tap running, in relation to Lark that does neither.
-///
-/// Both run all the time, each on nodes of its own, and take short turns: one and then the other, then the other way
-/// round. Each figure is the median of the pairs' ratios. Which mesh looks changes with the round.
-pub(crate) fn compare(
-    first: (&Meter, &mut Stage),
-    second: (&Meter, &mut Stage),
-    round: usize,
-    pairs: usize,
-) -> Result<Measured> {
-    let (blind, seeing) = if round.is_multiple_of(2) { (first, second) } else { (second, first) };
+pub(crate) fn compare(twins: Twins<'_>, pairs: usize) -> Result<Compared> {
+    let Twins { without: blind, with: seeing } = twins;
     let ready = |(meter, stage): (&Meter, &mut Stage), flags: &[&str]| {
         stage.renew(Contestant::Lark)?;
         stage.agents_with(flags)?;
@@ -79,22 +70,13 @@ pub(crate) fn compare(
     let route = ready((seeing.0, &mut *seeing.1), &[])?;
     let _tap = seeing.1.tap()?;
     let seeing = End { route, meter: seeing.0 };
-    let mut measured = vec![("seen_rss", (seeing.memory()? - blind.memory()?) * KIB)];
+    let mut measured = vec![("seen_rss", LARK, (seeing.memory()? - blind.memory()?) * KIB)];
     for load in &LOADS {
-        let (mut rates, mut costs) = (Vec::new(), Vec::new());
-        for pair in 0..pairs {
-            let (without, with) = if pair.is_multiple_of(2) {
-                let without = blind.turn(load)?;
-                (without, seeing.turn(load)?)
-            } else {
-                let with = seeing.turn(load)?;
-                (blind.turn(load)?, with)
-            };
-            rates.push(with.0 / without.0);
-            costs.push(with.1 / without.1);
-        }
-        let of = |row, ratios: Vec<f64>| median(ratios.into_iter()).map(|ratio| (row, ratio));
-        measured.extend([of(load.rate, rates), of(load.cost, costs)].into_iter().flatten());
+        let turns = twins::turns(pairs, || blind.turn(load), || seeing.turn(load))?;
+        let rate = median(turns.iter().map(|(without, with)| with.0 / without.0));
+        let cost = median(turns.iter().map(|(without, with)| with.1 / without.1));
+        let of = |row, ratio: Option<f64>| ratio.map(|ratio| (row, LARK, ratio));
+        measured.extend([of(load.rate, rate), of(load.cost, cost)].into_iter().flatten());
     }
     Ok(measured)
 }

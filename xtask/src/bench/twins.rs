@@ -1,0 +1,49 @@
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::measure::Meter;
+use super::stage::Stage;
+
+/// How long a turn is: the machine is another one seconds later, and a load needs a moment to be a load.
+pub(crate) const TURN: Duration = Duration::from_millis(300);
+
+/// What a comparison gives: row, whose figure, and the figure.
+pub(crate) type Compared = Vec<(&'static str, &'static str, f64)>;
+
+/// Two meshes that run at once, each on nodes of its own, and differ in one thing.
+pub(crate) struct Twins<'a> {
+    pub(crate) without: (&'a Meter, &'a mut Stage),
+    pub(crate) with: (&'a Meter, &'a mut Stage),
+}
+
+impl<'a> Twins<'a> {
+    /// Which is which changes with the round.
+    pub(crate) fn new(
+        one: (&'a Meter, &'a mut Stage),
+        other: (&'a Meter, &'a mut Stage),
+        round: usize,
+    ) -> Self {
+        let (without, with) = if round.is_multiple_of(2) { (one, other) } else { (other, one) };
+        Self { without, with }
+    }
+}
+
+/// Short turns: one and then the other, then the other way round.
+pub(crate) fn turns<T>(
+    pairs: usize,
+    mut without: impl FnMut() -> Result<T>,
+    mut with: impl FnMut() -> Result<T>,
+) -> Result<Vec<(T, T)>> {
+    (0..pairs)
+        .map(|pair| {
+            if pair.is_multiple_of(2) {
+                let without = without()?;
+                Ok((without, with()?))
+            } else {
+                let with = with()?;
+                Ok((without()?, with))
+            }
+        })
+        .collect()
+}
