@@ -91,6 +91,11 @@ impl SpiffeId {
         &self.uri
     }
 
+    /// The whole URI, to be exchanged for an equal one that others hold.
+    pub(crate) const fn shared_text(&mut self) -> &mut Arc<str> {
+        &mut self.uri
+    }
+
     /// The trust domain.
     pub fn trust_domain(&self) -> &str {
         self.part(SCHEME.len(), self.domain_end.into())

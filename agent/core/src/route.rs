@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::explain::Passthrough;
 use crate::reason::Reason;
-use crate::snapshot::{SameNode, Service, Snapshot, Workload};
+use crate::snapshot::{Node, SameNode, Service, Snapshot, Workload};
 
 pub use destinations::{
     Action, DestinationChanges, DestinationKey, MeshDestination, changed_destinations, is_in_mesh,
@@ -93,19 +93,15 @@ pub fn decide(
 ) -> Decision {
     let destination = SocketAddr::new(destination.ip().to_canonical(), destination.port());
     if let Some(service) = snapshot.service_by_address(destination.ip()) {
-        let service = service.clone();
-        let before = service.traffic.affinity.and_then(|away| before(&service, away));
-        let zone = snapshot.node(node).and_then(|n| n.zone.as_deref());
-        let client = Client { node, zone, before };
-        let chosen = endpoint::choose(&service, destination, &client, load, dice);
-        return match chosen {
-            Ok(address) => Decision {
-                route: toward(snapshot, node, address, true),
-                service: Some(service),
-                endpoint: Some(address),
-            },
-            Err(reason) => Decision { route: Route::Deny { reason }, service: Some(service), endpoint: None },
+        let before = service.traffic.affinity.and_then(|away| before(service, away));
+        let zone = || snapshot.node(node).and_then(|n| n.zone.as_deref());
+        let client = Client { node, zone: &zone, before };
+        let (route, endpoint) = match endpoint::choose(service, destination, &client, load, dice) {
+            Ok(address) => (toward(snapshot, node, address, true), Some(address)),
+            Err(reason) => (Route::Deny { reason }, None),
         };
+        // Counted last: until then nothing is written, so that the processor fetches ahead what is looked at next.
+        return Decision { route, service: Some(service.clone()), endpoint };
     }
     Decision { route: toward(snapshot, node, destination, false), service: None, endpoint: Some(destination) }
 }
@@ -115,7 +111,7 @@ fn toward(snapshot: &Snapshot, node: &str, address: SocketAddr, by_service: bool
         // Also if a node has it: it may be that the node, or who claims to be there, lies.
         return Route::Deny { reason: Reason::DestinationUnknown };
     }
-    let Some(workload) = snapshot.workload_by_address(address.ip()) else {
+    let Some((workload, runs_on)) = snapshot.located(address.ip()) else {
         // A host-network endpoint or one outside of the mesh; or, asked by its own address, one that
         // was a mesh destination a moment ago and must not be dialled in plaintext for that. A node itself
         // never was one: a strict pod comes here with it.
@@ -128,12 +124,11 @@ fn toward(snapshot: &Snapshot, node: &str, address: SocketAddr, by_service: bool
     if !workload.capture.is_wanted() {
         return Route::Passthrough { address, reason: Passthrough::NotCaptured };
     }
-    let destination = workload.clone();
     if &*workload.node == node && snapshot.mesh.same_node != SameNode::Mtls {
-        return Route::Local { destination, address };
+        return Route::Local { destination: workload.clone(), address };
     }
-    match snapshot.node(&workload.node).and_then(|n| n.tunnel_address()) {
-        Some(node) => Route::Tunnel { destination, address, node },
+    match runs_on.and_then(Node::tunnel_address) {
+        Some(node) => Route::Tunnel { destination: workload.clone(), address, node },
         None => Route::Deny { reason: Reason::NodeUnknown },
     }
 }

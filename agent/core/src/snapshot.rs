@@ -2,7 +2,9 @@
 //! answer takes the current one and asks it. Everything that is looked up is indexed, and the next
 //! snapshot shares with this one what does not change.
 
+mod alike;
 mod change;
+mod entries;
 mod shards;
 
 use std::collections::BTreeMap;
@@ -16,8 +18,10 @@ use serde::{Deserialize, Serialize};
 use crate::identity::{SpiffeId, TrustDomain};
 use crate::policy::{Cidr, Policies, PolicyIndex};
 
+pub use alike::Alike;
 pub use change::Change;
 
+use entries::{At, Located, Named, OnNode, Serving};
 use shards::Shards;
 
 /// Name of a node, as discovery gives it.
@@ -88,10 +92,10 @@ pub struct Workload {
     /// Its labels, which others may have alike.
     pub labels: Arc<BTreeMap<String, String>>,
     /// Its addresses. Those of a host-network workload are the node's and identify nobody.
-    pub addresses: Vec<IpAddr>,
+    pub addresses: Box<[IpAddr]>,
     /// Those of its addresses that something else is said to have too, so that they identify nobody until
     /// that is settled. Connections to one are refused if the workload is captured, and never guessed.
-    pub contested: Vec<Contested>,
+    pub contested: Box<[Contested]>,
     /// The node it runs on. It may be one that discovery does not list (any more).
     pub node: NodeName,
     /// What it belongs to.
@@ -99,11 +103,11 @@ pub struct Workload {
     /// Whether it shares the node's network namespace.
     pub host_network: bool,
     /// The TCP ports that its containers name, for policies that name ports.
-    pub ports: Vec<NamedPort>,
+    pub ports: Box<[NamedPort]>,
     /// Where it runs, if discovery says so.
-    pub place: Option<Place>,
+    pub place: Option<Box<Place>>,
     /// Policies of kinds that Lark does not understand which select it, by kind and name.
-    pub foreign_policies: Vec<String>,
+    pub foreign_policies: Box<[String]>,
     /// Whether labels ask for capture, and which label or rule said so.
     pub capture: crate::capture::Wanted,
     /// Whether it takes plaintext, and which label or setting said so.
@@ -259,23 +263,21 @@ pub struct Snapshot {
     pub generation: u64,
     /// Mesh-wide settings.
     pub mesh: MeshSettings,
-    nodes: Shards<NodeName, Arc<Node>>,
+    nodes: Shards<Arc<Node>>,
     /// While a node takes another's place, both may have its address.
-    nodes_by_address: Shards<IpAddr, Vec<Arc<Node>>>,
-    workloads: Shards<Arc<str>, Arc<Workload>>,
-    /// By namespace and name.
-    by_name: Shards<(Arc<str>, Arc<str>), Arc<Workload>>,
-    by_address: Shards<IpAddr, Arc<Workload>>,
+    nodes_by_address: Shards<At<Vec<Arc<Node>>>>,
+    workloads: Shards<Arc<Workload>>,
+    by_name: Shards<Named>,
+    by_address: Shards<At<Located>>,
     /// Addresses that captured workloads have and that identify none, with how many these are.
-    contested: Shards<IpAddr, usize>,
-    by_node: Shards<NodeName, Arc<ByUid>>,
-    services: Shards<ServiceKey, Arc<Service>>,
-    services_by_address: Shards<IpAddr, Arc<Service>>,
-    services_by_endpoint: Shards<IpAddr, Vec<ServiceKey>>,
+    contested: Shards<At<usize>>,
+    by_node: Shards<OnNode>,
+    services: Shards<Arc<Service>>,
+    services_by_address: Shards<At<Arc<Service>>>,
+    /// The Services of an endpoint stand beside each other.
+    services_by_endpoint: Shards<Serving>,
     policies: Arc<PolicyIndex>,
 }
-
-type ByUid = BTreeMap<Arc<str>, Arc<Workload>>;
 
 /// Namespace and name of a Service.
 type ServiceKey = (Arc<str>, Arc<str>);
@@ -352,7 +354,7 @@ impl Snapshot {
             all.put_workload(workload)?;
         }
         for service in services {
-            if all.services.get(&service.key()).is_some() {
+            if all.service_named(&service.namespace, &service.name).is_some() {
                 return Err(SnapshotError::DuplicateService(service.full_name()));
             }
             all.index_endpoints(&service.key(), None, Some(&service));
@@ -399,12 +401,12 @@ impl Snapshot {
 
     /// All nodes, in no order.
     pub fn nodes(&self) -> impl Iterator<Item = &Node> {
-        self.nodes.values().map(|node| &**node)
+        self.nodes.iter().map(|node| &**node)
     }
 
     /// The nodes that have this address, by name: one, but for a moment in which another takes its place.
     pub fn nodes_by_address(&self, address: IpAddr) -> &[Arc<Node>] {
-        self.nodes_by_address.get(&address.to_canonical()).map_or(&[], Vec::as_slice)
+        self.nodes_by_address.get(address.into()).map_or(&[], |nodes| &nodes.found)
     }
 
     /// The workload of that uid.
@@ -414,49 +416,55 @@ impl Snapshot {
 
     /// All workloads, in no order.
     pub fn workloads(&self) -> impl Iterator<Item = &Arc<Workload>> {
-        self.workloads.values()
+        self.workloads.iter()
     }
 
     /// The workload of that namespace and name.
     pub fn workload_named(&self, namespace: &str, name: &str) -> Option<&Arc<Workload>> {
-        self.by_name.get(&(namespace.into(), name.into()))
+        self.by_name.get((namespace, name)).map(|named| &named.0)
     }
 
     /// The workloads of a node, by uid.
     pub fn workloads_on(&self, node: &str) -> impl Iterator<Item = &Arc<Workload>> + use<'_> {
-        self.by_node.get(node).into_iter().flat_map(|workloads| workloads.values())
+        self.by_node.get(node).into_iter().flat_map(|on| on.workloads.iter())
     }
 
     /// The one workload that an address identifies; never a host-network one.
     pub fn workload_by_address(&self, address: IpAddr) -> Option<&Arc<Workload>> {
-        self.by_address.get(&address.to_canonical())
+        self.by_address.get(address.into()).map(|at| &at.found.workload)
+    }
+
+    /// The same with its node, if that is known.
+    pub fn located(&self, address: IpAddr) -> Option<(&Arc<Workload>, Option<&Node>)> {
+        self.by_address.get(address.into()).map(|at| (&at.found.workload, at.found.node.as_deref()))
     }
 
     /// Whether a captured workload claims this address without being identified by it: nobody is connected to
     /// it, whoever else has it.
     pub fn is_contested(&self, address: IpAddr) -> bool {
-        self.contested.get(&address.to_canonical()).is_some()
+        self.contested.get(address.into()).is_some()
     }
 
     /// The Service that has this address.
     pub fn service_by_address(&self, address: IpAddr) -> Option<&Arc<Service>> {
-        self.services_by_address.get(&address.to_canonical())
+        self.services_by_address.get(address.into()).map(|at| &at.found)
     }
 
     /// The Services that have an endpoint of this address, ready or not, by namespace and name.
     pub fn services_of_endpoint(&self, address: IpAddr) -> impl Iterator<Item = &Arc<Service>> {
-        let keys = self.services_by_endpoint.get(&address.to_canonical());
-        keys.into_iter().flatten().filter_map(|key| self.services.get(key))
+        let mut keys: Vec<_> = self.services_by_endpoint.all(address.into()).map(|at| &at.found).collect();
+        keys.sort_unstable();
+        keys.into_iter().filter_map(|(namespace, name)| self.service_named(namespace, name))
     }
 
     /// The Service of that namespace and name.
     pub fn service_named(&self, namespace: &str, name: &str) -> Option<&Arc<Service>> {
-        self.services.get(&(namespace.into(), name.into()))
+        self.services.get((namespace, name))
     }
 
     /// All Services, in no order.
     pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
-        self.services.values()
+        self.services.iter()
     }
 }
 

@@ -150,7 +150,7 @@ fn pending(why: impl Into<String>) -> PodState {
 }
 
 fn told(workload: &Workload) -> Result<&Place, PodState> {
-    workload.place.as_ref().ok_or_else(|| PodState::Failed {
+    workload.place.as_deref().ok_or_else(|| PodState::Failed {
         why: "discovery gives no cgroup and network namespace for it".to_owned(),
     })
 }
@@ -173,7 +173,7 @@ struct Found {
     pid: u32,
     inode: u64,
     /// What was found to be the namespace's.
-    addresses: Vec<IpAddr>,
+    addresses: Box<[IpAddr]>,
 }
 
 fn names(path: &str) -> Option<Meaning> {

@@ -24,7 +24,7 @@ pub struct Pod {
     /// Its cgroup.
     pub cgroup: Cgroup,
     /// Its own addresses.
-    pub addresses: Vec<IpAddr>,
+    pub addresses: Box<[IpAddr]>,
     acceptor: OnceLock<Option<u32>>,
     listeners: OnceLock<Vec<u16>>,
     hooks_live: AtomicBool,
@@ -40,7 +40,7 @@ impl Pod {
         name: String,
         netns: NetNs,
         cgroup: Cgroup,
-        addresses: Vec<IpAddr>,
+        addresses: Box<[IpAddr]>,
     ) -> Self {
         Self {
             uid,

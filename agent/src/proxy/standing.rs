@@ -216,14 +216,14 @@ mod tests {
             account: name.into(),
             identity: SpiffeId::new(&domain, "shop", name).unwrap(),
             labels: Arc::default(),
-            addresses: vec![address.into()],
-            contested: Vec::new(),
+            addresses: [address.into()].into(),
+            contested: Box::default(),
             node: "one".into(),
             owner: None,
             host_network: false,
-            ports: vec![],
+            ports: Box::default(),
             place: None,
-            foreign_policies: vec![],
+            foreign_policies: Box::default(),
             mode: lark_core::mode::Mode::default(),
             capture: Wanted::ByNamespace,
         }
@@ -279,7 +279,8 @@ mod tests {
                 let (agent_end, _) = listener.accept().unwrap();
                 let own = cgroup::own().unwrap();
                 let netns = NetNs::current().unwrap();
-                let pod = Arc::new(Pod::new("shop.db".into(), 1, "shop/db".to_owned(), netns, own, vec![]));
+                let pod =
+                    Arc::new(Pod::new("shop.db".into(), 1, "shop/db".to_owned(), netns, own, Box::default()));
                 let (snapshots, watched) = watch::channel(snapshot(false));
                 let known = watched.borrow().clone();
                 let named = |name| known.workload_named("shop", name).unwrap();

@@ -16,7 +16,7 @@ fn snapshot(policies: Policies) -> Snapshot {
     let (nodes, mut workloads, services) = fixture::mesh();
     for workload in &mut workloads {
         workload.labels = BTreeMap::from([("app".to_owned(), workload.name.to_string())]).into();
-        workload.ports = vec![NamedPort { name: "metrics".to_owned(), port: 9090 }];
+        workload.ports = [NamedPort { name: "metrics".to_owned(), port: 9090 }].into();
     }
     Snapshot::build(1, fixture::settings(), nodes, workloads, services).unwrap().with_policies(policies)
 }
@@ -88,7 +88,7 @@ fn an_address_that_identifies_nobody_is_dialled_through_the_agent() {
         claims: 2,
         other: "shop/thief".to_owned(),
     };
-    workloads[1].contested = vec![contested];
+    workloads[1].contested = [contested].into();
     let snapshot = Snapshot::build(1, fixture::settings(), nodes, workloads, services).unwrap();
     assert_eq!(between(&snapshot, "web", "cache"), []);
 }

@@ -9,16 +9,17 @@ use crate::snapshot::{Endpoint, Near, Service, ServicePort, Topology};
 /// What counts of the client.
 pub(super) struct Client<'a> {
     pub(super) node: &'a str,
-    pub(super) zone: Option<&'a str>,
+    /// Its zone, for which most Services do not ask.
+    pub(super) zone: &'a dyn Fn() -> Option<&'a str>,
     /// The endpoint that it has to stay with, if that is still usable.
     pub(super) before: Option<IpAddr>,
 }
 
 /// Chooses an endpoint for a connection to `asked`, one of the Service's addresses.
-pub(super) fn choose(
+pub(super) fn choose<'c>(
     service: &Service,
     asked: SocketAddr,
-    client: &Client<'_>,
+    client: &'c Client<'c>,
     load: impl Fn(IpAddr) -> u32,
     dice: u64,
 ) -> Result<SocketAddr, Reason> {
@@ -44,11 +45,11 @@ fn is_local(service: &Service, asked: IpAddr) -> bool {
     service.traffic.local_at.iter().any(|a| a.to_canonical() == asked)
 }
 
-struct Choice<'a> {
+struct Choice<'a, 'c> {
     service: &'a Service,
     port: &'a ServicePort,
     v4: bool,
-    client: &'a Client<'a>,
+    client: &'c Client<'c>,
     /// Only endpoints of the client's node count.
     local: bool,
 }
@@ -63,7 +64,7 @@ fn pick(bits: u64, count: usize) -> Option<usize> {
 
 /// A ready endpoint, each as likely as the others. Most are ready, so that drawing again after a bad draw
 /// is cheaper than looking at all of them.
-fn draw<'a>(choice: &Choice<'a>, bits: u64) -> Option<&'a Endpoint> {
+fn draw<'a>(choice: &Choice<'a, '_>, bits: u64) -> Option<&'a Endpoint> {
     let endpoints = &choice.service.endpoints;
     for turn in 0..DRAWS {
         let bits = match turn {
@@ -79,7 +80,7 @@ fn draw<'a>(choice: &Choice<'a>, bits: u64) -> Option<&'a Endpoint> {
     None
 }
 
-impl<'a> Choice<'a> {
+impl<'a> Choice<'a, '_> {
     /// Whether every ready endpoint is as good as any other.
     fn is_plain(&self) -> bool {
         let hinted = |e: &Endpoint| {
@@ -144,7 +145,7 @@ impl<'a> Choice<'a> {
             return meant;
         }
         if zone_hints {
-            let meant = zone.and_then(|zone| only(&|t| has(&t.for_zones, zone)));
+            let meant = zone().and_then(|zone| only(&|t| has(&t.for_zones, zone)));
             return meant.unwrap_or(ready);
         }
         let prefers = self.service.traffic.near;
@@ -156,7 +157,7 @@ impl<'a> Choice<'a> {
         {
             return meant;
         }
-        zone.and_then(|zone| only(&|t| t.zone.as_deref() == Some(zone))).unwrap_or(ready)
+        zone().and_then(|zone| only(&|t| t.zone.as_deref() == Some(zone))).unwrap_or(ready)
     }
 }
 

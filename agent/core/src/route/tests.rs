@@ -42,7 +42,7 @@ fn an_address_that_a_captured_workload_and_a_node_claim_is_refused() {
     let claimed = |capture: Wanted| {
         let mut crook = workload("crook", "192.168.0.2", "one", capture);
         let address = crook.addresses[0];
-        crook.contested = vec![Contested { address, claims: 2, other: "node two".to_owned() }];
+        crook.contested = [Contested { address, claims: 2, other: "node two".to_owned() }].into();
         let mesh = snapshot();
         let now = mesh.with(2, [Change::Workload(crook)]).unwrap();
         let asked = "192.168.0.2:80".parse().unwrap();

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::entries::{At, Located, Named, OnNode};
 use super::{Node, NodeName, Service, ServiceKey, Snapshot, SnapshotError, Turned, Workload};
 
 /// Something that discovery learnt.
@@ -86,29 +87,37 @@ impl Snapshot {
     pub(super) fn put_node(&mut self, node: Node) {
         let node = Arc::new(node);
         for address in &node.addresses {
-            let address = address.to_canonical();
-            match self.nodes_by_address.get_mut(&address) {
-                Some(nodes) => {
+            match self.nodes_by_address.get_mut((*address).into()) {
+                Some(At { found: nodes, .. }) => {
                     // By name, so that it does not matter which came first.
                     let place = nodes.partition_point(|other| other.name < node.name);
                     nodes.insert(place, node.clone());
                 }
-                None => {
-                    self.nodes_by_address.insert(address, vec![node.clone()]);
-                }
+                None => self.nodes_by_address.add(At::new(*address, vec![node.clone()])),
             }
         }
-        self.nodes.insert(node.name.clone(), node);
+        self.locate_on(&node.name, Some(&node));
+        self.nodes.insert(node);
     }
 
-    fn take_node(&mut self, name: &NodeName) {
+    /// Notes with all workloads of a node's name what that node is now.
+    fn locate_on(&mut self, name: &str, node: Option<&Arc<Node>>) {
+        let workloads = self.by_node.get(name).map(|on| on.workloads.clone()).unwrap_or_default();
+        for address in workloads.iter().flat_map(|workload| workload.identifying_addresses()) {
+            if let Some(at) = self.by_address.get_mut(address.into()) {
+                at.found.node = node.cloned();
+            }
+        }
+    }
+
+    fn take_node(&mut self, name: &str) {
         let Some(node) = self.nodes.remove(name) else { return };
+        self.locate_on(name, None);
         for address in &node.addresses {
-            let address = address.to_canonical();
-            if let Some(nodes) = self.nodes_by_address.get_mut(&address) {
-                nodes.retain(|other| other.name != *name);
+            if let Some(At { found: nodes, .. }) = self.nodes_by_address.get_mut((*address).into()) {
+                nodes.retain(|other| *other.name != *name);
                 if nodes.is_empty() {
-                    self.nodes_by_address.remove(&address);
+                    self.nodes_by_address.remove((*address).into());
                 }
             }
         }
@@ -117,22 +126,23 @@ impl Snapshot {
     /// Adds a workload whose uid is new.
     pub(super) fn put_workload(&mut self, workload: Workload) -> Result<(), SnapshotError> {
         let workload = Arc::new(workload);
-        let name = (workload.namespace.clone(), workload.name.clone());
-        if self.by_name.insert(name, workload.clone()).is_some() {
+        if self.by_name.insert(Named(workload.clone())).is_some() {
             return Err(SnapshotError::DuplicateWorkload {
                 namespace: workload.namespace.clone(),
                 name: workload.name.clone(),
             });
         }
+        let node = self.nodes.get(&workload.node).cloned();
         for address in workload.identifying_addresses() {
-            if let Some(other) = self.by_address.insert(address, workload.clone()) {
+            let located = Located { workload: workload.clone(), node: node.clone() };
+            if let Some(other) = self.by_address.insert(At::new(address, located)) {
                 return Err(SnapshotError::SharedAddress {
                     address,
-                    first: other.full_name(),
+                    first: other.found.workload.full_name(),
                     second: workload.full_name(),
                 });
             }
-            if let Some(service) = self.services_by_address.get(&address) {
+            if let Some(service) = self.service_by_address(address) {
                 return Err(SnapshotError::SharedServiceAddress {
                     address,
                     service: service.full_name(),
@@ -141,36 +151,38 @@ impl Snapshot {
             }
         }
         for address in workload.closed_addresses() {
-            let others = self.contested.get(&address).copied().unwrap_or(0);
-            self.contested.insert(address, others + 1);
+            let others = self.contested.get(address.into()).map_or(0, |at| at.found);
+            self.contested.insert(At::new(address, others + 1));
         }
         match self.by_node.get_mut(&workload.node) {
-            Some(workloads) => {
-                Arc::make_mut(workloads).insert(workload.uid.clone(), workload.clone());
+            Some(OnNode { workloads, .. }) => {
+                let workloads = Arc::make_mut(workloads);
+                let place = workloads.partition_point(|other| other.uid < workload.uid);
+                workloads.insert(place, workload.clone());
             }
             None => {
-                let first = BTreeMap::from([(workload.uid.clone(), workload.clone())]);
-                self.by_node.insert(workload.node.clone(), Arc::new(first));
+                let (node, workloads) = (workload.node.clone(), Arc::new(vec![workload.clone()]));
+                self.by_node.add(OnNode { node, workloads });
             }
         }
-        self.workloads.insert(workload.uid.clone(), workload);
+        self.workloads.insert(workload);
         Ok(())
     }
 
-    fn take_workload(&mut self, uid: &Arc<str>) {
+    fn take_workload(&mut self, uid: &str) {
         let Some(workload) = self.workloads.remove(uid) else { return };
-        self.by_name.remove(&(workload.namespace.clone(), workload.name.clone()));
+        self.by_name.remove((&workload.namespace, &workload.name));
         for address in workload.identifying_addresses() {
-            self.by_address.remove(&address);
+            self.by_address.remove(address.into());
         }
         for address in workload.closed_addresses() {
-            if let Some(many @ 2..) = self.contested.remove(&address) {
-                self.contested.insert(address, many - 1);
+            if let Some(At { found: many @ 2.., .. }) = self.contested.remove(address.into()) {
+                self.contested.insert(At::new(address, many - 1));
             }
         }
-        if let Some(workloads) = self.by_node.get_mut(&workload.node) {
+        if let Some(OnNode { workloads, .. }) = self.by_node.get_mut(&workload.node) {
             let workloads = Arc::make_mut(workloads);
-            workloads.remove(uid);
+            workloads.retain(|other| *other.uid != *uid);
             if workloads.is_empty() {
                 self.by_node.remove(&workload.node);
             }
@@ -182,10 +194,9 @@ impl Snapshot {
         for address in &service.addresses {
             let address = address.to_canonical();
             let other = self
-                .by_address
-                .get(&address)
+                .workload_by_address(address)
                 .map(|w| w.full_name())
-                .or_else(|| self.services_by_address.get(&address).map(|s| s.full_name()));
+                .or_else(|| self.service_by_address(address).map(|s| s.full_name()));
             if let Some(other) = other {
                 return Err(SnapshotError::SharedServiceAddress {
                     address,
@@ -193,17 +204,17 @@ impl Snapshot {
                     other,
                 });
             }
-            self.services_by_address.insert(address, service.clone());
+            self.services_by_address.add(At::new(address, service.clone()));
         }
-        self.services.insert(service.key(), service);
+        self.services.insert(service);
         Ok(())
     }
 
     /// Takes a Service out, but for its endpoints.
-    fn take_service(&mut self, key: &ServiceKey) -> Option<Arc<Service>> {
-        let service = self.services.remove(key)?;
+    fn take_service(&mut self, (namespace, name): &ServiceKey) -> Option<Arc<Service>> {
+        let service = self.services.remove((namespace, name))?;
         for address in &service.addresses {
-            self.services_by_address.remove(&address.to_canonical());
+            self.services_by_address.remove((*address).into());
         }
         Some(service)
     }
@@ -220,23 +231,10 @@ impl Snapshot {
         };
         let (before, now) = (addresses(before), addresses(now));
         for address in before.difference(&now) {
-            if let Some(keys) = self.services_by_endpoint.get_mut(address) {
-                keys.retain(|other| other != key);
-                if keys.is_empty() {
-                    self.services_by_endpoint.remove(address);
-                }
-            }
+            self.services_by_endpoint.remove_one((*address).into(), |at| at.found == *key);
         }
         for address in now.difference(&before) {
-            match self.services_by_endpoint.get_mut(address) {
-                Some(keys) => {
-                    let place = keys.partition_point(|other| other < key);
-                    keys.insert(place, key.clone());
-                }
-                None => {
-                    self.services_by_endpoint.insert(*address, vec![key.clone()]);
-                }
-            }
+            self.services_by_endpoint.add(At::new(*address, key.clone()));
         }
     }
 }

@@ -8,7 +8,7 @@ use lark_core::capture;
 use lark_core::identity::{IdentityError, SpiffeId, TrustDomain};
 use lark_core::mode::{Marks, Mtls, mode};
 use lark_core::policy::BlockError;
-use lark_core::snapshot::{self, Snapshot, SnapshotError};
+use lark_core::snapshot::{self, Alike, Snapshot, SnapshotError};
 
 use super::model;
 use crate::policy;
@@ -135,6 +135,7 @@ fn build(path: &Path, file: model::MeshFile, generation: u64) -> Result<Snapshot
         })
         .collect::<Result<Vec<_>, _>>()?;
     let none = BTreeMap::new();
+    let mut alike = Alike::default();
     let workloads = file
         .workloads
         .into_iter()
@@ -143,7 +144,10 @@ fn build(path: &Path, file: model::MeshFile, generation: u64) -> Result<Snapshot
             let place = format!("workloads[{i}] ({}/{})", workload.namespace, workload.name);
             let outer = namespaces.get(workload.namespace.as_str()).copied();
             let outer = outer.unwrap_or(Marks { labels: &none, annotations: &none });
-            self::workload(workload, outer, mtls, &trust_domain).map_err(|what| invalid(&place, what))
+            let mut workload =
+                self::workload(workload, outer, mtls, &trust_domain).map_err(|what| invalid(&place, what))?;
+            alike.workload(&mut workload);
+            Ok(workload)
         })
         .collect::<Result<Vec<_>, _>>()?;
     let services = file.services.into_iter().map(service).collect();
@@ -182,7 +186,7 @@ fn workload(
         .network_namespace
         .or_else(|| workload.host_network.then(|| PathBuf::from("/proc/self/ns/net")));
     let place = match (workload.cgroup, netns) {
-        (Some(cgroup), Some(netns)) => Some(snapshot::Place { cgroup, netns }),
+        (Some(cgroup), Some(netns)) => Some(Box::new(snapshot::Place { cgroup, netns })),
         (None, None) => None,
         (Some(_), None) => return Err("cgroup is given, so networkNamespace must be too".to_owned()),
         (None, Some(_)) if workload.host_network => None,
@@ -202,14 +206,14 @@ fn workload(
             !workload.foreign_policies.is_empty(),
             &workload.annotations,
         ),
-        foreign_policies: workload.foreign_policies,
+        foreign_policies: workload.foreign_policies.into(),
         namespace: workload.namespace.into(),
         name: workload.name.into(),
         account: workload.account.into(),
         identity,
         labels: Arc::new(workload.labels),
-        addresses: workload.addresses,
-        contested: Vec::new(),
+        addresses: workload.addresses.into(),
+        contested: Box::default(),
         node: workload.node.into(),
         owner: workload.owner.map(|o| Arc::new(snapshot::Owner { kind: o.kind, name: o.name })),
         host_network: workload.host_network,

@@ -1,6 +1,6 @@
 //! The API of a cluster, watched: `--discovery kubernetes`.
 //!
-//! `object` and `fact` reduce what the API sends while it is parsed, `store`, `pool` and `world` make the snapshot of
+//! `object` and `fact` reduce what the API sends while it is parsed, `store` and `world` make the snapshot of
 //! it (pure), `watch` does the I/O; `token` asks whose a token is, `access` what somebody may see; `reach` is the way to
 //! the controller for people; `shared` is what replicas of the controller share; `events` tells people of pods that
 //! are not captured; `crd` is the schema of the kind that Lark brings along.
@@ -14,7 +14,6 @@ mod failure;
 /// A set that is small in nearly all cases.
 mod few;
 mod object;
-mod pool;
 mod reach;
 mod shared;
 mod store;

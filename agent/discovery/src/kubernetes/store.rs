@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use lark_core::snapshot::Alike;
+
 use super::fact::{AuthorizationPolicy, Key, Namespace, NetworkPolicy, Node, Pod, Service, Slice};
-use super::pool::Pool;
 use super::world::Step;
 
 /// What a watch tells, in the order in which it tells it.
@@ -41,7 +42,7 @@ pub(crate) trait Keyed: Clone + PartialEq {
         true
     }
     /// Takes what others have alike from them.
-    fn share(&mut self, _pool: &mut Pool) {}
+    fn share(&mut self, _alike: &mut Alike) {}
 }
 
 impl Keyed for Namespace {
@@ -54,6 +55,10 @@ impl Keyed for Node {
     fn key(&self) -> Key {
         (Arc::default(), self.name.clone())
     }
+
+    fn share(&mut self, alike: &mut Alike) {
+        alike.text(&mut self.name);
+    }
 }
 
 impl Keyed for Pod {
@@ -65,11 +70,11 @@ impl Keyed for Pod {
         self.uid == other.uid
     }
 
-    fn share(&mut self, pool: &mut Pool) {
-        pool.text(&mut self.namespace);
-        pool.texts(self.account.iter_mut().chain(&mut self.node));
-        pool.labels(&mut self.labels);
-        self.owner.iter_mut().for_each(|owner| pool.owner(owner));
+    fn share(&mut self, alike: &mut Alike) {
+        alike.text(&mut self.namespace);
+        alike.texts(self.account.iter_mut().chain(&mut self.node));
+        alike.labels(&mut self.labels);
+        self.owner.iter_mut().for_each(|owner| alike.owner(owner));
     }
 }
 
@@ -89,6 +94,10 @@ impl Keyed for Service {
     fn key(&self) -> Key {
         (self.namespace.clone(), self.name.clone())
     }
+
+    fn share(&mut self, alike: &mut Alike) {
+        alike.text(&mut self.namespace);
+    }
 }
 
 impl Keyed for Slice {
@@ -96,11 +105,11 @@ impl Keyed for Slice {
         (self.namespace.clone(), self.name.clone())
     }
 
-    fn share(&mut self, pool: &mut Pool) {
-        pool.texts([&mut self.namespace, &mut self.service]);
+    fn share(&mut self, alike: &mut Alike) {
+        alike.texts([&mut self.namespace, &mut self.service]);
         for endpoint in &mut self.endpoints {
-            pool.texts(endpoint.node.iter_mut().chain(&mut endpoint.zone));
-            pool.texts(endpoint.zones.iter_mut().chain(&mut endpoint.nodes));
+            alike.texts(endpoint.node.iter_mut().chain(&mut endpoint.zone));
+            alike.texts(endpoint.zones.iter_mut().chain(&mut endpoint.nodes));
         }
     }
 }
@@ -125,20 +134,20 @@ impl<F> Default for Store<F> {
 
 impl<F: Keyed> Store<F> {
     /// Takes in what the watch tells; returns what is different by that.
-    pub(crate) fn take(&mut self, event: Event<F>, pool: &mut Pool) -> Vec<Difference<F>> {
+    pub(crate) fn take(&mut self, event: Event<F>, alike: &mut Alike) -> Vec<Difference<F>> {
         match event {
             Event::Listing => {
                 self.listing.clear();
                 Vec::new()
             }
             Event::Listed(mut object) => {
-                object.share(pool);
+                object.share(alike);
                 self.listing.insert(object.key(), object);
                 Vec::new()
             }
             Event::ListedAll => self.replace(),
             Event::Changed(mut object) => {
-                object.share(pool);
+                object.share(alike);
                 let before = self.objects.insert(object.key(), object.clone());
                 if before.as_ref() == Some(&object) { Vec::new() } else { vec![(before, Some(object))] }
             }

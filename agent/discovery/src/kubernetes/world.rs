@@ -19,12 +19,11 @@ use lark_core::capture::{self, Wanted};
 use lark_core::identity::{SpiffeId, TrustDomain};
 use lark_core::mode::{Marks, Mode, Mtls, mode};
 use lark_core::policy::Policies;
-use lark_core::snapshot::{self, Change, Contested, Snapshot};
+use lark_core::snapshot::{self, Alike, Change, Contested, Snapshot};
 
 use super::fact::{AuthorizationPolicy, Key, Life, Namespace, NetworkPolicy, Node, Pod, Service, Slice};
 use super::few::Few;
 use super::object::Fact;
-use super::pool::Pool;
 use super::store::{Difference, Event, Store};
 use crate::policy;
 
@@ -116,7 +115,7 @@ pub(crate) struct World {
     told_pods: HashMap<Key, Arc<str>>,
     told_services: BTreeSet<Key>,
     /// What many objects have alike.
-    pool: Pool,
+    alike: Alike,
 }
 
 /// Who has one address.
@@ -175,7 +174,7 @@ impl World {
             stale: Stale::default(),
             told_pods: HashMap::new(),
             told_services: BTreeSet::new(),
-            pool: Pool::default(),
+            alike: Alike::default(),
         }
     }
 
@@ -197,16 +196,16 @@ impl World {
 
     /// Takes in what a watch tells. Returns whether the snapshot may be different by it.
     pub(crate) fn take(&mut self, told: Told) -> bool {
-        let pool = &mut self.pool;
+        let alike = &mut self.alike;
         match told {
-            Told::Namespace(event) => each(self.namespaces.take(event, pool), |d| self.namespace_changed(d)),
-            Told::Node(event) => each(self.nodes.take(event, pool), |d| self.node_changed(d)),
-            Told::Pod(event) => each(self.pods.take(event, pool), |d| self.pod_changed(d)),
-            Told::Service(event) => each(self.services.take(event, pool), |d| self.service_changed(d)),
-            Told::Slice(event) => each(self.slices.take(event, pool), |d| self.slice_changed(d)),
-            Told::Network(event) => each(self.network.take(event, pool), |_| self.stale.policies = true),
+            Told::Namespace(event) => each(self.namespaces.take(event, alike), |d| self.namespace_changed(d)),
+            Told::Node(event) => each(self.nodes.take(event, alike), |d| self.node_changed(d)),
+            Told::Pod(event) => each(self.pods.take(event, alike), |d| self.pod_changed(d)),
+            Told::Service(event) => each(self.services.take(event, alike), |d| self.service_changed(d)),
+            Told::Slice(event) => each(self.slices.take(event, alike), |d| self.slice_changed(d)),
+            Told::Network(event) => each(self.network.take(event, alike), |_| self.stale.policies = true),
             Told::Authorization(event) => {
-                each(self.authorization.take(event, pool), |_| self.stale.policies = true)
+                each(self.authorization.take(event, alike), |_| self.stale.policies = true)
             }
         }
     }
@@ -257,7 +256,11 @@ impl World {
         let addresses = stale.pods.iter().filter_map(|key| self.pods.get(key)).flat_map(|p| &p.addresses);
         stale.services.extend(addresses.filter_map(|a| self.endpoints_at.get(a)).flatten().cloned());
         for key in stale.pods {
-            let workload = self.pods.get(&key).and_then(|pod| self.workload(pod));
+            let mut workload = self.pods.get(&key).and_then(|pod| self.workload(pod));
+            if let Some(workload) = &mut workload {
+                // The rest was shared when the pod was told.
+                self.alike.identity(&mut workload.identity);
+            }
             let uid = workload.as_ref().map(|w| w.uid.clone());
             let before = match uid.clone() {
                 Some(uid) => self.told_pods.insert(key, uid),
@@ -458,20 +461,20 @@ impl World {
             account: pod.account.clone()?,
             identity,
             labels: pod.labels.clone(),
-            addresses: pod.addresses.clone(),
+            addresses: pod.addresses.as_slice().into(),
             contested: self.contested(pod),
             node: pod.node.clone()?,
             owner: pod.owner.clone(),
             host_network: pod.host_network,
-            ports: pod.ports.clone(),
+            ports: pod.ports.as_slice().into(),
             place: None,
-            foreign_policies: Vec::new(),
+            foreign_policies: Box::default(),
             mode: self.mode(pod)?,
             capture: self.wanted(pod)?,
         })
     }
 
-    fn contested(&self, pod: &Pod) -> Vec<Contested> {
+    fn contested(&self, pod: &Pod) -> Box<[Contested]> {
         let of = |address: &IpAddr| {
             let claims = self.claims.get(address).filter(|c| c.against_pods() > 1)?;
             let other = claims.pods.iter().find(|key| **key != (pod.namespace.clone(), pod.name.clone()));
@@ -485,7 +488,7 @@ impl World {
                 other: other.unwrap_or_default(),
             })
         };
-        if pod.host_network { Vec::new() } else { pod.addresses.iter().filter_map(of).collect() }
+        if pod.host_network { Box::default() } else { pod.addresses.iter().filter_map(of).collect() }
     }
 }
 

@@ -1,14 +1,14 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use lark_core::capture::Wanted;
 use lark_core::identity::{SpiffeId, TrustDomain};
 use lark_core::route::{Route, changed_destinations, decide, mesh_destinations};
 use lark_core::snapshot::{
-    AgentDown, Change, Endpoint, MeshSettings, Node, Owner, PolicyChange, SameNode, Service, ServicePort,
-    Snapshot, Traffic, Workload,
+    AgentDown, Alike, Change, Endpoint, MeshSettings, Node, Owner, PolicyChange, SameNode, Service,
+    ServicePort, Snapshot, Traffic, Workload,
 };
 use serde_json::{Value, json};
 
@@ -59,14 +59,14 @@ impl Cluster {
             account: account.as_str().into(),
             identity: SpiffeId::new(&self.domain, &namespace, &account)?,
             labels: labels.into_iter().map(|(k, v)| (k.to_owned(), v)).collect::<BTreeMap<_, _>>().into(),
-            addresses: vec![address(if life == 0 { 10 } else { 11 }, number)],
-            contested: Vec::new(),
+            addresses: [address(if life == 0 { 10 } else { 11 }, number)].into(),
+            contested: Box::default(),
             node: node_name((number + life) % self.nodes),
             owner: Some(Owner { kind: "Deployment".to_owned(), name: account }.into()),
             host_network: false,
-            ports: Vec::new(),
+            ports: Box::default(),
             place: None,
-            foreign_policies: Vec::new(),
+            foreign_policies: Box::default(),
             capture: Wanted::ByNamespace,
             mode: lark_core::mode::Mode::default(),
         })
@@ -83,12 +83,24 @@ impl Cluster {
         }
     }
 
-    fn build(&self) -> Result<(Snapshot, f64)> {
-        let nodes = (0..self.nodes).map(|n| self.node(n)).collect();
-        let workloads = (0..self.workloads).map(|n| self.workload(n, 0)).collect::<Result<Vec<_>>>()?;
-        let services = (0..self.services)
+    /// A snapshot of all, and the seconds that it took. What facts have alike is shared as each is learnt, as
+    /// discovery does it.
+    fn build(&self, alike: &mut Alike) -> Result<(Snapshot, f64)> {
+        let mut sharing = Duration::ZERO;
+        let mut nodes: Vec<_> = (0..self.nodes).map(|n| self.node(n)).collect();
+        let mut workloads = Vec::with_capacity(self.workloads);
+        for number in 0..self.workloads {
+            let mut workload = self.workload(number, 0)?;
+            let began = Instant::now();
+            alike.workload(&mut workload);
+            sharing += began.elapsed();
+            workloads.push(workload);
+        }
+        let mut services: Vec<_> = (0..self.services)
             .map(|n| self.service(n, (n * REPLICAS..(n + 1) * REPLICAS).map(|pod| address(10, pod))))
             .collect();
+        alike.texts(nodes.iter_mut().map(|node| &mut node.name));
+        alike.texts(services.iter_mut().map(|service| &mut service.namespace));
         let mesh = MeshSettings {
             trust_domain: self.domain.clone(),
             same_node: SameNode::Agent,
@@ -98,7 +110,7 @@ impl Cluster {
         };
         let began = Instant::now();
         let snapshot = Snapshot::build(1, mesh, nodes, workloads, services)?;
-        Ok((snapshot, began.elapsed().as_secs_f64()))
+        Ok((snapshot, (began.elapsed() + sharing).as_secs_f64()))
     }
 }
 
@@ -112,7 +124,8 @@ pub(crate) fn measure(workloads: usize, services: usize, nodes: usize) -> Result
     let own = std::process::id();
     let cluster = Cluster { domain: TrustDomain::new("cluster.local")?, workloads, services, nodes };
     let before = resident(own)?;
-    let (mut snapshot, load) = cluster.build()?;
+    let mut alike = Alike::default();
+    let (mut snapshot, load) = cluster.build(&mut alike)?;
     let memory = resident(own)? - before;
     let destinations = mesh_destinations(&snapshot).len();
 
@@ -121,19 +134,17 @@ pub(crate) fn measure(workloads: usize, services: usize, nodes: usize) -> Result
     let mut written = 0;
     for update in 0..UPDATES {
         let number = update.wrapping_mul(7_919) % (services * REPLICAS);
-        let (old, new) = (cluster.workload(number, 0)?, cluster.workload(number, 1)?);
+        let (old, mut new) = (cluster.workload(number, 0)?, cluster.workload(number, 1)?);
         let service = number / REPLICAS;
         let was = snapshot.service_by_address(address(192, service)).context("no such Service")?.clone();
         let endpoints = was.endpoints.iter().map(|e| match e.address == address(10, number) {
             true => address(11, number),
             false => e.address,
         });
-        let changes = [
-            Change::WorkloadGone(old.uid),
-            Change::Workload(new),
-            Change::Service(cluster.service(service, endpoints)),
-        ];
+        let service = cluster.service(service, endpoints);
         let began = Instant::now();
+        alike.workload(&mut new);
+        let changes = [Change::WorkloadGone(old.uid), Change::Workload(new), Change::Service(service)];
         let next = snapshot.with(snapshot.generation + 1, changes)?;
         let changed = changed_destinations(&snapshot, &next);
         snapshot = next;

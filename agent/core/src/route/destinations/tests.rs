@@ -33,7 +33,7 @@ fn change((kind, name, address, bits): (u8, u8, u8, u8)) -> Change {
             let mut workload = workload(&name, &address, "one", capture);
             let address = workload.addresses[0];
             let contested = Contested { address, claims: 3, other: "pod shop/n0".to_owned() };
-            workload.contested.extend((bits & 12 == 12).then_some(contested));
+            workload.contested = (bits & 12 == 12).then_some(contested).into_iter().collect();
             Change::Workload(workload)
         }
         _ => Change::Service(Service {

@@ -27,10 +27,10 @@ const ASKED: &str = "10.96.0.1:5432";
 
 /// The last parts of the addresses that a client on node `one` in zone `a` is led to.
 fn reached(service: &Service) -> Vec<u8> {
-    reached_by(service, &Client { node: "one", zone: Some("a"), before: None })
+    reached_by(service, &Client { node: "one", zone: &|| Some("a"), before: None })
 }
 
-fn reached_by(service: &Service, client: &Client<'_>) -> Vec<u8> {
+fn reached_by<'c>(service: &Service, client: &'c Client<'c>) -> Vec<u8> {
     let mut found = BTreeSet::new();
     for i in 0..256_u64 {
         let dice = i.wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -42,7 +42,7 @@ fn reached_by(service: &Service, client: &Client<'_>) -> Vec<u8> {
 }
 
 fn refusal(service: &Service) -> Reason {
-    let client = Client { node: "one", zone: Some("a"), before: None };
+    let client = Client { node: "one", zone: &|| Some("a"), before: None };
     choose(service, ASKED.parse().unwrap(), &client, |_| 0, 7).unwrap_err()
 }
 
@@ -63,7 +63,7 @@ fn hints_count_if_every_ready_endpoint_has_one_and_one_is_for_the_client() {
     one_is_not_ready.endpoints[1].ready = false;
     assert_eq!(reached(&one_is_not_ready), [1]);
     // Of a node whose zone nobody knows.
-    let nowhere = Client { node: "one", zone: None, before: None };
+    let nowhere = Client { node: "one", zone: &|| None, before: None };
     assert_eq!(reached_by(&zones(&["a"], &["b"]), &nowhere), [1, 2]);
 }
 
@@ -95,9 +95,9 @@ fn without_hints_the_services_own_preference_counts() {
     assert_eq!(reached(&with(Near::Any)), [1, 2, 3]);
     assert_eq!(reached(&with(Near::Zone)), [1, 2]);
     assert_eq!(reached(&with(Near::Node)), [1]);
-    let elsewhere = Client { node: "nine", zone: Some("a"), before: None };
+    let elsewhere = Client { node: "nine", zone: &|| Some("a"), before: None };
     assert_eq!(reached_by(&with(Near::Node), &elsewhere), [1, 2]);
-    let far = Client { node: "nine", zone: Some("z"), before: None };
+    let far = Client { node: "nine", zone: &|| Some("z"), before: None };
     assert_eq!(reached_by(&with(Near::Node), &far), [1, 2, 3]);
 }
 
@@ -146,7 +146,7 @@ fn a_client_stays_with_its_endpoint_while_that_is_usable() {
         vec![endpoint(1, "one", "a", &[], &[]), endpoint(2, "two", "b", &[], &[])],
         Traffic::default(),
     );
-    let client = Client { node: "one", zone: Some("a"), before: Some(IpAddr::from([10, 0, 2, 2])) };
+    let client = Client { node: "one", zone: &|| Some("a"), before: Some(IpAddr::from([10, 0, 2, 2])) };
     assert_eq!(reached_by(&pair, &client), [2]);
     pair.endpoints[1].ready = false;
     assert_eq!(reached_by(&pair, &client), [1]);
@@ -159,7 +159,7 @@ fn each_endpoint_is_reached_at_its_own_port() {
     let mut none = endpoint(2, "one", "a", &[], &[]);
     none.ports = Some(Arc::new([]));
     let service = service(vec![odd, none], Traffic::default());
-    let client = Client { node: "one", zone: None, before: None };
+    let client = Client { node: "one", zone: &|| None, before: None };
     for dice in 0..32 {
         let chosen = choose(&service, ASKED.parse().unwrap(), &client, |_| 0, dice);
         assert_eq!(chosen, Ok("10.0.2.1:9999".parse().unwrap()));
@@ -186,7 +186,7 @@ proptest! {
         let near = [Near::Any, Near::Zone, Near::Node][usize::from(near)];
         let local_at = if local { vec![asked.ip()] } else { Vec::new() };
         let service = service(endpoints, Traffic { near, local_at, affinity: None });
-        let client = Client { node: "one", zone: Some("a"), before: None };
+        let client = Client { node: "one", zone: &|| Some("a"), before: None };
         let here = |e: &&Endpoint| !local || e.topology.as_ref().unwrap().node.as_deref() == Some("one");
         let usable = |of: fn(&Endpoint) -> bool| service.endpoints.iter().filter(here).filter(|e| !e.unknown && of(e)).count();
         match choose(&service, asked, &client, |_| 0, dice) {

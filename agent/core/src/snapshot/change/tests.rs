@@ -22,9 +22,12 @@ fn told(snapshot: &Snapshot) -> Vec<String> {
     for third in 0..4 {
         for fourth in 0..8 {
             let address = IpAddr::from([10, 0, third, fourth]);
-            let of = snapshot.workload_by_address(address).map(|w| w.full_name());
+            let of = snapshot.located(address).map(|(w, node)| (w.full_name(), node));
             let services: Vec<_> = snapshot.services_of_endpoint(address).map(|s| s.full_name()).collect();
             let contested = snapshot.is_contested(address);
+            // The node is noted with the address, and must be the one of that name however both came and went.
+            let found = snapshot.workload_by_address(address);
+            assert_eq!(of, found.map(|w| (w.full_name(), snapshot.node(&w.node))));
             all.push(format!("{address} {of:?} {contested} {services:?}"));
         }
     }
@@ -206,7 +209,7 @@ fn change((kind, name, address, bits): (u8, u8, u8, u8)) -> Change {
             let tier = if bits & 16 == 16 { "front" } else { "back" };
             let address = workload.addresses[0];
             let contested = Contested { address, claims: 2, other: "pod shop/thief".to_owned() };
-            workload.contested.extend((bits & 96 == 96).then_some(contested));
+            workload.contested = (bits & 96 == 96).then_some(contested).into_iter().collect();
             let labels = [("app".to_owned(), name.to_owned()), ("tier".to_owned(), tier.to_owned())];
             workload.labels = BTreeMap::from(labels).into();
             Change::Workload(workload)

@@ -164,7 +164,7 @@ fn an_address_that_two_live_pods_claim_is_nobodys_and_nothing_else_suffers() {
     assert_eq!(shop.way("10.0.2.2:80"), "b at 10.0.2.2:80");
     let db = shop.snapshot.workload("a").unwrap();
     let address = "10.0.2.1".parse().unwrap();
-    assert_eq!(db.contested, [Contested { address, claims: 2, other: "pod shop/cache".to_owned() }]);
+    assert_eq!(*db.contested, [Contested { address, claims: 2, other: "pod shop/cache".to_owned() }]);
     // One of both has ended: the address is the other's.
     other.life = Life::Over;
     shop.tell([Told::Pod(Event::Changed(other))]);

@@ -39,7 +39,7 @@ fn pod(
         identity: SpiffeId::new(&super::domain(), namespace, name).unwrap(),
         labels: labels(tags).into(),
         addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
-        contested: Vec::new(),
+        contested: Box::default(),
         node: node.into(),
         owner: None,
         host_network: namespace == "host",
@@ -47,7 +47,7 @@ fn pod(
             .map(|(name, port)| NamedPort { name: name.to_owned(), port })
             .into(),
         place: None,
-        foreign_policies: Vec::new(),
+        foreign_policies: Box::default(),
         mode: lark_core::mode::Mode::default(),
         capture: Wanted::ByNamespace,
     })
