@@ -56,6 +56,8 @@ pub use join::join;
 pub use lark_core::pool::PoolKey;
 pub use pod::{PodSocket, PodSocketListener};
 pub use record::RecordError;
+#[cfg(any(test, feature = "fuzzing"))]
+pub use record::replay;
 pub use settings::{Observer, Side, TunnelSettings};
 pub use spin::spin;
 pub use traffic::Traffic;

@@ -16,24 +16,25 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use rustls::kernel::KernelConnection;
-use rustls::{
-    AlertDescription, ConnectionTrafficSecrets, ContentType, Error, HandshakeType, InvalidMessage,
-    PeerMisbehaved, SupportedCipherSuite,
-};
+use rustls::Error;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::handshake::Finished;
 
 mod open;
+mod protocol;
+/// Ends without sockets or a handshake, for tests and fuzzing.
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod replay;
 mod seal;
 #[cfg(test)]
 mod tests;
 
+use open::Opening;
 pub(crate) use open::RECORD_MAX;
-use open::{Opening, Plain};
-use seal::{FRAGMENT, Sealing};
+use protocol::Protocol;
+use seal::Sealing;
 
 /// Bytes of one read from the node's socket.
 const READ: usize = 256 * 1024;
@@ -58,42 +59,18 @@ pub enum RecordError {
     Closed,
 }
 
-/// Derives the next keys of a connection (RFC 8446, section 7.2).
-trait Rekey {
-    fn next_sending(&mut self) -> Result<ConnectionTrafficSecrets, Error>;
-    fn next_receiving(&mut self) -> Result<ConnectionTrafficSecrets, Error>;
-}
-
-impl<Data> Rekey for KernelConnection<Data> {
-    fn next_sending(&mut self) -> Result<ConnectionTrafficSecrets, Error> {
-        self.update_tx_secret().map(|(_, secrets)| secrets)
-    }
-
-    fn next_receiving(&mut self) -> Result<ConnectionTrafficSecrets, Error> {
-        self.update_rx_secret().map(|(_, secrets)| secrets)
-    }
-}
-
 /// TLS over the node's socket.
 pub(crate) struct Records {
     socket: TcpStream,
-    suite: SupportedCipherSuite,
-    rekey: Box<dyn Rekey>,
-    opening: Opening,
-    sealing: Sealing,
+    protocol: Protocol,
     /// The beginning of a record that is not there yet.
     partial: Vec<u8>,
-    /// Sealed records that wait for the socket, of the first those bytes are gone.
-    waiting: VecDeque<Vec<u8>>,
+    /// Of the first record that waits those bytes are gone.
     gone: usize,
     /// Plaintext handed over since everything was last sent.
     unsent: usize,
     /// Something was sent since [`Self::is_stuck`] was asked last.
     sent: bool,
-    /// The peer wants new keys, before anything else is sealed.
-    owes_keys: bool,
-    /// Whether the peer may send tickets. None is wanted.
-    may_get_tickets: bool,
 }
 
 impl Records {
@@ -102,20 +79,16 @@ impl Records {
     pub(crate) fn new<Data: 'static>(socket: TcpStream, finished: Finished<Data>) -> Result<Self, Error> {
         let Finished { secrets, kernel, received, may_get_tickets, .. } = finished;
         let suite = kernel.negotiated_cipher_suite();
-        Ok(Self {
-            socket,
+        let protocol = Protocol {
             suite,
             opening: Opening::new(suite, secrets.rx.1, secrets.rx.0)?,
             sealing: Sealing::new(suite, secrets.tx.1, secrets.tx.0)?,
             rekey: Box::new(kernel),
-            partial: received,
             waiting: VecDeque::new(),
-            gone: 0,
-            unsent: 0,
-            sent: false,
             owes_keys: false,
             may_get_tickets,
-        })
+        };
+        Ok(Self { socket, protocol, partial: received, gone: 0, unsent: 0, sent: false })
     }
 
     /// Whether more may be handed over before something is sent.
@@ -126,31 +99,12 @@ impl Records {
     /// Encrypts a frame; the caller has asked for room.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), RecordError> {
         self.unsent += bytes.len();
-        for fragment in bytes.chunks(FRAGMENT) {
-            if self.owes_keys || self.sealing.is_due() {
-                self.renew_keys()?;
-            }
-            self.seal(ContentType::ApplicationData, fragment)?;
-        }
-        Ok(())
-    }
-
-    fn seal(&mut self, kind: ContentType, fragment: &[u8]) -> Result<(), Error> {
-        self.waiting.push_back(self.sealing.seal(kind, fragment)?);
-        Ok(())
-    }
-
-    /// Announces new keys and takes them.
-    fn renew_keys(&mut self) -> Result<(), Error> {
-        self.seal(ContentType::Handshake, &open::KEY_UPDATE)?;
-        self.sealing = Sealing::new(self.suite, self.rekey.next_sending()?, 0)?;
-        self.owes_keys = false;
-        Ok(())
+        Ok(self.protocol.write(bytes)?)
     }
 
     /// Sends what waits. Ready when nothing does.
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), RecordError>> {
-        while !self.waiting.is_empty() {
+        while !self.protocol.waiting.is_empty() {
             match self.send() {
                 Ok(()) => self.sent = true,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
@@ -163,7 +117,7 @@ impl Records {
         }
         self.unsent = 0;
         // A burst is no reason to keep its memory.
-        self.waiting.shrink_to(BATCH);
+        self.protocol.waiting.shrink_to(BATCH);
         Poll::Ready(Ok(()))
     }
 
@@ -171,17 +125,17 @@ impl Records {
         let mut slices = [IoSlice::new(&[]); BATCH];
         let mut skipped = self.gone;
         let mut count = 0;
-        for (slice, record) in slices.iter_mut().zip(&self.waiting) {
+        for (slice, record) in slices.iter_mut().zip(&self.protocol.waiting) {
             *slice = IoSlice::new(record.get(std::mem::take(&mut skipped)..).unwrap_or_default());
             count += 1;
         }
         let mut written =
             self.socket.try_write_vectored(slices.get(..count).unwrap_or_default())? + self.gone;
-        while let Some(first) = self.waiting.front()
+        while let Some(first) = self.protocol.waiting.front()
             && written >= first.len()
         {
             written -= first.len();
-            self.waiting.pop_front();
+            self.protocol.waiting.pop_front();
         }
         self.gone = written;
         Ok(())
@@ -189,7 +143,7 @@ impl Records {
 
     /// Whether something waits and nothing of it was taken since this was asked last.
     pub(crate) fn is_stuck(&mut self) -> bool {
-        !std::mem::take(&mut self.sent) && !self.waiting.is_empty()
+        !std::mem::take(&mut self.sent) && !self.protocol.waiting.is_empty()
     }
 
     /// Reads once into a buffer of at least [`ROOM`] bytes, behind what was left of the last read, and says how
@@ -219,25 +173,12 @@ impl Records {
 
     /// Takes the next record of data that is whole off the front, and decrypts it where it is; nothing if there is none.
     pub(crate) fn open<'a>(&mut self, bytes: &mut &'a mut [u8]) -> Result<Option<&'a [u8]>, RecordError> {
-        let opened = self.next_data(bytes);
-        if let Err(error) = &opened {
-            self.tell(error);
-        }
-        match opened? {
-            None if self.opening.is_closed() => Err(RecordError::Closed),
-            data => Ok(data),
-        }
+        self.protocol.open(bytes)
     }
 
-    fn next_data<'a>(&mut self, bytes: &mut &'a mut [u8]) -> Result<Option<&'a [u8]>, Error> {
-        while let Some(Plain { kind, bytes }) = self.opening.next(bytes)? {
-            match kind {
-                ContentType::ApplicationData => return Ok(Some(bytes)),
-                ContentType::Handshake => self.handshake(bytes)?,
-                kind => return Err(unexpected(kind)),
-            }
-        }
-        Ok(None)
+    /// Says goodbye in TLS; to be followed by a flush.
+    pub(crate) fn close_notify(&mut self) {
+        self.protocol.close_notify();
     }
 
     /// Keeps what [`Self::open`] has left for the next read.
@@ -249,54 +190,4 @@ impl Records {
             self.partial.extend_from_slice(left);
         }
     }
-
-    /// What a peer may say after the handshake: tickets, which are not wanted, and that it has new keys.
-    fn handshake(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        self.opening.join(bytes)?;
-        while let Some((kind, body)) = self.opening.message()? {
-            match (kind, &*body) {
-                (HandshakeType::NewSessionTicket, _) if self.may_get_tickets => {}
-                (HandshakeType::KeyUpdate, [asks @ (0 | 1)]) => {
-                    if !self.opening.is_between_messages() {
-                        return Err(PeerMisbehaved::KeyEpochWithPendingFragment.into());
-                    }
-                    self.owes_keys |= *asks == 1;
-                    self.opening.renew(self.suite, self.rekey.next_receiving()?)?;
-                }
-                (HandshakeType::KeyUpdate, [_]) => return Err(InvalidMessage::InvalidKeyUpdate.into()),
-                (HandshakeType::KeyUpdate, _) => return Err(InvalidMessage::TrailingData("KeyUpdate").into()),
-                (got_type, _) => {
-                    let expect_types = vec![HandshakeType::NewSessionTicket, HandshakeType::KeyUpdate];
-                    return Err(Error::InappropriateHandshakeMessage { expect_types, got_type });
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Says by an alert why the records cannot go on, unless the peer said so itself; to be followed by a flush.
-    fn tell(&mut self, error: &Error) {
-        let alert = match error {
-            Error::AlertReceived(_) => return,
-            Error::DecryptError => AlertDescription::BadRecordMac,
-            Error::PeerSentOversizedRecord => AlertDescription::RecordOverflow,
-            Error::InvalidMessage(InvalidMessage::InvalidKeyUpdate) => AlertDescription::IllegalParameter,
-            Error::InvalidMessage(_) => AlertDescription::DecodeError,
-            Error::General(_) => AlertDescription::InternalError,
-            _ => AlertDescription::UnexpectedMessage,
-        };
-        // Whoever cannot even be told sees the connection end.
-        let _ = self.seal(ContentType::Alert, &[seal::FATAL, alert.into()]);
-    }
-
-    /// Says goodbye in TLS; to be followed by a flush.
-    pub(crate) fn close_notify(&mut self) {
-        let alert = [seal::WARNING, AlertDescription::CloseNotify.into()];
-        let _ = self.seal(ContentType::Alert, &alert);
-    }
-}
-
-fn unexpected(got_type: ContentType) -> Error {
-    let expect_types = vec![ContentType::ApplicationData, ContentType::Handshake, ContentType::Alert];
-    Error::InappropriateMessage { expect_types, got_type }
 }

@@ -81,7 +81,7 @@ impl Opening {
             let interrupts = plain.kind != ContentType::Handshake && !self.messages.is_empty();
             let says_nothing = plain.kind != ContentType::ApplicationData && plain.bytes.is_empty();
             if interrupts || says_nothing {
-                return Err(super::unexpected(plain.kind));
+                return Err(unexpected(plain.kind));
             }
             match plain.kind {
                 ContentType::Alert => self.alert(plain.bytes)?,
@@ -143,7 +143,7 @@ impl Opening {
     }
 
     /// Bytes of messages that are held.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(super) const fn held(&self) -> usize {
         self.messages.len()
     }
@@ -160,7 +160,7 @@ fn take<'a>(bytes: &mut &'a mut [u8]) -> Result<Option<&'a mut [u8]>, Error> {
     let kind = ContentType::from(kind);
     // All is encrypted now, alerts too.
     if kind != ContentType::ApplicationData {
-        return Err(super::unexpected(kind));
+        return Err(unexpected(kind));
     }
     let whole = HEADER + usize::from(u16::from_be_bytes([high, low]));
     if whole > RECORD_MAX {
@@ -186,4 +186,9 @@ pub(super) fn parts(
         | ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => Ok((suite, key, iv)),
         _ => Err(Error::General("the cipher has keys of an unknown kind".to_owned())),
     }
+}
+
+pub(super) fn unexpected(got_type: ContentType) -> Error {
+    let expect_types = vec![ContentType::ApplicationData, ContentType::Handshake, ContentType::Alert];
+    Error::InappropriateMessage { expect_types, got_type }
 }

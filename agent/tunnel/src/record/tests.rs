@@ -2,26 +2,13 @@ use std::future::poll_fn;
 use std::task::Poll;
 
 use proptest::prelude::*;
-use rustls::crypto::aws_lc_rs::cipher_suite::{TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256};
-use rustls::crypto::cipher::{AeadKey, Iv};
+use rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_256_GCM_SHA384;
+use rustls::{AlertDescription, ContentType, Error, HandshakeType, InvalidMessage, SupportedCipherSuite};
 use tokio::net::TcpListener;
 
-use super::open::{IN_A_ROW, MESSAGE_MAX};
+use super::open::{IN_A_ROW, Plain};
+use super::replay::{HELD_MAX, SUITES, protocol, secrets};
 use super::*;
-
-fn suites() -> [SupportedCipherSuite; 2] {
-    [TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256]
-}
-
-/// Keys of a generation.
-fn secrets(suite: SupportedCipherSuite, generation: u8) -> ConnectionTrafficSecrets {
-    let (key, iv) = (AeadKey::from([generation; 32]), Iv::new([generation; 12]));
-    if suite == TLS13_AES_256_GCM_SHA384 {
-        ConnectionTrafficSecrets::Aes256Gcm { key, iv }
-    } else {
-        ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv }
-    }
-}
 
 fn both(suite: SupportedCipherSuite) -> (Sealing, Opening) {
     let sealing = Sealing::new(suite, secrets(suite, 1), 0).unwrap();
@@ -53,7 +40,7 @@ proptest! {
         pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..600), 1..12),
         cuts in prop::collection::vec(1_usize..900, 1..40),
     ) {
-        for suite in suites() {
+        for suite in SUITES {
             let (mut sealing, mut opening) = both(suite);
             let mut stream: &[u8] = &sealed(&mut sealing, &pieces.iter().map(Vec::as_slice).collect::<Vec<_>>()).concat();
             let (mut partial, mut found, mut cuts) = (Vec::new(), Vec::new(), cuts.iter().cycle());
@@ -118,7 +105,7 @@ proptest! {
             } else {
                 messages = 0;
             }
-            prop_assert!(opening.held() <= MESSAGE_MAX + 4 + FRAGMENT, "{}", opening.held());
+            prop_assert!(opening.held() <= HELD_MAX, "{}", opening.held());
             prop_assert!(messages <= IN_A_ROW);
         }
     }
@@ -126,7 +113,7 @@ proptest! {
 
 #[test]
 fn a_record_that_is_left_out_repeated_or_in_another_place_is_none() {
-    for suite in suites() {
+    for suite in SUITES {
         let (mut sealing, _) = both(suite);
         let [one, two, three] = sealed(&mut sealing, &[b"one", b"two", b"three"]).try_into().unwrap();
         for (order, good) in
@@ -216,42 +203,14 @@ fn handshake_messages_are_joined_bounded_and_not_interrupted() {
     }
 }
 
-/// Derives keys as no protocol would, but both ends the same.
-struct Generations(SupportedCipherSuite, u8, u8);
-
-impl Rekey for Generations {
-    fn next_sending(&mut self) -> Result<ConnectionTrafficSecrets, Error> {
-        self.1 += 1;
-        Ok(secrets(self.0, self.1))
-    }
-
-    fn next_receiving(&mut self) -> Result<ConnectionTrafficSecrets, Error> {
-        self.2 += 1;
-        Ok(secrets(self.0, self.2))
-    }
-}
-
 async fn records() -> [Records; 2] {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (far, _) = listener.accept().await.unwrap();
     // Each direction has keys of its own.
     [(near, 1, 101), (far, 101, 1)].map(|(socket, sends, receives)| {
-        let suite = TLS13_AES_256_GCM_SHA384;
-        Records {
-            socket,
-            suite,
-            rekey: Box::new(Generations(suite, sends, receives)),
-            opening: Opening::new(suite, secrets(suite, receives), 0).unwrap(),
-            sealing: Sealing::new(suite, secrets(suite, sends), 0).unwrap(),
-            partial: Vec::new(),
-            waiting: VecDeque::new(),
-            gone: 0,
-            unsent: 0,
-            sent: false,
-            owes_keys: false,
-            may_get_tickets: sends == 1,
-        }
+        let protocol = protocol(TLS13_AES_256_GCM_SHA384, sends, receives, sends == 1).unwrap();
+        Records { socket, protocol, partial: Vec::new(), gone: 0, unsent: 0, sent: false }
     })
 }
 
@@ -280,19 +239,19 @@ async fn keys_are_renewed_before_they_are_used_up() {
     let sent: Vec<u8> = (0..200_000_u32).map(|i| i.to_le_bytes()[0]).collect();
     for _ in 0..3 {
         // Thirteen records, of which three and the announcement are sealed with one key; the next has the suite's limit.
-        let (limit, used) = (near.sealing.used() + 4, near.sealing.used());
-        near.sealing.set_limit(limit);
+        let (limit, used) = (near.protocol.sealing.used() + 4, near.protocol.sealing.used());
+        near.protocol.sealing.set_limit(limit);
         let (_, received) = tokio::join!(send(&mut near, &sent), receive(&mut far, sent.len()));
         assert_eq!(received.unwrap(), sent);
-        assert_eq!(near.sealing.used(), 10, "{used}");
+        assert_eq!(near.protocol.sealing.used(), 10, "{used}");
     }
 }
 
 /// Announces new keys and asks for the other end's.
 fn ask(records: &mut Records) {
-    records.seal(ContentType::Handshake, &[24, 0, 0, 1, 1]).unwrap();
-    let secrets = records.rekey.next_sending().unwrap();
-    records.sealing = Sealing::new(records.suite, secrets, 0).unwrap();
+    records.protocol.seal(ContentType::Handshake, &[24, 0, 0, 1, 1]).unwrap();
+    let secrets = records.protocol.rekey.next_sending().unwrap();
+    records.protocol.sealing = Sealing::new(records.protocol.suite, secrets, 0).unwrap();
 }
 
 #[tokio::test]
@@ -303,10 +262,10 @@ async fn whoever_is_asked_for_new_keys_takes_them_once_before_his_next_data() {
     send(&mut far, b"asked").await;
     assert_eq!(receive(&mut near, 5).await.unwrap(), b"asked");
     // Nothing to say, so nothing is said yet.
-    assert!(near.owes_keys && near.waiting.is_empty());
+    assert!(near.protocol.owes_keys && near.protocol.waiting.is_empty());
     near.write(b"answered").unwrap();
-    assert!(!near.owes_keys);
-    assert_eq!(near.waiting.len(), 2, "one announcement and the data");
+    assert!(!near.protocol.owes_keys);
+    assert_eq!(near.protocol.waiting.len(), 2, "one announcement and the data");
     poll_fn(|cx| near.poll_flush(cx)).await.unwrap();
     assert_eq!(receive(&mut far, 8).await.unwrap(), b"answered");
 
@@ -327,7 +286,9 @@ async fn whoever_is_asked_for_new_keys_takes_them_once_before_his_next_data() {
 async fn a_broken_record_is_answered_by_an_alert_and_a_goodbye_is_an_end() {
     let [mut near, mut far] = records().await;
     near.write(b"good").unwrap();
-    near.waiting.push_back(vec![23, 3, 3, 0, 20, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0]);
+    near.protocol
+        .waiting
+        .push_back(vec![23, 3, 3, 0, 20, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0]);
     poll_fn(|cx| near.poll_flush(cx)).await.unwrap();
     let error = receive(&mut far, 5).await.unwrap_err();
     assert!(matches!(error, RecordError::Tls(Error::DecryptError)), "{error}");
@@ -363,7 +324,7 @@ async fn other_messages_are_refused_each_by_its_alert() {
         (21, vec![2], DecodeError, "half an alert"),
     ] {
         let [mut near, mut far] = records().await;
-        near.seal(ContentType::from(kind), &message).unwrap();
+        near.protocol.seal(ContentType::from(kind), &message).unwrap();
         poll_fn(|cx| near.poll_flush(cx)).await.unwrap();
         let result = receive(&mut far, 1).await;
         assert!(matches!(result, Err(RecordError::Tls(_))), "{what}: {result:?}");
