@@ -20,13 +20,13 @@ pub(super) struct Courses(HashMap<Pair, (u64, Arc<Live>)>);
 
 /// The two ends' namespaces and names.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Pair {
+pub(super) struct Pair {
     source: (String, String),
     destination: (String, String),
 }
 
 impl Pair {
-    fn of(live: &Live) -> Self {
+    pub(super) fn of(live: &Live) -> Self {
         let end = |party: &Party| (party.namespace.clone(), party.name.clone());
         Self { source: end(&live.opening.source), destination: end(&live.opening.destination) }
     }
@@ -34,8 +34,7 @@ impl Pair {
 
 impl Courses {
     /// A connection is over.
-    pub(super) fn keep(&mut self, id: u64, live: Arc<Live>) {
-        let pair = Pair::of(&live);
+    pub(super) fn keep(&mut self, pair: Pair, id: u64, live: Arc<Live>) {
         if self.0.len() >= PAIRS_MAX && !self.0.contains_key(&pair) {
             let oldest = self.0.iter().min_by_key(|(_, (id, _))| *id).map(|(pair, _)| pair.clone());
             if let Some(oldest) = oldest {

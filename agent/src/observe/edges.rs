@@ -14,8 +14,9 @@ use super::connection::{Direction, Live};
 /// Most different edges.
 pub(super) const EDGES_MAX: usize = 4096;
 
+/// What is one edge.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Key {
+pub(super) struct Key {
     direction: Direction,
     source: Party,
     destination: Party,
@@ -58,20 +59,23 @@ fn party(party: &Party) -> Party {
     Party { name: party.owner.clone(), ..party.clone() }
 }
 
-fn key(live: &Live) -> Key {
-    let opening = &live.opening;
-    Key {
-        direction: opening.direction,
-        source: party(&opening.source),
-        destination: party(&opening.destination),
-        secured: live.secured.get().copied().unwrap_or(Secured::Plaintext),
+impl Key {
+    /// The edge of a connection.
+    pub(super) fn of(live: &Live) -> Self {
+        let opening = &live.opening;
+        Self {
+            direction: opening.direction,
+            source: party(&opening.source),
+            destination: party(&opening.destination),
+            secured: live.secured.get().copied().unwrap_or(Secured::Plaintext),
+        }
     }
 }
 
 impl Edges {
-    /// Adds a connection that has ended.
-    pub(super) fn fold(&mut self, live: &Live, refusal: Option<(Reason, &str)>) {
-        let totals = entry(&mut self.0, key(live));
+    /// Adds a connection that has ended to its edge.
+    pub(super) fn fold(&mut self, key: Key, live: &Live, refusal: Option<(Reason, &str)>) {
+        let totals = entry(&mut self.0, key);
         totals.add(live);
         if let Some((reason, detail)) = refusal {
             let kept: String = detail.chars().take(DETAIL_MAX).collect();
@@ -80,11 +84,11 @@ impl Edges {
     }
 
     /// All edges, with the connections that are open on top.
-    pub(super) fn with_live(&self, live: &[Arc<Live>]) -> Vec<EdgeView> {
+    pub(super) fn with_open(&self, open: &[(u64, Arc<Live>)]) -> Vec<EdgeView> {
         let mut all = self.0.clone();
         // One that is being opened is secured by nothing yet, and is no edge before it is.
-        for live in live.iter().filter(|l| l.secured.get().is_some()) {
-            let totals = entry(&mut all, key(live));
+        for (_, live) in open.iter().filter(|(_, l)| l.secured.get().is_some()) {
+            let totals = entry(&mut all, Key::of(live));
             totals.add(live);
             totals.open += 1;
         }

@@ -8,6 +8,7 @@ mod edges;
 mod courses;
 mod history;
 mod metrics;
+mod open;
 mod refused;
 mod requests;
 mod taps;
@@ -16,7 +17,7 @@ pub use connection::{Connection, Direction, Opening};
 pub use metrics::{Described, Gauge, Gauges, exposed};
 pub use taps::Tap;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -34,6 +35,7 @@ use connection::Live;
 use courses::Courses;
 use edges::Edges;
 use metrics::Metrics;
+use open::OpenConnections;
 use requests::{RequestTable, STEP};
 use taps::Taps;
 
@@ -42,7 +44,7 @@ use taps::Taps;
 pub struct Observer(Arc<Inner>);
 
 struct Inner {
-    live: Mutex<HashMap<u64, Arc<Live>>>,
+    open: OpenConnections,
     edges: Mutex<Edges>,
     courses: Mutex<Courses>,
     requests: Mutex<RequestTable>,
@@ -81,7 +83,7 @@ impl Observer {
     /// When metrics clash, which a test would have seen.
     pub fn recognising(recognise: bool) -> Result<Self, prometheus::Error> {
         Ok(Self(Arc::new(Inner {
-            live: Mutex::default(),
+            open: OpenConnections::default(),
             edges: Mutex::default(),
             courses: Mutex::default(),
             requests: Mutex::default(),
@@ -104,14 +106,17 @@ impl Observer {
     pub fn open_since(&self, began: Instant, opening: Opening) -> Connection {
         let id = self.0.next.fetch_add(1, Ordering::Relaxed);
         let live = Arc::new(Live::new(opening, began));
-        locked(&self.0.live).insert(id, live.clone());
+        self.0.open.insert(id, live.clone());
         Connection::new(self.clone(), id, live)
     }
 
     fn close(&self, id: u64, live: &Arc<Live>, how: &str, refusal: Option<(Reason, &str)>) {
-        locked(&self.0.live).remove(&id);
-        locked(&self.0.courses).keep(id, live.clone());
-        locked(&self.0.edges).fold(live, refusal);
+        self.0.open.remove(id);
+        // All workers come by here: what is put together for the tables is so before they are locked.
+        let pair = courses::Pair::of(live);
+        locked(&self.0.courses).keep(pair, id, live.clone());
+        let edge = edges::Key::of(live);
+        locked(&self.0.edges).fold(edge, live, refusal);
         if let Some((reason, _)) = refusal {
             self.0.metrics.refused(live.opening.direction.label(), reason);
         }
@@ -137,7 +142,7 @@ impl Observer {
     }
 
     fn leave(&self, id: u64) {
-        locked(&self.0.live).remove(&id);
+        self.0.open.remove(id);
     }
 
     /// A dry run of a policy would deny a connection.
@@ -188,7 +193,7 @@ impl Observer {
 
     /// Connections open now.
     pub fn open_connections(&self) -> usize {
-        locked(&self.0.live).len()
+        self.0.open.len()
     }
 
     /// Requests of the last seconds, busiest first; each row is an edge, or all that is asked of a workload.
@@ -212,21 +217,21 @@ impl Observer {
 
     /// The live table.
     pub fn connections(&self) -> Vec<ConnectionView> {
-        let mut all: Vec<_> = locked(&self.0.live).iter().map(|(id, live)| (*id, live.view())).collect();
+        let mut all = self.0.open.all();
         all.sort_by_key(|(id, _)| *id);
-        all.into_iter().map(|(_, view)| view).collect()
+        all.into_iter().map(|(_, live)| live.view()).collect()
     }
 
     /// The two ends of all that are open.
     pub fn ends(&self) -> HashSet<(SocketAddr, SocketAddr)> {
-        let live = locked(&self.0.live);
-        live.values().map(|l| (l.opening.source_address, l.opening.destination_address)).collect()
+        let open = self.0.open.all().into_iter();
+        open.map(|(_, l)| (l.opening.source_address, l.opening.destination_address)).collect()
     }
 
     /// The last connection between two ends, which are named `NAMESPACE/NAME` or by their addresses, that began
     /// here; it may go on still.
     pub fn last(&self, from: &str, to: &str) -> Option<CourseView> {
-        let mut all: Vec<_> = locked(&self.0.live).iter().map(|(id, live)| (*id, live.clone())).collect();
+        let mut all = self.0.open.all();
         all.extend(locked(&self.0.courses).all());
         let is_asked = |live: &Live| {
             let opening = &live.opening;
@@ -240,8 +245,8 @@ impl Observer {
 
     /// The edge table: what is closed, and what is open on top of it.
     pub fn edges(&self) -> Vec<EdgeView> {
-        let live: Vec<Arc<Live>> = locked(&self.0.live).values().cloned().collect();
-        locked(&self.0.edges).with_live(&live)
+        let open = self.0.open.all();
+        locked(&self.0.edges).with_open(&open)
     }
 
     /// Takes samples of what it knows for ever, by a clock that tells seconds since the epoch.
