@@ -15,6 +15,8 @@ pub mod cpu;
 pub mod handover;
 /// What the kernel offers.
 pub mod kernel;
+/// TLS 1.3 records that the kernel carries.
+pub mod ktls;
 /// Interfaces of a namespace, and which of them are the two ends of one wire.
 pub mod links;
 /// What others can get of this process's memory.
@@ -28,3 +30,5 @@ pub mod pods;
 pub mod service;
 /// Listeners and dialling sockets as the data path needs them.
 pub mod socket;
+/// Bytes between two sockets that never come into this process's memory.
+pub mod splice;
