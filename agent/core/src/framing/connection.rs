@@ -309,6 +309,29 @@ impl Connection {
         Ok((taken, event))
     }
 
+    /// The stream of a DATA frame of which payload is still to come and wanted, and how much.
+    pub fn under_way(&self) -> Option<(StreamId, usize)> {
+        let partial = self.partial.filter(|partial| partial.payload > 0)?;
+        self.streams.contains_key(&partial.stream).then_some((StreamId(partial.stream), partial.payload))
+    }
+
+    /// So many bytes of what is [`Self::under_way`] went to the reader by another way, and are not fed here. Says
+    /// whether the stream ended with them.
+    pub fn passed(&mut self, count: usize) -> Option<Event<'static>> {
+        let mut partial = self.partial.take()?;
+        debug_assert!(count <= partial.payload);
+        partial.payload = partial.payload.saturating_sub(count);
+        if partial.payload > 0 || partial.padding > 0 {
+            self.partial = Some(partial);
+            return None;
+        }
+        if !partial.end || !self.streams.contains_key(&partial.stream) {
+            return None;
+        }
+        self.ended(partial.stream);
+        Some(Event::End { stream: StreamId(partial.stream) })
+    }
+
     fn receive_control(
         &mut self,
         now: Duration,

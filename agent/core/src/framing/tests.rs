@@ -508,3 +508,39 @@ fn addresses_come_out_canonical() {
     let fields = decoder.decode(&mapped.encode()).unwrap();
     assert_eq!(ConnectRequest::decode(&fields), Ok(request()));
 }
+
+#[test]
+fn payload_that_goes_another_way_is_counted_as_if_it_had_come_here() {
+    let (mut client, mut server) = pair();
+    let stream = client.connect(&request()).unwrap();
+    deliver(&mut client, &mut server);
+    for (end, padding) in [(false, 0_u8), (false, 3), (true, 0)] {
+        assert_eq!(server.under_way(), None);
+        let flags = if end { frame::END_STREAM } else { 0 } | if padding > 0 { frame::PADDED } else { 0 };
+        let length = 100 + usize::from(padding) + usize::from(padding > 0);
+        let mut bytes =
+            frame::Header { length, kind: frame::DATA, flags, stream: stream.value() }.bytes().to_vec();
+        if padding > 0 {
+            bytes.push(padding);
+        }
+        bytes.extend([7; 10]);
+        let (taken, event) = server.receive(NOW, &bytes).unwrap();
+        assert_eq!((taken, event), (bytes.len(), Some(Event::Data { stream, bytes: &[7; 10] })));
+        assert_eq!(server.under_way(), Some((stream, 90)));
+        assert_eq!(server.passed(60), None);
+        assert_eq!(server.under_way(), Some((stream, 30)));
+        assert_eq!(server.passed(30), end.then_some(Event::End { stream }));
+        assert_eq!(server.under_way(), None);
+        if padding > 0 {
+            assert_eq!(server.receive(NOW, &[0; 3]).unwrap(), (3, None));
+        }
+    }
+    // Of a stream that was reset nothing is wanted.
+    let other = client.connect(&request()).unwrap();
+    deliver(&mut client, &mut server);
+    let header = client.data_header(other, 10, true);
+    assert_eq!(server.receive(NOW, &header).unwrap(), (9, None));
+    server.reset(other, ErrorCode::CANCEL);
+    assert_eq!(server.under_way(), None);
+    assert_eq!(server.receive(NOW, &[0; 10]).unwrap(), (10, None));
+}
