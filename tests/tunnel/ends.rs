@@ -5,8 +5,8 @@ use std::fmt::Display;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime};
 
 use lark_core::explain::Cause;
@@ -17,6 +17,7 @@ use lark_core::reason::Reason;
 use lark_identity::ca::Ca;
 use lark_identity::store::issue_directly;
 use lark_identity::{SvidStore, TrustBundle};
+use lark_sys::ktls::Offer;
 use lark_testbed::hostile::{self, Hostile};
 use lark_tunnel::{
     Acceptor, Deliver, Delivery, Dialer, Ended, Inbound, LocalIdentities, Observer, PoolKey, Refusal,
@@ -195,7 +196,19 @@ pub(crate) async fn accept(
 }
 
 pub(crate) fn quick() -> TunnelSettings {
-    TunnelSettings { identity_wait: Duration::from_millis(50), ..TunnelSettings::default() }
+    TunnelSettings { identity_wait: Duration::from_millis(50), ktls: *KTLS, ..TunnelSettings::default() }
+}
+
+/// What the kernel carries of all tunnels here: nothing, unless that is demanded, as `cargo xtask vm` does on a kernel
+/// that can.
+static KTLS: LazyLock<Option<Offer>> = LazyLock::new(|| {
+    let demanded = std::env::var_os("LARK_TEST_KTLS").is_some_and(|how| how == "demanded");
+    demanded.then(|| lark_sys::ktls::probe().expect("the kernel's TLS is demanded and not there"))
+});
+
+/// Whether a tunnel goes on with a peer that renews its keys.
+pub(crate) fn renews() -> bool {
+    KTLS.is_none_or(|offer| offer.renews)
 }
 
 /// Speaks as `account` to db, whatever it does then.

@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
-use crate::ends::{World, accept, domain, echo, id, on_worker, quick};
+use crate::ends::{World, accept, domain, echo, id, on_worker, quick, renews};
 
 /// A listener that shows one identity's certificate whatever name is asked for.
 pub(crate) async fn shows_always(store: SvidStore, account: &str) -> SocketAddr {
@@ -69,7 +69,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Renewing<S> {
         let this = self.get_mut();
         let written = std::task::ready!(Pin::new(&mut this.stream).poll_write(cx, bytes))?;
         this.written += written;
-        if this.written > 100_000 {
+        if this.written > 100_000 && renews() {
             this.written = 0;
             (this.renew)(&mut this.stream);
             this.renewed.set(this.renewed.get() + 1);
@@ -145,7 +145,7 @@ fn the_h2_crate_tunnels_through_our_accepting_end_and_renews_its_keys() {
             got.extend_from_slice(&data);
         }
         assert!(got == sent, "{} of {}", got.len(), sent.len());
-        assert!(renewed.get() > 3, "{renewed:?}");
+        assert!(renewed.get() > 3 || !renews(), "{renewed:?}");
         // What we do not serve is answered, not dropped.
         let request = http::Request::builder().method("CONNECT").uri("web.shop:80").body(()).unwrap();
         let (response, _) = sender.send_request(request, true).unwrap();
@@ -207,7 +207,7 @@ fn our_dialling_end_tunnels_through_the_h2_crate_which_renews_its_keys() {
         read.read_to_end(&mut got).await.unwrap();
         assert!(got == sent, "{} of {}", got.len(), sent.len());
         assert_eq!(ended.await.unwrap().how, lark_tunnel::End::Clean);
-        assert!(renewed.get() > 3, "{renewed:?}");
+        assert!(renewed.get() > 3 || !renews(), "{renewed:?}");
     });
 }
 

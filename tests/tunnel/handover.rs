@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use lark_core::reason::Reason;
 use lark_testbed::hostile::{END, frame, kind};
-use rustls::ClientConnection;
 use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -18,20 +18,26 @@ use crate::ends::{
 };
 
 /// A client that says what it likes, when it likes.
-struct Slow {
-    tls: ClientConnection,
-    socket: TcpStream,
+pub(crate) struct Slow {
+    pub(crate) tls: ClientConnection,
+    pub(crate) socket: TcpStream,
+    heard: Vec<u8>,
 }
 
 impl Slow {
     async fn new(world: &World, node: SocketAddr) -> Self {
+        Self::with(config(&world.store(&["web"]), "web"), node).await
+    }
+
+    pub(crate) async fn with(config: ClientConfig, node: SocketAddr) -> Self {
         let name = ServerName::try_from(lark_tunnel::name::server_name(&id("db"))).unwrap();
-        let tls = ClientConnection::new(Arc::new(config(&world.store(&["web"]), "web")), name).unwrap();
-        Self { tls, socket: TcpStream::connect(node).await.unwrap() }
+        let mut tls = ClientConnection::new(Arc::new(config), name).unwrap();
+        tls.set_buffer_limit(None);
+        Self { tls, socket: TcpStream::connect(node).await.unwrap(), heard: Vec::new() }
     }
 
     /// All that waits, in one piece.
-    fn waiting(&mut self) -> Vec<u8> {
+    pub(crate) fn waiting(&mut self) -> Vec<u8> {
         let mut out = Vec::new();
         while self.tls.wants_write() {
             self.tls.write_tls(&mut out).unwrap();
@@ -39,12 +45,12 @@ impl Slow {
         out
     }
 
-    async fn send(&mut self) {
+    pub(crate) async fn send(&mut self) {
         let out = self.waiting();
         self.socket.write_all(&out).await.unwrap();
     }
 
-    async fn receive(&mut self) {
+    pub(crate) async fn receive(&mut self) {
         let mut bytes = [0; 4096];
         let count = self.socket.read(&mut bytes).await.unwrap();
         assert_ne!(count, 0, "the other end closed");
@@ -52,11 +58,15 @@ impl Slow {
         while !bytes.is_empty() {
             self.tls.read_tls(&mut bytes).unwrap();
             self.tls.process_new_packets().unwrap();
+            match self.tls.reader().read_to_end(&mut self.heard) {
+                Err(e) if e.kind() == ErrorKind::WouldBlock => {}
+                read => drop(read.unwrap()),
+            }
         }
     }
 
     /// Up to the last flight, which waits.
-    async fn shakes_hands(&mut self) {
+    pub(crate) async fn shakes_hands(&mut self) {
         while self.tls.is_handshaking() {
             self.send().await;
             self.receive().await;
@@ -65,33 +75,27 @@ impl Slow {
     }
 
     /// What begins a connection of HTTP/2, and a first question.
-    fn says_hello(&mut self, ping: &[u8]) {
+    pub(crate) fn says_hello(&mut self, ping: &[u8]) {
         self.says(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
         self.says(&frame(kind::SETTINGS, 0, 0, &[]));
         self.says(&frame(kind::PING, 0, 0, ping));
     }
 
-    fn says(&mut self, bytes: &[u8]) {
+    pub(crate) fn says(&mut self, bytes: &[u8]) {
         self.tls.writer().write_all(bytes).unwrap();
     }
 
     /// Reads until that many bytes are there.
-    async fn hears(&mut self, count: usize) -> Vec<u8> {
-        let mut heard = vec![0; count];
-        let mut at = 0;
-        while at < count {
-            match self.tls.reader().read(&mut heard[at..]) {
-                Ok(more) => at += more,
-                Err(e) if e.kind() == ErrorKind::WouldBlock => self.receive().await,
-                Err(e) => panic!("{e}"),
-            }
+    pub(crate) async fn hears(&mut self, count: usize) -> Vec<u8> {
+        while self.heard.len() < count {
+            self.receive().await;
         }
-        heard
+        self.heard.drain(..count).collect()
     }
 }
 
 /// A node that is watched.
-async fn node(world: &World) -> (Node, Rc<Seen>) {
+pub(crate) async fn node(world: &World) -> (Node, Rc<Seen>) {
     let seen = Rc::<Seen>::default();
     let acceptor = watched(world.store(&["db"]), quick(), seen.clone());
     (Node::new(acceptor, to(echo().await)).await, seen)
@@ -119,7 +123,7 @@ fn frames_that_come_with_the_last_flight_are_taken() {
 }
 
 /// Waits for the answer to a PING.
-async fn heard(client: &mut Slow, ping: &[u8]) {
+pub(crate) async fn heard(client: &mut Slow, ping: &[u8]) {
     loop {
         let header = client.hears(9).await;
         let length = u32::from_be_bytes([0, header[0], header[1], header[2]]);

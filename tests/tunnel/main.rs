@@ -15,6 +15,7 @@ mod ends;
 mod foreign;
 mod handover;
 mod joined;
+mod kernel;
 mod lifetimes;
 mod limits;
 mod recorded;

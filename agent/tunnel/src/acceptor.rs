@@ -220,8 +220,8 @@ impl Acceptor {
         let outcome = result.as_ref().map(|_| ()).map_err(ServeError::cause);
         inner.observer.handshake(Side::Server, outcome, began.elapsed());
         let Proved { client, server, proof, finished, permit: _permit } = result?;
-        let records =
-            Records::new(socket, finished).map_err(|why| ServeError::Handshake { peer, why: why.into() })?;
+        let records = Records::new(socket, finished, inner.settings.ktls)
+            .map_err(|why| ServeError::Handshake { peer, why: why.into() })?;
         let terms =
             Terms { settings: inner.settings.clone(), proof: Rc::new(proof), held: inner.load.held(origin) };
         let accepting = Accepting {

@@ -324,7 +324,7 @@ impl Dialer {
         let (_, peer_expires, _) =
             validity(&finished.leaf).map_err(|why| failed(HandshakeError::Certificate(why)))?;
         let proof = Rc::new(Proof::new(inner.svids.clone(), own.not_after.min(peer_expires), bundle));
-        let records = Records::new(socket, finished).map_err(|e| failed(e.into()))?;
+        let records = Records::new(socket, finished, inner.settings.ktls).map_err(|e| failed(e.into()))?;
         let (commands, shared) = self.start(key, records, proof.clone()).await?;
         Ok(Tunnel { commands, shared, proof })
     }

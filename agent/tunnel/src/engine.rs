@@ -13,6 +13,7 @@
 
 mod events;
 mod serve;
+mod splice;
 mod turn;
 
 use std::cell::{Cell, RefCell};
@@ -123,6 +124,8 @@ pub(crate) struct Engine {
     queue: VecDeque<u32>,
     /// Decrypted bytes of a frame that is not complete.
     rest: Vec<u8>,
+    /// Where the received bytes are, for what need not be read.
+    place: splice::Place,
     dials: FuturesUnordered<Dial>,
     held: Held,
     proof: Rc<Proof>,
@@ -170,6 +173,7 @@ impl TunnelError {
             Self::Record(RecordError::Io(_)) | Self::Io(_) => Tunnel::ConnectionFailed,
             Self::Record(RecordError::Tls(_)) => Tunnel::NotOurTls,
             Self::Record(RecordError::Closed) => Tunnel::ClosedByPeer,
+            Self::Record(RecordError::PeerKeys(_) | RecordError::OwnKeys) => Tunnel::KernelKeys,
             Self::Protocol(error) => return error.violation.into(),
             Self::Silent(_) => Tunnel::PeerSilent,
             Self::Stalled(_) => Tunnel::PeerStalled,
@@ -214,6 +218,7 @@ impl Engine {
             ready: Arc::default(),
             queue: VecDeque::new(),
             rest: Vec::new(),
+            place: splice::Place::Unknown,
             dials: FuturesUnordered::new(),
             held,
             proof,
@@ -264,6 +269,7 @@ impl Engine {
     async fn say_goodbye(&mut self, result: &Result<(), TunnelError>) {
         let orderly = match result {
             Err(TunnelError::Record(RecordError::Tls(_))) => false,
+            Err(TunnelError::Record(RecordError::PeerKeys(_) | RecordError::OwnKeys)) => true,
             Err(
                 TunnelError::Record(_)
                 | TunnelError::Silent(_)

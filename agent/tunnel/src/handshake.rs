@@ -144,6 +144,9 @@ impl From<RecordError> for HandshakeError {
             RecordError::Io(error) => Self::Io(error),
             RecordError::Tls(error) => error.into(),
             RecordError::Closed => Self::Closed,
+            // Said of a tunnel that is open only.
+            RecordError::PeerKeys(error) => Self::Io(error),
+            RecordError::OwnKeys => Self::Closed,
         }
     }
 }

@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use lark_sys::socket::{end_on_close, prepare_for_pod, read_now, reset_on_close, set_nodelay, write_now};
+use lark_sys::splice::Pipe;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, Interest, ReadBuf};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -126,6 +127,22 @@ impl Pod {
         Poll::Ready(Ok(read.filled().len()))
     }
 
+    /// Takes up to `most` bytes into a pipe; none taken means that the pod sends no more.
+    pub(crate) fn poll_fill(
+        &self,
+        cx: &mut Context<'_>,
+        pipe: &mut Pipe,
+        most: usize,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            std::task::ready!(self.stream().poll_read_ready(cx))?;
+            match self.stream().try_io(Interest::READABLE, || pipe.fill(self.stream(), most)) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                filled => return Poll::Ready(filled),
+            }
+        }
+    }
+
     /// Whether there may be something to read.
     pub(crate) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.stream().poll_read_ready(cx)
@@ -154,6 +171,28 @@ impl Pod {
             }
         }
         Ok(written)
+    }
+
+    /// Writes as much of what is in the pipe as the pod takes now; the rest registers for the time it will.
+    pub(crate) fn splice(&self, cx: &mut Context<'_>, pipe: &mut Pipe) -> io::Result<usize> {
+        let before = pipe.holds();
+        while pipe.holds() > 0 {
+            let result = match self.unwritten.take() {
+                true => pipe.drain(self.stream(), false),
+                false => self.stream().try_io(Interest::WRITABLE, || pipe.drain(self.stream(), false)),
+            };
+            match result {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(_) => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    if self.stream().poll_write_ready(cx)?.is_pending() {
+                        break;
+                    }
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(before - pipe.holds())
     }
 
     /// Tells the pod that no more comes.

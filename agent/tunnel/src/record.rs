@@ -16,25 +16,30 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use rustls::Error;
+use lark_sys::ktls::Offer;
+use rustls::{ContentType, Error};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::handshake::Finished;
 
+mod kernel;
 mod open;
 mod protocol;
 /// Ends without sockets or a handshake, for tests and fuzzing.
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod replay;
 mod seal;
+mod splice;
 #[cfg(test)]
 mod tests;
 
+use kernel::Kernel;
 use open::Opening;
 pub(crate) use open::RECORD_MAX;
-use protocol::Protocol;
+use protocol::{Protocol, Renewed, alert_of, goodbye};
 use seal::Sealing;
+pub(crate) use splice::Spliced;
 
 /// Bytes of one read from the node's socket.
 const READ: usize = 256 * 1024;
@@ -57,6 +62,12 @@ pub enum RecordError {
     /// The peer closed the connection.
     #[error("the peer closed the connection")]
     Closed,
+    /// The peer has new keys, and the kernel, which carries the records, does not take them.
+    #[error("the peer renewed its keys, which this kernel's TLS cannot follow: {0}; see --ktls")]
+    PeerKeys(#[source] io::Error),
+    /// The kernel's key was used for as much as its cipher bears.
+    #[error("the key that this kernel's TLS cannot replace is used up; see --ktls")]
+    OwnKeys,
 }
 
 /// TLS over the node's socket.
@@ -71,14 +82,24 @@ pub(crate) struct Records {
     unsent: usize,
     /// Something was sent since [`Self::is_stuck`] was asked last.
     sent: bool,
+    /// What the kernel carries.
+    kernel: Kernel,
 }
 
 impl Records {
+    /// The records behind a handshake; carried by the kernel where it offers that.
+    ///
     /// # Errors
     /// When the handshake has agreed on something other than TLS 1.3, which its configuration does not take.
-    pub(crate) fn new<Data: 'static>(socket: TcpStream, finished: Finished<Data>) -> Result<Self, Error> {
+    pub(crate) fn new<Data: 'static>(
+        socket: TcpStream,
+        finished: Finished<Data>,
+        offer: Option<Offer>,
+    ) -> Result<Self, Error> {
         let Finished { secrets, kernel, received, may_get_tickets, .. } = finished;
         let suite = kernel.negotiated_cipher_suite();
+        let limit = suite.tls13().map_or(u64::MAX, |suite| suite.common.confidentiality_limit);
+        let carried = Kernel::new(&socket, offer, &secrets.rx.1, &secrets.tx.1, limit);
         let protocol = Protocol {
             suite,
             opening: Opening::new(suite, secrets.rx.1, secrets.rx.0)?,
@@ -87,8 +108,12 @@ impl Records {
             waiting: VecDeque::new(),
             owes_keys: false,
             may_get_tickets,
+            renewed: offer.map(|_| Renewed::default()),
         };
-        Ok(Self { socket, protocol, partial: received, gone: 0, unsent: 0, sent: false })
+        let (gone, unsent, sent) = (0, 0, false);
+        let mut records = Self { socket, protocol, partial: received, gone, unsent, sent, kernel: carried };
+        records.keep_nothing();
+        Ok(records)
     }
 
     /// Whether more may be handed over before something is sent.
@@ -99,20 +124,43 @@ impl Records {
     /// Encrypts a frame; the caller has asked for room.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), RecordError> {
         self.unsent += bytes.len();
-        Ok(self.protocol.write(bytes)?)
+        if self.protocol.waiting.is_empty() && !self.protocol.owes_keys {
+            self.kernel.take_sending(&self.socket, self.protocol.sealing.used());
+        }
+        if self.kernel.sends() {
+            return self.write_plain(bytes);
+        }
+        self.protocol.write(bytes)?;
+        self.tell_kernel()
+    }
+
+    /// Tells the kernel of keys that are new.
+    fn tell_kernel(&mut self) -> Result<(), RecordError> {
+        let Some(renewed) = &mut self.protocol.renewed else { return Ok(()) };
+        if let Some(next) = renewed.sending.take() {
+            self.kernel.renewed_sending(next);
+        }
+        match renewed.receiving.take() {
+            Some(next) => self.kernel.renew_receiving(&self.socket, next),
+            None => Ok(()),
+        }
     }
 
     /// Sends what waits. Ready when nothing does.
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), RecordError>> {
-        while !self.protocol.waiting.is_empty() {
+        while self.has_waiting() {
             match self.send() {
                 Ok(()) => self.sent = true,
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                Err(RecordError::Io(e)) if e.kind() == io::ErrorKind::WouldBlock => {
                     if self.socket.poll_write_ready(cx)?.is_pending() {
                         return Poll::Pending;
                     }
                 }
-                Err(e) => return Poll::Ready(Err(e.into())),
+                // What the kernel thinks of a record that came meanwhile fails a write too.
+                Err(RecordError::Io(e)) if self.kernel.receives() => {
+                    return Poll::Ready(Err(self.refused(e)));
+                }
+                Err(e) => return Poll::Ready(Err(e)),
             }
         }
         self.unsent = 0;
@@ -121,7 +169,16 @@ impl Records {
         Poll::Ready(Ok(()))
     }
 
-    fn send(&mut self) -> io::Result<()> {
+    /// Whether anything waits for the socket.
+    fn has_waiting(&self) -> bool {
+        !self.protocol.waiting.is_empty() || self.kernel.has_to_say()
+    }
+
+    fn send(&mut self) -> Result<(), RecordError> {
+        self.send_renewal()?;
+        if self.protocol.waiting.is_empty() {
+            return Ok(self.send_alert()?);
+        }
         let mut slices = [IoSlice::new(&[]); BATCH];
         let mut skipped = self.gone;
         let mut count = 0;
@@ -129,8 +186,11 @@ impl Records {
             *slice = IoSlice::new(record.get(std::mem::take(&mut skipped)..).unwrap_or_default());
             count += 1;
         }
-        let mut written =
-            self.socket.try_write_vectored(slices.get(..count).unwrap_or_default())? + self.gone;
+        let written = self.socket.try_write_vectored(slices.get(..count).unwrap_or_default())?;
+        if self.kernel.sends() {
+            self.count_sealed(written);
+        }
+        let mut written = written + self.gone;
         while let Some(first) = self.protocol.waiting.front()
             && written >= first.len()
         {
@@ -143,20 +203,25 @@ impl Records {
 
     /// Whether something waits and nothing of it was taken since this was asked last.
     pub(crate) fn is_stuck(&mut self) -> bool {
-        !std::mem::take(&mut self.sent) && !self.protocol.waiting.is_empty()
+        !std::mem::take(&mut self.sent) && self.has_waiting()
     }
 
     /// Reads once into a buffer of at least [`ROOM`] bytes, behind what was left of the last read, and says how
-    /// many bytes of records there are for [`Self::open`]. Pending when nothing has arrived.
+    /// many bytes there are for [`Self::open`]. Pending when nothing has arrived.
     pub(crate) fn poll_read(
         &mut self,
         cx: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Poll<Result<usize, RecordError>> {
+        if self.kernel.receives() {
+            return self.poll_plain(cx, buffer);
+        }
         let Some((left, room)) = buffer.split_at_mut_checked(self.partial.len()) else {
             return Poll::Ready(Err(Error::PeerSentOversizedRecord.into()));
         };
         left.copy_from_slice(&self.partial);
+        let most = self.kernel.awaits(&self.partial).unwrap_or(room.len()).min(room.len());
+        let room = room.get_mut(..most).unwrap_or_default();
         let mut read = ReadBuf::new(room);
         // Knows from a short read that nothing is left, and saves the call that would say so.
         std::task::ready!(Pin::new(&mut self.socket).poll_read(cx, &mut read))?;
@@ -172,22 +237,61 @@ impl Records {
     }
 
     /// Takes the next record of data that is whole off the front, and decrypts it where it is; nothing if there is none.
+    /// What the kernel has opened is all taken at once.
     pub(crate) fn open<'a>(&mut self, bytes: &mut &'a mut [u8]) -> Result<Option<&'a [u8]>, RecordError> {
-        self.protocol.open(bytes)
+        if self.kernel.receives() {
+            let plain = std::mem::take(bytes);
+            return Ok((!plain.is_empty()).then_some(plain));
+        }
+        let opened = self.protocol.open(bytes)?;
+        self.tell_kernel()?;
+        Ok(opened)
+    }
+
+    /// What a peer may say after the handshake.
+    fn handshake(&mut self, bytes: &[u8]) -> Result<(), RecordError> {
+        self.protocol.handshake(bytes)?;
+        self.tell_kernel()
+    }
+
+    /// Says by an alert why the records cannot go on, unless the peer said so itself; to be followed by a flush.
+    fn tell(&mut self, error: &RecordError) {
+        // Of the others nothing is the peer's fault, or nobody hears it.
+        let RecordError::Tls(error) = error else { return };
+        if let Some(alert) = alert_of(error) {
+            self.alert(alert);
+        }
+    }
+
+    fn alert(&mut self, alert: [u8; 2]) {
+        if self.kernel.sends() {
+            self.say_alert(alert);
+        } else {
+            // Whoever cannot even be told sees the connection end.
+            let _ = self.protocol.seal(ContentType::Alert, &alert);
+        }
     }
 
     /// Says goodbye in TLS; to be followed by a flush.
     pub(crate) fn close_notify(&mut self) {
-        self.protocol.close_notify();
+        self.alert(goodbye());
     }
 
     /// Keeps what [`Self::open`] has left for the next read.
     pub(crate) fn keep(&mut self, left: &[u8]) {
         if left.is_empty() {
             self.partial = Vec::new();
+            self.keep_nothing();
         } else {
             self.partial.clear();
             self.partial.extend_from_slice(left);
+        }
+    }
+
+    /// Between two records the kernel can begin.
+    fn keep_nothing(&mut self) {
+        if self.partial.is_empty() {
+            self.kernel.take_receiving(&self.socket, self.protocol.opening.opened());
         }
     }
 }

@@ -12,6 +12,7 @@ use lark_core::explain::Cause;
 use lark_core::framing;
 use lark_core::identity::SpiffeId;
 use lark_core::reason::Reason;
+use lark_sys::ktls::Offer;
 
 /// How tunnels behave. Limits are per worker; of what the accepting end takes, each node and all addresses
 /// that are no node's have a share only ([`lark_core::quota`]).
@@ -36,6 +37,8 @@ pub struct TunnelSettings {
     pub identity_wait: Duration,
     /// Congestion control of the node leg; `None` leaves the system's.
     pub congestion: Option<String>,
+    /// What the kernel offers to carry of tunnels' records; `None` carries all of them here.
+    pub ktls: Option<Offer>,
     /// Most tunnels for one pair of identities and one node; each takes as many streams as its peer
     /// allows.
     pub tunnels_a_key: usize,
@@ -63,6 +66,7 @@ impl Default for TunnelSettings {
             handshake_timeout: HANDSHAKE_TIMEOUT,
             identity_wait: DISCOVERY_WAIT,
             congestion: None,
+            ktls: None,
             tunnels_a_key: 8,
             tunnels_max: 16_384,
             handshakes_max: 2_048,

@@ -6,6 +6,7 @@ use std::task::{Context, Poll, Waker};
 
 use lark_core::framing::{ConnectRequest, StreamId};
 use lark_core::policy::Denial;
+use lark_sys::splice::Pipe;
 
 use crate::backlog::Backlog;
 use crate::ended::Ended;
@@ -17,6 +18,9 @@ use crate::traffic::Traffic;
 
 /// Bytes that may be sent before the answer to a CONNECT has come.
 const EARLY: usize = 16 * 1024;
+
+/// A read that brings so much brings more after it, probably.
+const BULK: usize = 64 * 1024;
 
 /// A connection of a pod on its way into a tunnel; it may come back and go into another.
 pub(crate) struct Carried {
@@ -65,6 +69,8 @@ pub(crate) struct Stream {
     traffic: Traffic,
     backlog: Backlog,
     answered: bool,
+    /// The pod had much when it was last read.
+    bulk: bool,
     /// What was read before the answer came, kept in case that the peer never saw the stream.
     early: Vec<u8>,
     early_sent: usize,
@@ -103,6 +109,7 @@ impl Stream {
             traffic: Traffic::default(),
             backlog: Backlog::default(),
             answered: false,
+            bulk: false,
             early: Vec::new(),
             early_sent: 0,
             pod_ended: false,
@@ -177,6 +184,55 @@ impl Stream {
         self.backlog.push_after(slices, taken);
     }
 
+    /// The same for bytes that did not come by a read.
+    pub(crate) fn keep_bytes(&mut self, bytes: &[u8]) {
+        self.backlog.push_after(&[IoSlice::new(bytes)], 0);
+    }
+
+    /// Whether DATA of the peer may go to the pod without being looked at.
+    pub(crate) fn takes_unseen(&self) -> bool {
+        self.pod.is_some() && self.backlog.is_empty() && self.traffic.is_unseen()
+    }
+
+    /// Gives the pod what is in the pipe, as much as it takes at once. Returns how many bytes.
+    pub(crate) fn splice(&mut self, pipe: &mut Pipe) -> io::Result<usize> {
+        let Some(pod) = &self.pod else { return Ok(0) };
+        let written = pod.splice(&mut Context::from_waker(&self.task_waker), pipe)?;
+        self.count_to_pod(written);
+        Ok(written)
+    }
+
+    /// Whether what the pod has may go to the peer without being looked at, and is worth it: the last time it had
+    /// much, and so much may be sent.
+    pub(crate) fn gives_unseen(&self, most: usize) -> bool {
+        self.bulk && most >= BULK && self.answered && self.traffic.is_unseen()
+    }
+
+    /// Takes what the pod has into a pipe, once.
+    pub(crate) fn fill(&mut self, pipe: &mut Pipe, most: usize) -> io::Result<FromPod> {
+        let Some(pod) = &mut self.pod else { return Ok(FromPod::Nothing) };
+        let mut cx = Context::from_waker(&self.task_waker);
+        let count = match pod.poll_fill(&mut cx, pipe, most)? {
+            Poll::Pending => return Ok(FromPod::Nothing),
+            Poll::Ready(0) => {
+                self.pod_ended = true;
+                return Ok(FromPod::End);
+            }
+            Poll::Ready(count) => count,
+        };
+        self.bulk = count >= BULK;
+        self.count_from_pod(count);
+        // It is not known whether that was all.
+        Ok(FromPod::Bytes { count, more: true })
+    }
+
+    fn count_from_pod(&self, bytes: usize) {
+        match self.side {
+            Side::Client => self.traffic.add_sent(bytes),
+            Side::Server => self.traffic.add_received(bytes),
+        }
+    }
+
     /// Bytes that wait for the pod.
     pub(crate) fn waiting(&self) -> usize {
         self.backlog.waiting().len()
@@ -239,14 +295,8 @@ impl Stream {
         };
         let bytes = buffer.get(..count).unwrap_or_default();
         match self.side {
-            Side::Client => {
-                self.traffic.said_by_source(bytes);
-                self.traffic.add_sent(count);
-            }
-            Side::Server => {
-                self.traffic.said_by_destination(bytes);
-                self.traffic.add_received(count);
-            }
+            Side::Client => self.traffic.said_by_source(bytes),
+            Side::Server => self.traffic.said_by_destination(bytes),
         }
         if !self.answered {
             self.early.extend_from_slice(bytes);
@@ -254,6 +304,8 @@ impl Stream {
         }
         // After a short read this registers without a system call.
         let more = pod.poll_readable(&mut cx)?.is_ready();
+        self.bulk = count >= BULK;
+        self.count_from_pod(count);
         Ok(FromPod::Bytes { count, more })
     }
 

@@ -62,6 +62,11 @@ impl Traffic {
         }
     }
 
+    /// Whether nobody looks at the bytes, which are counted only.
+    pub(crate) const fn is_unseen(&self) -> bool {
+        self.recognised.is_none()
+    }
+
     /// The source says this.
     pub(crate) fn said_by_source(&mut self, bytes: &[u8]) {
         self.show(|recogniser, now, sink| recogniser.client(bytes, now, sink));

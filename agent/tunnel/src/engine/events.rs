@@ -9,6 +9,7 @@ use lark_core::quota::Full;
 use lark_core::reason::Reason;
 use tokio::time::Instant;
 
+use super::splice::Place;
 use super::{Engine, Part, RECEIVED, RUN, TunnelError};
 use crate::acceptor::{Delivery, Inbound};
 use crate::ended::{End, Ended, Refusal};
@@ -138,13 +139,13 @@ impl Engine {
     }
 
     /// More waits for applications that do not read than is kept.
-    fn too_much(&mut self, id: StreamId, full: Full) {
+    pub(super) fn too_much(&mut self, id: StreamId, full: Full) {
         let detail = format!("{}: of bytes that wait for applications, {full}", self.name);
         self.h2.reset(id, ErrorCode::ENHANCE_YOUR_CALM);
         self.finish(id.value(), End::Lost, Some(Refusal::new(Reason::LimitReached, detail)));
     }
 
-    fn event(&mut self, event: Event<'_>) {
+    pub(super) fn event(&mut self, event: Event<'_>) {
         match event {
             Event::SettingsReceived => {
                 if let Part::Dialling(part) = &mut self.part {
@@ -296,14 +297,19 @@ impl Engine {
 
     /// Reads once from the node's socket and takes in what came. False if there was nothing.
     pub(super) fn poll_receive(&mut self, cx: &mut Context<'_>) -> Result<bool, TunnelError> {
+        if let Some(spliced) = self.poll_splice(cx) {
+            return spliced;
+        }
+        let most = self.worth_reading();
         let mut received = RECEIVED.take();
         // It is there, unless somebody has panicked with it.
         received.resize(ROOM, 0);
-        let result = match self.records.poll_read(cx, &mut received) {
+        let result = match self.records.poll_read(cx, received.get_mut(..most).unwrap_or_default()) {
             Poll::Pending => Ok(false),
             Poll::Ready(Err(error)) => Err(error.into()),
             Poll::Ready(Ok(count)) => {
                 self.heard = Instant::now();
+                self.place = Place::Unknown;
                 self.take_records(received.get_mut(..count).unwrap_or_default()).map(|()| true)
             }
         };

@@ -9,7 +9,7 @@ use crate::ended::End;
 use crate::record::RecordError;
 use crate::stream::{FromPod, Stream};
 
-enum ServeError {
+pub(super) enum ServeError {
     Pod(io::Error),
     Tunnel(RecordError),
 }
@@ -88,6 +88,13 @@ impl Engine {
         if limit == 0 {
             return watch(stream);
         }
+        if self.records.takes_splices()
+            && stream.gives_unseen(limit)
+            && let Some(moved) = self.forward_unseen(number, limit)
+        {
+            return moved;
+        }
+        let Some(stream) = self.streams.get_mut(&number) else { return Ok(false) };
         let mut frame = FRAME.take();
         if frame.len() < FRAME_HEADER + limit {
             frame.resize(FRAME_HEADER + QUANTUM, 0);

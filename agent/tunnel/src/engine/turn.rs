@@ -101,6 +101,7 @@ impl Engine {
         if !self.h2.is_going_away() {
             let age = now.duration_since(self.began);
             let left = if self.proof.root_accepted() { self.proof.expires_in() } else { Duration::ZERO };
+            let left = if self.records.wears_out() { Duration::ZERO } else { left };
             match left.min(max_age.saturating_sub(age)) {
                 Duration::ZERO => self.retire(),
                 left => next = next.min(now + left),

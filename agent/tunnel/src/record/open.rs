@@ -77,22 +77,35 @@ impl Opening {
             self.sequence = sequence.checked_add(1).ok_or(Error::DecryptError)?;
             let opened = self.decrypter.decrypt(message, sequence)?;
             let plain = Plain { kind: opened.typ, bytes: opened.payload };
-            // A message's parts must follow each other (RFC 8446, section 5.1), and only data may be empty (5.4).
-            let interrupts = plain.kind != ContentType::Handshake && !self.messages.is_empty();
-            let says_nothing = plain.kind != ContentType::ApplicationData && plain.bytes.is_empty();
-            if interrupts || says_nothing {
-                return Err(unexpected(plain.kind));
-            }
-            match plain.kind {
-                ContentType::Alert => self.alert(plain.bytes)?,
-                ContentType::ApplicationData => {
-                    self.in_a_row = 0;
-                    return Ok(Some(plain));
-                }
-                _ => return Ok(Some(plain)),
+            if let Some(plain) = self.admit(plain)? {
+                return Ok(Some(plain));
             }
         }
         Ok(None)
+    }
+
+    /// Whether what a record held may come now. Nothing if it was an alert, which is dealt with here.
+    pub(super) fn admit<'a>(&mut self, plain: Plain<'a>) -> Result<Option<Plain<'a>>, Error> {
+        // A message's parts must follow each other (RFC 8446, section 5.1), and only data may be empty (5.4).
+        let interrupts = plain.kind != ContentType::Handshake && !self.messages.is_empty();
+        let says_nothing = plain.kind != ContentType::ApplicationData && plain.bytes.is_empty();
+        if interrupts || says_nothing {
+            return Err(unexpected(plain.kind));
+        }
+        match plain.kind {
+            ContentType::Alert => {
+                self.alert(plain.bytes)?;
+                return Ok(None);
+            }
+            ContentType::ApplicationData => self.in_a_row = 0,
+            _ => {}
+        }
+        Ok(Some(plain))
+    }
+
+    /// Records opened with this key.
+    pub(super) const fn opened(&self) -> u64 {
+        self.sequence
     }
 
     fn alert(&mut self, bytes: &[u8]) -> Result<(), Error> {

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use lark_sys::ktls::Key;
 use rustls::kernel::KernelConnection;
 use rustls::{
     AlertDescription, ConnectionTrafficSecrets, ContentType, Error, HandshakeType, InvalidMessage,
@@ -9,6 +10,7 @@ use rustls::{
 };
 
 use super::RecordError;
+use super::kernel::key;
 use super::open::{self, Opening, Plain, unexpected};
 use super::seal::{self, FRAGMENT, Sealing};
 
@@ -40,6 +42,15 @@ pub(super) struct Protocol {
     pub(super) owes_keys: bool,
     /// Whether the peer may send tickets. None is wanted.
     pub(super) may_get_tickets: bool,
+    /// Keys that were taken since the kernel, which may carry the records, heard of any. None: it carries nothing.
+    pub(super) renewed: Option<Renewed>,
+}
+
+/// The newest keys of both directions, if they are new.
+#[derive(Default)]
+pub(super) struct Renewed {
+    pub(super) receiving: Option<Key>,
+    pub(super) sending: Option<Key>,
 }
 
 impl Protocol {
@@ -62,7 +73,11 @@ impl Protocol {
     /// Announces new keys and takes them.
     fn renew_keys(&mut self) -> Result<(), Error> {
         self.seal(ContentType::Handshake, &open::KEY_UPDATE)?;
-        self.sealing = Sealing::new(self.suite, self.rekey.next_sending()?, 0)?;
+        let secrets = self.rekey.next_sending()?;
+        if let Some(renewed) = &mut self.renewed {
+            renewed.sending = key(&secrets);
+        }
+        self.sealing = Sealing::new(self.suite, secrets, 0)?;
         self.owes_keys = false;
         Ok(())
     }
@@ -91,7 +106,7 @@ impl Protocol {
     }
 
     /// What a peer may say after the handshake: tickets, which are not wanted, and that it has new keys.
-    fn handshake(&mut self, bytes: &[u8]) -> Result<(), Error> {
+    pub(super) fn handshake(&mut self, bytes: &[u8]) -> Result<(), Error> {
         self.opening.join(bytes)?;
         while let Some((kind, body)) = self.opening.message()? {
             match (kind, &*body) {
@@ -101,7 +116,11 @@ impl Protocol {
                         return Err(PeerMisbehaved::KeyEpochWithPendingFragment.into());
                     }
                     self.owes_keys |= *asks == 1;
-                    self.opening.renew(self.suite, self.rekey.next_receiving()?)?;
+                    let secrets = self.rekey.next_receiving()?;
+                    if let Some(renewed) = &mut self.renewed {
+                        renewed.receiving = key(&secrets);
+                    }
+                    self.opening.renew(self.suite, secrets)?;
                 }
                 (HandshakeType::KeyUpdate, [_]) => return Err(InvalidMessage::InvalidKeyUpdate.into()),
                 (HandshakeType::KeyUpdate, _) => return Err(InvalidMessage::TrailingData("KeyUpdate").into()),
@@ -116,22 +135,33 @@ impl Protocol {
 
     /// Says by an alert why the records cannot go on, unless the peer said so itself; to be followed by a flush.
     fn tell(&mut self, error: &Error) {
-        let alert = match error {
-            Error::AlertReceived(_) => return,
-            Error::DecryptError => AlertDescription::BadRecordMac,
-            Error::PeerSentOversizedRecord => AlertDescription::RecordOverflow,
-            Error::InvalidMessage(InvalidMessage::InvalidKeyUpdate) => AlertDescription::IllegalParameter,
-            Error::InvalidMessage(_) => AlertDescription::DecodeError,
-            Error::General(_) => AlertDescription::InternalError,
-            _ => AlertDescription::UnexpectedMessage,
-        };
-        // Whoever cannot even be told sees the connection end.
-        let _ = self.seal(ContentType::Alert, &[seal::FATAL, alert.into()]);
+        if let Some(alert) = alert_of(error) {
+            // Whoever cannot even be told sees the connection end.
+            let _ = self.seal(ContentType::Alert, &alert);
+        }
     }
 
     /// Says goodbye in TLS; to be followed by a flush.
     pub(super) fn close_notify(&mut self) {
-        let alert = [seal::WARNING, AlertDescription::CloseNotify.into()];
-        let _ = self.seal(ContentType::Alert, &alert);
+        let _ = self.seal(ContentType::Alert, &goodbye());
     }
+}
+
+/// The alert by which the peer is told of an error, unless it said so itself.
+pub(super) fn alert_of(error: &Error) -> Option<[u8; 2]> {
+    let alert = match error {
+        Error::AlertReceived(_) => return None,
+        Error::DecryptError => AlertDescription::BadRecordMac,
+        Error::PeerSentOversizedRecord => AlertDescription::RecordOverflow,
+        Error::InvalidMessage(InvalidMessage::InvalidKeyUpdate) => AlertDescription::IllegalParameter,
+        Error::InvalidMessage(_) => AlertDescription::DecodeError,
+        Error::General(_) => AlertDescription::InternalError,
+        _ => AlertDescription::UnexpectedMessage,
+    };
+    Some([seal::FATAL, alert.into()])
+}
+
+/// The alert that ends what an end sends.
+pub(super) fn goodbye() -> [u8; 2] {
+    [seal::WARNING, AlertDescription::CloseNotify.into()]
 }

@@ -63,6 +63,7 @@ pub(super) fn protocol(
         waiting: VecDeque::new(),
         owes_keys: false,
         may_get_tickets,
+        renewed: None,
     })
 }
 

@@ -35,7 +35,6 @@ impl Sealing {
     }
 
     /// Records sealed with this key.
-    #[cfg(test)]
     pub(super) const fn used(&self) -> u64 {
         self.sequence
     }

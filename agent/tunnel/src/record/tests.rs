@@ -210,7 +210,15 @@ async fn records() -> [Records; 2] {
     // Each direction has keys of its own.
     [(near, 1, 101), (far, 101, 1)].map(|(socket, sends, receives)| {
         let protocol = protocol(TLS13_AES_256_GCM_SHA384, sends, receives, sends == 1).unwrap();
-        Records { socket, protocol, partial: Vec::new(), gone: 0, unsent: 0, sent: false }
+        Records {
+            socket,
+            protocol,
+            partial: Vec::new(),
+            gone: 0,
+            unsent: 0,
+            sent: false,
+            kernel: Kernel::none(),
+        }
     })
 }
 
@@ -348,4 +356,51 @@ async fn what_the_socket_does_not_take_waits_in_order() {
     flushed.unwrap();
     assert!(received.unwrap() == sent);
     assert!(near.has_room());
+}
+
+/// What the kernel carries here, if that is demanded: `cargo xtask vm` does.
+fn offer() -> Option<Offer> {
+    let demanded = std::env::var_os("LARK_TEST_KTLS").is_some_and(|how| how == "demanded");
+    demanded.then(|| lark_sys::ktls::probe().expect("the kernel's TLS is demanded and not there"))
+}
+
+#[tokio::test]
+async fn a_key_that_is_used_up_is_renewed_or_the_tunnel_ends_before() {
+    const USES: u64 = 1_000;
+    let [mut near, mut far] = records().await;
+    let (suite, offer) = (near.protocol.suite, offer());
+    for (records, sends, receives) in [(&mut near, 1, 101), (&mut far, 101, 1)] {
+        let (sends, receives) = (secrets(suite, sends), secrets(suite, receives));
+        records.protocol.renewed = offer.map(|_| Renewed::default());
+        records.kernel = Kernel::new(&records.socket, offer, &receives, &sends, kernel::MARGIN + USES);
+        records.keep_nothing();
+        assert_eq!(records.kernel.receives(), offer.is_some());
+    }
+    near.protocol.sealing.set_limit(USES);
+    let mut written = 0;
+    let result = loop {
+        if let Err(error) = near.write(b"x") {
+            break Err(error);
+        }
+        assert_eq!(near.kernel.sends(), offer.is_some());
+        poll_fn(|cx| near.poll_flush(cx)).await.unwrap();
+        assert_eq!(receive(&mut far, 1).await.unwrap(), b"x");
+        written += 1;
+        let half = (kernel::MARGIN + USES) / 2;
+        let bears = offer.is_none_or(|offer| offer.renews);
+        assert_eq!(near.wears_out(), !bears && written >= half, "{written}");
+        if written == 3 * USES {
+            break Ok(());
+        }
+    };
+    match result {
+        Ok(()) => assert!(offer.is_none_or(|offer| offer.renews)),
+        Err(error) => {
+            assert!(matches!(error, RecordError::OwnKeys), "{error}");
+            assert_eq!(written, USES);
+        }
+    }
+    near.close_notify();
+    poll_fn(|cx| near.poll_flush(cx)).await.unwrap();
+    assert!(matches!(receive(&mut far, 1).await, Err(RecordError::Closed)));
 }

@@ -1,0 +1,100 @@
+//! Data into a pipe that the kernel has opened, and out of one that it is to seal.
+
+use std::io;
+use std::task::{Context, Poll};
+
+use lark_sys::ktls::{self, DATA};
+use lark_sys::splice::Pipe;
+use tokio::io::Interest;
+
+use super::{RecordError, Records};
+
+/// What came of it.
+pub(crate) enum Spliced {
+    /// The pipe has bytes.
+    Bytes,
+    /// The next record holds no data: it has to be read.
+    NotData,
+}
+
+impl Records {
+    /// Whether the kernel opens what is received, so that it can be spliced.
+    pub(crate) const fn is_opened_by_kernel(&self) -> bool {
+        self.kernel.receives()
+    }
+
+    /// Whether a frame can be spliced: the kernel seals it, and nothing waits before it.
+    pub(crate) fn takes_splices(&self) -> bool {
+        self.kernel.sends() && !self.protocol.owes_keys && !self.has_waiting()
+    }
+
+    /// Sends a header and the payload that is in the pipe, which is empty after it. What the socket does not take now
+    /// is kept; the caller has asked whether this can be.
+    pub(crate) fn splice(&mut self, header: &[u8], pipe: &mut Pipe) -> Result<(), RecordError> {
+        // Frames of control, mostly.
+        while self.has_waiting() {
+            match self.send() {
+                Ok(()) => self.sent = true,
+                Err(RecordError::Io(e)) if e.kind() == io::ErrorKind::WouldBlock => break,
+                Err(e) => return Err(e),
+            }
+        }
+        if !self.takes_splices() || self.kernel.is_used_up() {
+            let bytes = [header, &pipe.take()?].concat();
+            return self.write(&bytes);
+        }
+        self.unsent += header.len() + pipe.holds();
+        let count = taken(ktls::send(&self.socket, DATA, header, true))?;
+        self.count_sealed(count);
+        let mut left = header.get(count..).unwrap_or_default().to_vec();
+        while left.is_empty() && pipe.holds() > 0 {
+            let count = taken(pipe.drain(&self.socket, false))?;
+            if count == 0 {
+                break;
+            }
+            self.sent = true;
+            self.count_sealed(count);
+        }
+        left.extend(pipe.take()?);
+        if !left.is_empty() {
+            self.protocol.waiting.push_back(left);
+        }
+        Ok(())
+    }
+
+    /// Takes up to `most` bytes of data into an empty pipe. Pending when nothing has arrived.
+    pub(crate) fn poll_splice(
+        &mut self,
+        cx: &mut Context<'_>,
+        pipe: &mut Pipe,
+        most: usize,
+    ) -> Poll<Result<Spliced, RecordError>> {
+        let taken = loop {
+            std::task::ready!(self.socket.poll_read_ready(cx))?;
+            match self.socket.try_io(Interest::READABLE, || pipe.fill(&self.socket, most)) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                taken => break taken,
+            }
+        };
+        match taken {
+            Ok(0) => return Poll::Ready(Err(RecordError::Closed)),
+            Ok(_) => {}
+            // So says `tls_sw_splice_read` (net/tls/tls_sw.c) of records of other kinds, and leaves them.
+            Err(e) if e.kind() == io::ErrorKind::InvalidInput => return Poll::Ready(Ok(Spliced::NotData)),
+            Err(e) => return Poll::Ready(Err(self.refused(e))),
+        }
+        // Each call takes one record. What cannot go on says so again when it is next asked.
+        while pipe.holds() < most && pipe.fill(&self.socket, most - pipe.holds()).is_ok_and(|count| count > 0)
+        {
+        }
+        Poll::Ready(Ok(Spliced::Bytes))
+    }
+}
+
+/// Nothing is taken by a socket that is full.
+fn taken(result: io::Result<usize>) -> io::Result<usize> {
+    match result {
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(0),
+        other => other,
+    }
+}
