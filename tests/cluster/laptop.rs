@@ -135,6 +135,7 @@ impl Answers for Tells {
                 ready: true,
                 uptime_seconds: 60,
                 workers: 2,
+                records: String::new(),
                 discovery_generation: 7,
                 discovery_error: None,
                 pods: vec![],

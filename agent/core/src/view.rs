@@ -42,6 +42,9 @@ pub struct Status {
     pub uptime_seconds: u64,
     /// Worker threads.
     pub workers: usize,
+    /// Who carries the TLS records of tunnels: the agent or the kernel, and why. Empty from older agents.
+    #[serde(default)]
+    pub records: String,
     /// Number of the discovery state in use.
     pub discovery_generation: u64,
     /// Why discovery is not current, if it is not.

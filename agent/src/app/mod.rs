@@ -4,6 +4,7 @@
 //! heartbeat. Configuration goes to workers by message; they share nothing on the way of a byte.
 
 mod asked;
+mod carries;
 mod drain;
 mod discover;
 mod fields;
@@ -50,7 +51,7 @@ use crate::cli::{AgentArgs, Recognise};
 use crate::observe::Observer;
 use crate::proxy::{Direct, Identities, Plain};
 use asked::Asked;
-
+use carries::Carries;
 use drain::Drains;
 use handover::{Hello, Predecessor};
 use heartbeat::{Pulse, Watched};
@@ -99,6 +100,8 @@ async fn agent(args: AgentArgs, logs: Logs) -> anyhow::Result<()> {
     let bundle = roots.read()?;
     preflight::check()?;
     lark_sys::socket::raise_descriptor_limit();
+
+    let carries = Carries::find(args.ktls);
 
     // Everything that can be refused comes before anything that attaches.
     let hello = Hello::new(&args.node, &args.pin_root);
@@ -151,6 +154,7 @@ async fn agent(args: AgentArgs, logs: Logs) -> anyhow::Result<()> {
             clients: Arc::default(),
             settings: TunnelSettings {
                 congestion: args.congestion.clone(),
+                ktls: carries.offer,
                 window: args.tunnel_window,
                 keepalive: Duration::from_secs(args.keepalive),
                 // The limit is a node's; each worker has a share.
@@ -219,6 +223,7 @@ async fn agent(args: AgentArgs, logs: Logs) -> anyhow::Result<()> {
         &args,
         node.name.clone(),
         count,
+        carries.told,
         discovery.clone(),
         svids.clone(),
         observer.clone(),

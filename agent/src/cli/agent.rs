@@ -25,6 +25,15 @@ pub enum Recognise {
     Off,
 }
 
+/// Who carries the records of tunnels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Ktls {
+    /// The kernel, where it can.
+    Auto,
+    /// The agent.
+    Off,
+}
+
 /// What captured permissive pods do while their agent is dead or stuck.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum AgentDown {
@@ -237,6 +246,15 @@ pub struct AgentArgs {
     /// Default: the system's.
     #[arg(long, env = "LARK_CONGESTION", value_name = "NAME")]
     pub congestion: Option<String>,
+    /// Whether the kernel carries the TLS records of tunnels where it can: auto or off.
+    ///
+    /// Default off: the agent does. auto tries the kernel's module tls at start, `lark status` shows what came of it,
+    /// and hands over each connection's keys after its handshake; payload of large frames is then spliced where no
+    /// protocol is recognised in it. Off is the default since it was proved in emulation only, where nothing can be
+    /// timed, and since kernels before 6.14 cannot replace keys: there a tunnel takes no new connections after some
+    /// 190 GB in a direction, and resets those that it has left after 390.
+    #[arg(long, env = "LARK_KTLS", value_enum, value_name = "WHETHER", default_value = "off")]
+    pub ktls: Ktls,
     /// How many bytes of a tunnel may wait unread in the kernel of the node that they came to.
     ///
     /// Default 1048576. All connections of a tunnel wait behind them, so more is worse for small messages beside

@@ -55,6 +55,7 @@ fn table(s: &Status) -> String {
         ("pods", pods(s)),
         ("connections", connections(s)),
         ("workers", s.workers.to_string()),
+        ("TLS records", output::or_dash(&s.records)),
         ("CA", s.ca_url.clone()),
     ] {
         table.row(vec![name.to_owned(), value]);

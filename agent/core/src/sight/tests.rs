@@ -196,6 +196,7 @@ fn of_a_node_it_is_told_that_it_is_there_and_nothing_that_it_counts() {
         ready: true,
         uptime_seconds: 1,
         workers: 2,
+        records: String::new(),
         discovery_generation: 3,
         discovery_error: Some("policy-of-bank".to_owned()),
         pods: vec![StateCount { state: "captured".to_owned(), count: 7 }],
