@@ -70,6 +70,16 @@ pub(crate) const TESTS: [Tool; 17] = [
     server("vsftpd", "vsftpd", "vsftpd"),
 ];
 
+/// For the emulated machine.
+pub(crate) const MACHINE: [Tool; 6] = [
+    tool("busybox", "busybox-static"),
+    tool("cpio", "cpio"),
+    tool("ldd", "libc-bin"),
+    tool("qemu-system-x86_64", "qemu-system-x86"),
+    tool("strip", "binutils"),
+    tool("xz", "xz-utils"),
+];
+
 /// For trying the page. It brings letters to draw along.
 pub(crate) const BROWSER: [Tool; 1] = [tool("chromium", "chromium")];
 

@@ -40,6 +40,8 @@ mod soak;
 mod test;
 /// The project's own rules.
 mod tidy;
+/// Another kernel, emulated.
+mod vm;
 /// The page.
 mod web;
 
@@ -84,6 +86,8 @@ enum Task {
     Test(test::Args),
     /// Check the rules that Cargo, rustc and clippy cannot.
     Tidy,
+    /// Run the tests of what the kernel's TLS carries, on Debian's kernel in an emulated machine.
+    Vm(vm::Args),
     /// Build the page that is committed and embedded, or check and try it.
     Web(web::Args),
 }
@@ -103,6 +107,7 @@ fn main() -> ExitCode {
         Task::Manifests => manifests::run(),
         Task::Test(args) => test::run(&args),
         Task::Tidy => tidy::run(),
+        Task::Vm(args) => vm::run(&args),
         Task::Web(args) => web::run(&args),
     };
     match result {
