@@ -104,7 +104,7 @@ mod tests {
             .finish();
         tracing::subscriber::with_default(subscriber, || {
             let none: Option<&str> = None;
-            tracing::info!(target: "access", src.addr = %"10.0.0.1:1", detail = "a \u{1b}[31m\"b\"\n", n = 5, none, "connection");
+            tracing::info!(target: "access", n = 5, src.addr = %"10.0.0.1:1", detail = "a \u{1b}[31m\"b\"\n", none, "connection");
             tracing::warn!("{} \u{1b}[31mred", "words of others");
             tracing::error!(r#type = ?Some(1), ok = true);
         });
@@ -116,7 +116,7 @@ mod tests {
     fn lines_are_as_tracing_writes_them() {
         let own = logged(PlainFields);
         assert!(
-            own.contains("access: connection src.addr=10.0.0.1:1 detail=\"a \\u{1b}[31m\\\"b\\\"\\n\" n=5"),
+            own.contains("access: connection n=5 src.addr=10.0.0.1:1 detail=\"a \\u{1b}[31m\\\"b\\\"\\n\""),
             "{own}"
         );
         assert!(!own.contains('\u{1b}'), "{own}");
