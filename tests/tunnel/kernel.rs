@@ -173,8 +173,8 @@ fn an_alert_of_the_peers_ends_the_tunnel_by_its_name() {
         let world = World::new();
         let (mut node, mut peer) = tunnel(&world).await;
         // It takes this for a record, and says what it thinks of it.
-        let mut rubbish = [&[23, 3, 3, 0, 40][..], &[7; 40]].concat();
-        peer.tls.read_tls(&mut rubbish.as_mut_slice().as_ref()).unwrap();
+        let rubbish = [&[23, 3, 3, 0, 40][..], &[7; 40]].concat();
+        peer.tls.read_tls(&mut rubbish.as_slice()).unwrap();
         assert!(peer.tls.process_new_packets().is_err());
         peer.send().await;
         let error = node.error().await;

@@ -186,7 +186,9 @@ mod tests {
         told
     }
 
-    fn pieces(map: &Map) -> Vec<Arc<Piece<Arc<(u32, u32)>>>> {
+    type Pieces = Vec<Arc<Piece<Arc<(u32, u32)>>>>;
+
+    fn pieces(map: &Map) -> Pieces {
         map.groups.iter().flat_map(|group| group.to_vec()).collect()
     }
 

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::serve::ServeError;
 use super::{Engine, TunnelError};
 use crate::record::{ROOM, Spliced};
-use crate::stream::{FromPod, Stream};
+use crate::stream::FromPod;
 
 /// What is worth a way of its own: a pipe takes one record at a time, and each is a system call.
 const LEAST: usize = 32 * 1024;
@@ -122,10 +122,20 @@ impl Engine {
         if pipe.holds() == 0 {
             return;
         }
-        match self.held.hold(pipe.holds()).map_err(Ok).and_then(|()| pipe.take().map_err(Err)) {
-            Ok(left) => self.streams.get_mut(&id.value()).map(|stream: &mut Stream| stream.keep_bytes(&left)),
-            Err(Ok(full)) => Some(self.too_much(id, full)),
-            Err(Err(error)) => Some(self.pod_failed(id.value(), &error)),
-        };
+        let waiting = pipe.holds();
+        if let Err(full) = self.held.hold(waiting) {
+            return self.too_much(id, full);
+        }
+        match pipe.take() {
+            Ok(left) => {
+                if let Some(stream) = self.streams.get_mut(&id.value()) {
+                    stream.keep_bytes(&left);
+                }
+            }
+            Err(error) => {
+                self.held.release(waiting);
+                self.pod_failed(id.value(), &error);
+            }
+        }
     }
 }

@@ -140,11 +140,6 @@ impl Protocol {
             let _ = self.seal(ContentType::Alert, &alert);
         }
     }
-
-    /// Says goodbye in TLS; to be followed by a flush.
-    pub(super) fn close_notify(&mut self) {
-        let _ = self.seal(ContentType::Alert, &goodbye());
-    }
 }
 
 /// The alert by which the peer is told of an error, unless it said so itself.
