@@ -247,7 +247,7 @@ fn order(job: Job, round: usize, peers: usize) -> Vec<Contestant> {
         Job::SameBulk | Job::SameEcho => vec![Plain, Relay, Lark],
         Job::Spin => vec![Plain, Lark],
         // The relay has one buffer for all and two descriptors for each: nothing to compare with.
-        Job::Memory => vec![Reference, Lark],
+        Job::Memory | Job::Slow => vec![Reference, Lark],
         _ => vec![Plain, Relay, Reference, Lark],
     };
     if order.contains(&Reference) {

@@ -1,14 +1,20 @@
 //! Logs: where lines go, which are written, and the last of them.
 
+use std::collections::VecDeque;
+use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use lark_core::view::LogView;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::writer::MakeWriterExt;
 
 use super::fields::PlainFields;
-use super::lines::Lines;
 use crate::cli::agent::LogFormat;
+
+/// Bytes of lines that are kept for a bug report.
+const RECENT: usize = 256 * 1024;
 
 /// The filter of an agent that runs.
 #[derive(Clone)]
@@ -18,7 +24,7 @@ struct Inner {
     configured: String,
     set: Box<dyn Fn(EnvFilter) -> Result<(), String> + Send + Sync>,
     changed: Mutex<Changed>,
-    lines: Lines,
+    recent: Recent,
 }
 
 /// What is in force instead of the configured filter.
@@ -35,8 +41,9 @@ pub fn init_logs(format: LogFormat, filter: &str) -> Logs {
         Ok(parsed) => (filter.to_owned(), parsed),
         Err(_) => ("info".to_owned(), EnvFilter::new("info")),
     };
-    let lines = Lines::start();
-    let builder = tracing_subscriber::fmt().with_env_filter(parsed).with_writer(lines.clone());
+    let recent = Recent::default();
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(parsed).with_writer(io::stderr.and(recent.clone()));
     let failed = |error: tracing_subscriber::reload::Error| error.to_string();
     let set: Box<dyn Fn(EnvFilter) -> Result<(), String> + Send + Sync> = match format {
         LogFormat::Text => {
@@ -52,7 +59,7 @@ pub fn init_logs(format: LogFormat, filter: &str) -> Logs {
             Box::new(move |filter| handle.reload(filter).map_err(failed))
         }
     };
-    Logs(Arc::new(Inner { configured, set, changed: Mutex::default(), lines }))
+    Logs(Arc::new(Inner { configured, set, changed: Mutex::default(), recent }))
 }
 
 impl Logs {
@@ -121,11 +128,43 @@ impl Logs {
 
     /// The last lines.
     pub(super) fn recent(&self) -> String {
-        self.0.lines.recent()
+        let kept = self.0.recent.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (first, second) = kept.as_slices();
+        let bytes = [first, second].concat();
+        drop(kept);
+        let text = String::from_utf8_lossy(&bytes);
+        // The first line has lost its beginning.
+        if bytes.len() < RECENT {
+            text.into_owned()
+        } else {
+            text.split_once('\n').map_or("", |(_, rest)| rest).to_owned()
+        }
+    }
+}
+
+/// Keeps what is written last.
+#[derive(Clone, Default)]
+struct Recent(Arc<Mutex<VecDeque<u8>>>);
+
+impl Write for Recent {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let bytes_kept = bytes.get(bytes.len().saturating_sub(RECENT)..).unwrap_or_default();
+        let over = (kept.len() + bytes_kept.len()).saturating_sub(RECENT);
+        kept.drain(..over);
+        kept.extend(bytes_kept);
+        Ok(bytes.len())
     }
 
-    /// Writes lines that wait for others: for the end of the process.
-    pub(super) fn write_out(&self) {
-        self.0.lines.write_out();
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Recent {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
     }
 }

@@ -12,7 +12,6 @@ mod gauges;
 mod handover;
 mod heartbeat;
 mod leave;
-mod lines;
 mod listeners;
 mod logs;
 mod policy;
@@ -68,9 +67,7 @@ use worker::{Shared, Workers};
 /// With one sentence that says what to do; nothing is attached then.
 pub fn run(args: AgentArgs) -> anyhow::Result<()> {
     let logs = init_logs(args.log_format, &args.log);
-    let result = block_on(agent(args, logs.clone()));
-    logs.write_out();
-    result
+    block_on(agent(args, logs))
 }
 
 async fn agent(args: AgentArgs, logs: Logs) -> anyhow::Result<()> {

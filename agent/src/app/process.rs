@@ -71,18 +71,21 @@ pub(super) async fn let_go(mut ready: watch::Receiver<bool>) {
 struct Idle {
     used: Duration,
     quiet: Duration,
+    /// Used since it was last found quiet: some of what was let go of has come back.
+    since: Duration,
 }
 
 impl Idle {
-    /// Whether it has had nothing to do for [`QUIET`] now, once for each time that it had.
+    /// Whether it has had nothing to do for [`QUIET`] now, once for each time that it had something.
     fn begins(&mut self, used: Duration) -> bool {
         let spent = used.saturating_sub(std::mem::replace(&mut self.used, used));
-        if spent > NOTHING {
-            self.quiet = Duration::ZERO;
-            return false;
+        self.since = self.since.saturating_add(spent);
+        self.quiet = if spent > NOTHING { Duration::ZERO } else { self.quiet.saturating_add(LOOK) };
+        let begins = self.quiet >= QUIET && self.since > NOTHING;
+        if begins {
+            (self.quiet, self.since) = (Duration::ZERO, Duration::ZERO);
         }
-        self.quiet = self.quiet.saturating_add(LOOK);
-        self.quiet == QUIET
+        begins
     }
 }
 
@@ -148,12 +151,11 @@ mod tests {
         };
         let (little, much) = (NOTHING / 2, NOTHING * 2);
         let quiet = u32::try_from(QUIET.as_millis() / LOOK.as_millis()).unwrap();
-        assert_eq!(looks(quiet - 1, little), 0);
-        assert_eq!(looks(1, little), 1);
-        assert_eq!(looks(10 * quiet, little), 0, "nothing has come back since");
         assert_eq!(looks(1, much), 0);
         assert_eq!(looks(quiet - 1, Duration::ZERO), 0);
         assert_eq!(looks(1, Duration::ZERO), 1);
+        assert_eq!(looks(10 * quiet, Duration::ZERO), 0, "nothing has come back since");
+        assert_eq!(looks(10 * quiet, little), 10, "a little at a time comes back too");
         assert_eq!(looks(10 * quiet, much), 0);
     }
 }

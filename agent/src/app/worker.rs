@@ -134,13 +134,7 @@ struct Parts {
     pulse: Pulse,
 }
 
-/// A worker's turns of the CPU beside applications that use all of it.
-const TURN: Duration = Duration::from_micros(100);
-
 fn work(parts: Parts) -> anyhow::Result<()> {
-    if let Err(error) = lark_sys::cpu::short_turns(TURN) {
-        tracing::debug!(%error, "small messages may wait longer beside bulk");
-    }
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = runtime.enable_all().build_local(LocalOptions::default())?;
     runtime.block_on(run(parts))

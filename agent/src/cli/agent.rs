@@ -251,8 +251,9 @@ pub struct AgentArgs {
     /// Default off: the agent does. auto tries the kernel's module tls at start, `lark status` shows what came of it,
     /// and hands over each connection's keys after its handshake; payload of large frames is then spliced where no
     /// protocol is recognised in it. Off is the default since it was proved in emulation only, where nothing can be
-    /// timed, and since kernels before 6.14 cannot replace keys: there a tunnel takes no new connections after some
-    /// 190 GB in a direction, and resets those that it has left after 390.
+    /// timed, and since kernels before 6.14 cannot replace keys: there a tunnel takes no new connections after 8.4
+    /// million records in a direction (137 GB if all are full, much less of small messages), and resets those that it
+    /// has left after twice as many.
     #[arg(long, env = "LARK_KTLS", value_enum, value_name = "WHETHER", default_value = "off")]
     pub ktls: Ktls,
     /// How many bytes of a tunnel may wait unread in the kernel of the node that they came to.

@@ -9,7 +9,7 @@ pub mod capability;
 pub mod cgroup;
 /// Established TCP connections of a namespace, from sock_diag.
 pub mod connections;
-/// CPU time and turns.
+/// CPU time.
 pub mod cpu;
 /// Descriptors from one process to another.
 pub mod handover;

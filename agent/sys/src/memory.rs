@@ -2,6 +2,7 @@
 
 use std::ffi::c_void;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 
 use rustix::mm::{Advice, madvise};
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
@@ -19,20 +20,23 @@ pub fn keep_private() -> io::Result<()> {
     Ok(())
 }
 
-/// Unmaps the pages of the program's and its libraries' code and constants; what is still used comes back from the
-/// page cache when it is next touched. Starting up runs through most of the program once (arguments, files, loading
-/// eBPF), and the kernel maps sixteen pages for each that is touched (`do_fault_around`, mm/memory.c): without this
-/// all of it would stay in the resident set for good. Returns how many bytes are mapped, used or not.
+/// Unmaps the pages of the program's own code and constants; what is still used comes back from the page
+/// cache, page by page, when it is next touched. Starting up runs through most of the program once (arguments,
+/// files, loading eBPF), and the kernel maps sixteen pages for each that is touched (`do_fault_around`,
+/// mm/memory.c): without this all of it would stay in the resident set for good. Returns how many bytes are
+/// mapped from the program, used or not. A breakpoint that somebody has set in it (a debugger's, a uprobe) goes too.
+/// Libraries are left alone: they may be unmapped, and something else mapped in their place.
 ///
 /// # Errors
-/// When `/proc/self/maps` cannot be read or the kernel refuses; nothing is lost then.
+/// When `/proc/self` cannot be read or the kernel refuses; nothing is lost then.
 pub fn let_go_of_code() -> io::Result<usize> {
+    let program = std::fs::read_link("/proc/self/exe")?;
     let maps = std::fs::read("/proc/self/maps")?;
     let mut bytes = 0;
-    for (start, length) in code_of(&maps) {
-        // SAFETY: a private mapping of a file which nothing has written to: an executable one, and constants that
-        // lie before it in the file, which need no relocation. The kernel drops the pages from the page tables
-        // only, and reads the same bytes again when they are touched.
+    for (start, length) in code_of(&maps, program.as_os_str().as_bytes()) {
+        // SAFETY: a private mapping of the program's own file, which is never unmapped and which nothing of ours has written to: the executable
+        // one, and constants that lie before it in the file, which need no relocation. The kernel drops the
+        // pages from the page tables only, and reads the same bytes again when they are touched.
         unsafe { madvise(start as *mut c_void, length, Advice::LinuxDontNeed) }?;
         bytes += length;
     }
@@ -49,46 +53,27 @@ pub fn let_go_of_free_memory() {
     }
 }
 
-/// Where, by `/proc/self/maps` (proc_pid_maps(5)), the code of files lies and the constants before it: start and
-/// length. What comes after a file's code has been relocated or is written to.
-fn code_of(maps: &[u8]) -> Vec<(usize, usize)> {
+/// Where, by `/proc/self/maps` (proc_pid_maps(5)), a program's code lies and the constants before it: start
+/// and length. What comes after the code has been relocated or is written to.
+fn code_of(maps: &[u8], program: &[u8]) -> Vec<(usize, usize)> {
     let mut found = Vec::new();
-    // What was found of a file whose code has not come yet, and the file.
-    let (mut constants, mut of) = (Vec::new(), None);
-    for line in maps.split(|byte| *byte == b'\n') {
-        let Some(Mapping { range, mode, file }) = Mapping::parse(line) else { continue };
-        if of != Some(file) {
-            (constants, of) = (Vec::new(), Some(file));
-        }
-        match mode {
-            b"r--p" => constants.push(range),
-            b"r-xp" => {
-                found.append(&mut constants);
-                found.push(range);
-            }
-            // Laid out otherwise than expected: nothing but code is touched.
-            _ => constants.clear(),
-        }
-    }
-    found
-}
-
-/// A mapping of a file: start and length, mode, and the file's name.
-struct Mapping<'a> {
-    range: (usize, usize),
-    mode: &'a [u8],
-    file: &'a [u8],
-}
-
-impl<'a> Mapping<'a> {
-    fn parse(line: &'a [u8]) -> Option<Self> {
-        let file = line.get(line.iter().position(|byte| *byte == b'/')?..)?;
+    for line in maps.split(|byte| *byte == b'\n').filter(|line| line.ends_with(program)) {
         let mut fields = line.split(|byte| *byte == b' ');
-        let mut ends = fields.next()?.split(|byte| *byte == b'-');
+        let (range, mode) = (fields.next().unwrap_or_default(), fields.next().unwrap_or_default());
         let address = |text: &[u8]| usize::from_str_radix(std::str::from_utf8(text).ok()?, 16).ok();
-        let (start, end) = (address(ends.next()?)?, address(ends.next()?)?);
-        Some(Self { range: (start, end.checked_sub(start)?), mode: fields.next()?, file })
+        let mut ends = range.split(|byte| *byte == b'-').map(address);
+        let (Some(Some(start)), Some(Some(end))) = (ends.next(), ends.next()) else { return Vec::new() };
+        match mode {
+            b"r--p" => found.push((start, end.saturating_sub(start))),
+            b"r-xp" => {
+                found.push((start, end.saturating_sub(start)));
+                return found;
+            }
+            _ => break,
+        }
     }
+    // Laid out otherwise than expected: nothing is touched.
+    Vec::new()
 }
 
 #[cfg(test)]
@@ -99,22 +84,16 @@ mod tests {
             20000-30000 r-xp 0000f000 fe:00 7 /bin/lark\n\
             30000-40000 r--p 0001f000 fe:00 7 /bin/lark\n\
             40000-50000 rw-p 0002f000 fe:00 7 /bin/lark\n\
-            50000-58000 rw-p 00000000 00:00 0 [heap]\n\
-            60000-70000 r-xp 00000000 fe:00 8 /lib/libc.so\n\
-            70000-80000 r--p 00010000 fe:00 8 /lib/libc.so\n\
-            90000-a0000 r-xp 00000000 00:00 0 [vdso]\n";
-        assert_eq!(super::code_of(maps), [(0x10000, 0x10000), (0x20000, 0x10000), (0x60000, 0x10000)]);
+            60000-70000 r-xp 00000000 fe:00 8 /lib/libc.so\n";
+        assert_eq!(super::code_of(maps, b"/bin/lark"), [(0x10000, 0x10000), (0x20000, 0x10000)]);
     }
 
     #[test]
-    fn what_may_have_been_written_to_is_left_alone() {
-        let written = b"10000-20000 r--p 00000000 fe:00 7 /bin/lark\n\
-            20000-30000 rw-p 00000000 fe:00 7 /bin/lark\n\
-            30000-40000 r-xp 0 fe:00 7 /bin/lark\n";
-        assert_eq!(super::code_of(written), [(0x30000, 0x10000)]);
-        assert_eq!(super::code_of(b"10000-20000 r--p 00000000 fe:00 7 /bin/lark\n"), []);
-        assert_eq!(super::code_of(b"10000-20000 r-xs 00000000 fe:00 7 /bin/lark\n"), []);
-        assert_eq!(super::code_of(b"nothing of the kind /bin/lark\n"), []);
+    fn an_unknown_layout_is_left_alone() {
+        let written = b"10000-20000 rw-p 00000000 fe:00 7 /bin/lark\n20000-30000 r-xp 0 fe:00 7 /bin/lark\n";
+        assert_eq!(super::code_of(written, b"/bin/lark"), []);
+        assert_eq!(super::code_of(b"10000-20000 r--p 00000000 fe:00 7 /bin/lark\n", b"/bin/lark"), []);
+        assert_eq!(super::code_of(b"nothing of the kind /bin/lark\n", b"/bin/lark"), []);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
+use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with, splice};
 
 /// A pipe on the way from one socket to another.
 #[derive(Debug)]
@@ -11,6 +11,7 @@ pub struct Pipe {
     end: OwnedFd,
     begin: OwnedFd,
     holds: usize,
+    slots: usize,
 }
 
 impl Pipe {
@@ -22,12 +23,18 @@ impl Pipe {
         let (end, begin) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         // fs.pipe-user-pages-soft bounds it for whoever has no CAP_SYS_RESOURCE; then it has what pipes have.
         let _ = fcntl_setpipe_size(&begin, size);
-        Ok(Self { end, begin, holds: 0 })
+        let slots = fcntl_getpipe_size(&begin)? / rustix::param::page_size();
+        Ok(Self { end, begin, holds: 0, slots })
     }
 
     /// Bytes in it.
     pub const fn holds(&self) -> usize {
         self.holds
+    }
+
+    /// How many pieces of memory fit into it, however small each is: as many as pages of its size.
+    pub const fn slots(&self) -> usize {
+        self.slots
     }
 
     /// Takes up to `most` bytes that wait in a socket. None taken means that they end there.

@@ -264,6 +264,10 @@ impl Records {
     }
 
     fn alert(&mut self, alert: [u8; 2]) {
+        if self.kernel.receives() {
+            // The kernel notes an error of the receiving side at the socket, where it would fail the next write.
+            let _ = self.socket.take_error();
+        }
         if self.kernel.sends() {
             self.say_alert(alert);
         } else {

@@ -66,7 +66,7 @@ impl Meter {
     /// One contestant's turn at one job.
     pub(crate) fn turn(&self, stage: &mut Stage, contestant: Contestant, job: Job) -> Result<Measured> {
         let way = way(job);
-        if job == Job::Memory {
+        if matches!(job, Job::Memory | Job::Slow) {
             stage.renew(contestant)?;
         }
         stage.agents_with(if job == Job::Spin { &[SPIN] } else { &[] })?;
@@ -74,7 +74,7 @@ impl Meter {
             if job != Job::Memory {
                 self.warm(stage, contestant, way, &route)?;
             }
-            self.measure(contestant, job, &route)
+            self.measure(job, &route)
         });
         let left = stage.leave(contestant);
         let measured = result.with_context(|| match contestant {
@@ -101,7 +101,7 @@ impl Meter {
         Ok(())
     }
 
-    fn measure(&self, contestant: Contestant, job: Job, route: &Route) -> Result<Measured> {
+    fn measure(&self, job: Job, route: &Route) -> Result<Measured> {
         Ok(match job {
             Job::Bulk1 => self.bulk(route, 1, "bulk1", Some("cpu_gib1"))?,
             Job::Bulk8 => self.bulk(route, 8, "bulk8", Some("cpu_gib8"))?,
@@ -127,7 +127,8 @@ impl Meter {
                 let said = self.connect(route, "32")?;
                 vec![("conn32", number(&said, "connections")? * 1e-3 / number(&said, "seconds")?)]
             }
-            Job::Memory => self.memory(contestant, route)?,
+            Job::Memory => self.memory(route)?,
+            Job::Slow => self.slow(route)?,
             Job::Seen | Job::BesideConnect | Job::BesideBulk | Job::OutsideConnect | Job::Aead => {
                 bail!("{job:?} has no turn of its own")
             }
@@ -190,15 +191,12 @@ impl Meter {
         Ok(said)
     }
 
-    fn memory(&self, contestant: Contestant, route: &Route) -> Result<Measured> {
+    fn memory(&self, route: &Route) -> Result<Measured> {
         if route.processes.is_empty() {
             return Ok(Vec::new());
         }
         self.run("connect", route, 0, &["--seconds", "0.05"])?;
-        let settle = |is_left_alone: bool| match contestant {
-            Contestant::Lark if is_left_alone => LETS_GO,
-            _ => SETTLE,
-        };
+        let settle = |is_left_alone: bool| if is_left_alone { LETS_GO } else { SETTLE };
         std::thread::sleep(settle(true));
         let mut measured = vec![("rss_idle", largest(route)?)];
         for (row, count, is_left_alone) in HELD {
@@ -208,22 +206,28 @@ impl Meter {
             holder.kill();
             std::thread::sleep(SETTLE);
         }
-        measured.push(("rss_slow", self.slow(route)?));
         Ok(measured)
     }
 
     /// MiB that a connection holds of which both ends send all they can and read nothing.
-    fn slow(&self, route: &Route) -> Result<f64> {
-        let before = largest(route)?;
+    fn slow(&self, route: &Route) -> Result<Measured> {
+        if route.processes.is_empty() {
+            return Ok(Vec::new());
+        }
+        // Bulk has run once, so that what it needs once is there.
+        self.timed("bulk", route, 1, SETTLE, &["--streams", "8"])?;
+        std::thread::sleep(SETTLE);
+        let each = || route.processes.iter().map(|p| process::resident(*p)).collect::<Result<Vec<f64>>>();
+        let before = each()?;
         let mut command = self.command(&[], "bulk", route, 2);
         command.args(["--streams", &SLOW.to_string(), "--seconds", "60"]);
         let mut load = self.client.start(command, &self.directory.join("slow.log"))?;
         std::thread::sleep(STANDSTILL);
         ensure!(load.is_running(), "ends that do not read: {}", load.log());
-        let with = largest(route)?;
+        let more = each()?.into_iter().zip(before).map(|(with, before)| with - before);
+        let most = more.fold(0.0, f64::max);
         load.kill();
-        std::thread::sleep(SETTLE);
-        Ok((with - before) / f64::from(SLOW))
+        Ok(vec![("rss_slow", most / f64::from(SLOW))])
     }
 
     /// Connections that stay open until what is returned is dropped.

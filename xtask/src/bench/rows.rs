@@ -15,8 +15,10 @@ pub(crate) enum Job {
     Connect1,
     /// New connections, 32 at a time.
     Connect32,
-    /// Memory with no, 1,000 and 10,000 open connections, and of one whose ends do not read.
+    /// Memory with no, 1,000 and 10,000 open connections.
     Memory,
+    /// Memory of connections whose ends send and do not read.
+    Slow,
     /// One stream of bytes to a pod of the same node.
     SameBulk,
     /// Small messages to it.
@@ -79,7 +81,7 @@ pub(crate) const ROWS: [Row; 30] = [
     less("rss_idle", "MiB", Job::Memory),
     less("rss_1k", "MiB", Job::Memory),
     less("rss_10k", "MiB", Job::Memory),
-    less("rss_slow", "MiB", Job::Memory),
+    less("rss_slow", "MiB", Job::Slow),
     more("same_bulk1", "Gbit/s", Job::SameBulk),
     less("same_echo1_p50", "µs", Job::SameEcho),
     less("uncaptured_conn1_p50", "µs", Job::BesideConnect),
@@ -98,7 +100,7 @@ pub(crate) const ROWS: [Row; 30] = [
 ];
 
 /// All jobs, in the order in which a round does them.
-pub(crate) const JOBS: [Job; 17] = [
+pub(crate) const JOBS: [Job; 18] = [
     Job::Aead,
     Job::Bulk1,
     Job::Bulk8,
@@ -116,6 +118,7 @@ pub(crate) const JOBS: [Job; 17] = [
     Job::BesideBulk,
     Job::Seen,
     Job::Memory,
+    Job::Slow,
 ];
 
 /// A row by its name.

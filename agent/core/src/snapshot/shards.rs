@@ -5,7 +5,7 @@
 //! What is held knows its key, which is not held beside it: an index of workloads by uid is a pointer for
 //! each. The one hash of a key says in which piece an entry is, and where in it.
 
-use std::hash::{BuildHasher, Hash};
+use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::Arc;
 
 use hashbrown::{DefaultHashBuilder, HashTable};
@@ -32,12 +32,31 @@ pub(super) trait Entry: Clone {
 type Piece<E> = HashTable<E>;
 type Group<E> = [Arc<Piece<E>>; PIECES];
 
+/// Hashes keys, which are names that are chosen by whoever makes a pod. The fast hasher's own key is made of addresses,
+/// so the system's chance goes into each hash; the same in all copies of a map.
+#[derive(Debug, Clone)]
+struct Keyed {
+    hasher: DefaultHashBuilder,
+    secret: u64,
+}
+
+impl Default for Keyed {
+    fn default() -> Self {
+        Self { hasher: DefaultHashBuilder::default(), secret: RandomState::new().hash_one(0) }
+    }
+}
+
+impl Keyed {
+    fn of(&self, key: impl Hash) -> u64 {
+        self.hasher.hash_one((self.secret, key))
+    }
+}
+
 /// The map.
 #[derive(Debug, Clone)]
 pub(super) struct Shards<E> {
     groups: [Arc<Group<E>>; GROUPS],
-    /// Keyed by chance, for names are chosen by whoever makes a pod; the same in all copies.
-    hasher: DefaultHashBuilder,
+    hasher: Keyed,
 }
 
 impl<E> Default for Shards<E> {
@@ -45,7 +64,7 @@ impl<E> Default for Shards<E> {
     fn default() -> Self {
         let piece = Arc::new(HashTable::new());
         let group: Arc<Group<E>> = Arc::new(std::array::from_fn(|_| piece.clone()));
-        Self { groups: std::array::from_fn(|_| group.clone()), hasher: DefaultHashBuilder::default() }
+        Self { groups: std::array::from_fn(|_| group.clone()), hasher: Keyed::default() }
     }
 }
 
@@ -69,26 +88,26 @@ impl<E: Entry> Shards<E> {
 
     /// The entry of a key.
     pub(super) fn get(&self, key: E::Key<'_>) -> Option<&E> {
-        let hash = self.hasher.hash_one(key);
+        let hash = self.hasher.of(key);
         self.piece(hash)?.find(hash, |entry| entry.is(key))
     }
 
     /// The entry of a key, to be changed in this copy alone; not its key.
     pub(super) fn get_mut(&mut self, key: E::Key<'_>) -> Option<&mut E> {
         self.get(key)?;
-        let hash = self.hasher.hash_one(key);
+        let hash = self.hasher.of(key);
         self.piece_mut(hash)?.find_mut(hash, |entry| entry.is(key))
     }
 
     /// All entries of a key, where [`Self::add`] has put several.
     pub(super) fn all(&self, key: E::Key<'_>) -> impl Iterator<Item = &E> {
-        let hash = self.hasher.hash_one(key);
+        let hash = self.hasher.of(key);
         self.piece(hash).into_iter().flat_map(move |piece| piece.iter_hash(hash)).filter(move |e| e.is(key))
     }
 
     /// Puts an entry in the place of the one of its key, which it returns, if there was any.
     pub(super) fn insert(&mut self, entry: E) -> Option<E> {
-        let hash = self.hasher.hash_one(entry.key());
+        let hash = self.hasher.of(entry.key());
         match self.piece_mut(hash)?.find_mut(hash, |known| known.is(entry.key())) {
             Some(known) => Some(std::mem::replace(known, entry)),
             None => {
@@ -101,9 +120,9 @@ impl<E: Entry> Shards<E> {
     /// Puts an entry beside those of its key.
     pub(super) fn add(&mut self, entry: E) {
         let hasher = self.hasher.clone();
-        let hash = hasher.hash_one(entry.key());
+        let hash = hasher.of(entry.key());
         if let Some(piece) = self.piece_mut(hash) {
-            piece.insert_unique(hash, entry, |entry| hasher.hash_one(entry.key()));
+            piece.insert_unique(hash, entry, |entry| hasher.of(entry.key()));
         }
     }
 
@@ -114,7 +133,7 @@ impl<E: Entry> Shards<E> {
 
     /// Takes out the first entry of a key of which that holds.
     pub(super) fn remove_one(&mut self, key: E::Key<'_>, holds: impl Fn(&E) -> bool) -> Option<E> {
-        let hash = self.hasher.hash_one(key);
+        let hash = self.hasher.of(key);
         let is_it = |entry: &E| entry.is(key) && holds(entry);
         self.piece(hash)?.find(hash, is_it)?;
         self.piece_mut(hash)?.find_entry(hash, is_it).ok().map(|found| found.remove().0)

@@ -88,13 +88,15 @@ impl Engine {
         if limit == 0 {
             return watch(stream);
         }
-        if self.records.takes_splices()
-            && stream.gives_unseen(limit)
-            && let Some(moved) = self.forward_unseen(number, limit)
-        {
-            return moved;
-        }
-        let Some(stream) = self.streams.get_mut(&number) else { return Ok(false) };
+        let stream = if self.records.takes_splices() && stream.gives_unseen(limit) {
+            if let Some(moved) = self.forward_unseen(number, limit) {
+                return moved;
+            }
+            let Some(stream) = self.streams.get_mut(&number) else { return Ok(false) };
+            stream
+        } else {
+            stream
+        };
         let mut frame = FRAME.take();
         if frame.len() < FRAME_HEADER + limit {
             frame.resize(FRAME_HEADER + QUANTUM, 0);

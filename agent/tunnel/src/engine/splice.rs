@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::serve::ServeError;
 use super::{Engine, TunnelError};
-use crate::record::{ROOM, Spliced};
+use crate::record::{ROOM, Records, Spliced};
 use crate::stream::FromPod;
 
 /// What is worth a way of its own: a pipe takes one record at a time, and each is a system call.
@@ -45,7 +45,10 @@ impl Engine {
 
     /// The stream, and how much of its payload is to come, that can go to its pod unseen.
     fn unseen(&self) -> Option<(StreamId, usize)> {
-        let (id, left) = self.h2.under_way().filter(|_| self.records.is_opened_by_kernel())?;
+        if !self.records.is_opened_by_kernel() {
+            return None;
+        }
+        let (id, left) = self.h2.under_way()?;
         let worth = left >= LEAST || self.place == Place::Inside;
         let stream = self.streams.get(&id.value())?;
         (worth && stream.takes_unseen()).then_some((id, left))
@@ -59,8 +62,12 @@ impl Engine {
             }
             return None;
         };
-        // Without descriptors for a pipe all is read.
+        // Without descriptors for a pipe, or with a small one, all is read.
         let mut pipe = PIPE.take().or_else(|| Pipe::new(HOLDS).ok())?;
+        if !Records::fits(&pipe) {
+            PIPE.set(Some(pipe));
+            return None;
+        }
         let result = match self.records.poll_splice(cx, &mut pipe, left.min(HOLDS)) {
             Poll::Pending => Some(Ok(false)),
             Poll::Ready(Err(error)) => Some(Err(error.into())),

@@ -192,6 +192,7 @@ impl Records {
             if !self.kernel.renews {
                 // A goodbye is within the margin.
                 self.kernel.limit = u64::MAX;
+                self.protocol.owes_keys = false;
                 return Err(RecordError::OwnKeys);
             }
             self.protocol.owes_keys = false;
@@ -224,8 +225,6 @@ impl Records {
 
     /// Keeps an alert for when everything else is sent.
     pub(super) fn say_alert(&mut self, alert: [u8; 2]) {
-        // The kernel notes an error of the receiving side at the socket, where it would fail the next write.
-        let _ = self.socket.take_error();
         self.kernel.alert = Some(alert);
     }
 
@@ -330,12 +329,17 @@ impl Records {
 
     /// Whether the kernel has used a key, which it cannot replace, for half of what its cipher bears: then the tunnel
     /// takes no more streams, and those that it has may go on for as long again.
-    pub(crate) fn wears_out(&self) -> bool {
-        let kernel = &self.kernel;
+    pub(crate) fn wears_out(&mut self) -> bool {
+        let kernel = &mut self.kernel;
         if kernel.renews || !kernel.receives() {
             return false;
         }
-        let opened = ktls::sequence(&self.socket, Direction::Receiving, kernel.cipher).unwrap_or(0);
+        let used = |direction| ktls::sequence(&self.socket, direction, kernel.cipher).unwrap_or(0);
+        let opened = used(Direction::Receiving);
+        if kernel.sends() {
+            // The kernel ends a record also when it is in many small pieces.
+            kernel.sealed = kernel.sealed.max(used(Direction::Sending));
+        }
         opened.max(kernel.sealed) >= kernel.limit / 2
     }
 }

@@ -9,6 +9,10 @@ use tokio::io::Interest;
 
 use super::{RecordError, Records};
 
+/// Pieces of memory that a record may be in: as many as a packet has (MAX_SKB_FRAGS), and its beginning. More of them
+/// than there is place for in the pipe are cut, and `tls_sw_splice_read` forgets what was cut off.
+const PIECES: usize = 18;
+
 /// What came of it.
 pub(crate) enum Spliced {
     /// The pipe has bytes.
@@ -36,6 +40,7 @@ impl Records {
             match self.send() {
                 Ok(()) => self.sent = true,
                 Err(RecordError::Io(e)) if e.kind() == io::ErrorKind::WouldBlock => break,
+                Err(RecordError::Io(e)) => return Err(self.refused(e)),
                 Err(e) => return Err(e),
             }
         }
@@ -44,11 +49,11 @@ impl Records {
             return self.write(&bytes);
         }
         self.unsent += header.len() + pipe.holds();
-        let count = taken(ktls::send(&self.socket, DATA, header, true))?;
+        let count = taken(ktls::send(&self.socket, DATA, header, true)).map_err(|e| self.refused(e))?;
         self.count_sealed(count);
         let mut left = header.get(count..).unwrap_or_default().to_vec();
         while left.is_empty() && pipe.holds() > 0 {
-            let count = taken(pipe.drain(&self.socket, false))?;
+            let count = taken(pipe.drain(&self.socket, false)).map_err(|e| self.refused(e))?;
             if count == 0 {
                 break;
             }
@@ -62,7 +67,12 @@ impl Records {
         Ok(())
     }
 
-    /// Takes up to `most` bytes of data into an empty pipe. Pending when nothing has arrived.
+    /// Whether what a record holds finds place in that pipe.
+    pub(crate) const fn fits(pipe: &Pipe) -> bool {
+        PIECES <= pipe.slots()
+    }
+
+    /// Takes up to `most` bytes of data into an empty pipe, in which a record must fit. Pending when nothing has arrived.
     pub(crate) fn poll_splice(
         &mut self,
         cx: &mut Context<'_>,
@@ -77,15 +87,26 @@ impl Records {
             }
         };
         match taken {
-            Ok(0) => return Poll::Ready(Err(RecordError::Closed)),
+            // The end, or a record of nothing: a read tells which.
+            Ok(0) => return Poll::Ready(Ok(Spliced::NotData)),
             Ok(_) => {}
             // So says `tls_sw_splice_read` (net/tls/tls_sw.c) of records of other kinds, and leaves them.
             Err(e) if e.kind() == io::ErrorKind::InvalidInput => return Poll::Ready(Ok(Spliced::NotData)),
             Err(e) => return Poll::Ready(Err(self.refused(e))),
         }
-        // Each call takes one record. What cannot go on says so again when it is next asked.
-        while pipe.holds() < most && pipe.fill(&self.socket, most - pipe.holds()).is_ok_and(|count| count > 0)
-        {
+        // Each call takes one record, and loses of it what finds no place in the pipe.
+        let mut records = 1;
+        while pipe.holds() < most && (records + 1) * PIECES <= pipe.slots() {
+            match pipe.fill(&self.socket, most - pipe.holds()) {
+                Ok(count) if count > 0 => records += 1,
+                // What came to its end, or is no data, says so again when it is next asked.
+                Ok(_) => break,
+                Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::InvalidInput) => {
+                    break;
+                }
+                // The kernel tells this once.
+                Err(e) => return Poll::Ready(Err(self.refused(e))),
+            }
         }
         Poll::Ready(Ok(Spliced::Bytes))
     }
