@@ -5,7 +5,8 @@
 //! What is held knows its key, which is not held beside it: an index of workloads by uid is a pointer for
 //! each. The one hash of a key says in which piece an entry is, and where in it.
 
-use std::hash::{BuildHasher, Hash, RandomState};
+use std::collections::HashMap;
+use std::hash::{BuildHasher, Hash};
 use std::sync::Arc;
 
 use hashbrown::{DefaultHashBuilder, HashTable};
@@ -33,7 +34,7 @@ type Piece<E> = HashTable<E>;
 type Group<E> = [Arc<Piece<E>>; PIECES];
 
 /// Hashes keys, which are names that are chosen by whoever makes a pod. The fast hasher's own key is made of addresses,
-/// so the system's chance goes into each hash; the same in all copies of a map.
+/// so the chance that std keys its maps by goes into each hash; the same in all copies of a map.
 #[derive(Debug, Clone)]
 struct Keyed {
     hasher: DefaultHashBuilder,
@@ -42,7 +43,7 @@ struct Keyed {
 
 impl Default for Keyed {
     fn default() -> Self {
-        Self { hasher: DefaultHashBuilder::default(), secret: RandomState::new().hash_one(0) }
+        Self { hasher: DefaultHashBuilder::default(), secret: HashMap::<(), ()>::new().hasher().hash_one(()) }
     }
 }
 
