@@ -150,7 +150,9 @@ fn open(end: &mut End, held: &mut Vec<u8>, opened: &mut usize, data: &[Vec<u8>])
                 *opened += 1;
             }
             Ok(None) => break true,
-            Err(RecordError::Io(error)) => panic!("there is no socket: {error}"),
+            Err(error @ (RecordError::Io(_) | RecordError::PeerKeys(_) | RecordError::OwnKeys)) => {
+                panic!("there is no socket and no kernel: {error}")
+            }
             Err(RecordError::Tls(_) | RecordError::Closed) => break false,
         }
     };
