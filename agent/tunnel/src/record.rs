@@ -140,10 +140,13 @@ impl Records {
         if let Some(next) = renewed.sending.take() {
             self.kernel.renewed_sending(next);
         }
-        match renewed.receiving.take() {
-            Some(next) => self.kernel.renew_receiving(&self.socket, next),
-            None => Ok(()),
+        let Some(next) = renewed.receiving.take() else { return Ok(()) };
+        let told = self.kernel.renew_receiving(&self.socket, next);
+        if told.is_err() {
+            // Nothing follows but a goodbye, with the keys that there are.
+            self.protocol.owes_keys = false;
         }
+        told
     }
 
     /// Sends what waits. Ready when nothing does.
