@@ -59,7 +59,7 @@ use twins::Twins;
 /// Only figures of one run can be compared.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Three rounds of short loads instead of five of longer ones: under four minutes.
+    /// Three rounds of short loads instead of five of longer ones: under ten minutes.
     #[arg(long)]
     quick: bool,
     /// Write the result into this file, as JSON.
