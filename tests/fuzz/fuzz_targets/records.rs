@@ -98,7 +98,8 @@ impl Said {
             }
             9 => {
                 self.is_right = false;
-                let kind = if much == DATA { CHANGE_CIPHER } else { much };
+                // Kind nought is padding (RFC 8446, section 5.4): the kind would be the last of the bytes that is not.
+                let kind = if matches!(much, 0 | DATA) { CHANGE_CIPHER } else { much };
                 self.seal(kind, bytes);
             }
             // Whatever somebody without them does.
