@@ -11,8 +11,8 @@ const SETTLED: Duration = Duration::from_secs(10);
 
 /// How often is looked whether there is anything to do.
 const LOOK: Duration = Duration::from_secs(2);
-/// How long there must have been nothing: the first connection after it waits for its code, a fraction of a
-/// millisecond.
+/// How long there must have been nothing: the first connection after it waits for its code to be
+/// mapped again, which was not measured.
 const QUIET: Duration = Duration::from_secs(10);
 /// CPU time in a [`LOOK`] that counts as nothing to do, one part in a hundred of a core.
 const NOTHING: Duration = Duration::from_millis(20);
