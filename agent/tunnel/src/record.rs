@@ -11,7 +11,6 @@
 //! - After an error nothing is opened or sealed but the alert that tells it.
 //! - What waits for the socket is bounded by [`Records::has_room`], which whoever writes asks first.
 
-use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -25,6 +24,7 @@ use crate::handshake::Finished;
 
 mod kernel;
 mod open;
+mod outgoing;
 mod protocol;
 /// Ends without sockets or a handshake, for tests and fuzzing.
 #[cfg(any(test, feature = "fuzzing"))]
@@ -37,6 +37,7 @@ mod tests;
 use kernel::Kernel;
 use open::Opening;
 pub(crate) use open::RECORD_MAX;
+use outgoing::Outgoing;
 use protocol::{Protocol, Renewed, alert_of, goodbye};
 use seal::Sealing;
 pub(crate) use splice::Spliced;
@@ -47,8 +48,8 @@ const READ: usize = 256 * 1024;
 pub(crate) const ROOM: usize = RECORD_MAX + READ;
 /// Plaintext that may wait as records for the node's socket.
 const SEND_LIMIT: usize = 512 * 1024;
-/// Records that are written at once.
-const BATCH: usize = 64;
+/// Pieces that are written at once.
+const BATCH: usize = 16;
 
 /// Why the records cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -76,8 +77,6 @@ pub(crate) struct Records {
     protocol: Protocol,
     /// The beginning of a record that is not there yet.
     partial: Vec<u8>,
-    /// Of the first record that waits those bytes are gone.
-    gone: usize,
     /// Plaintext handed over since everything was last sent.
     unsent: usize,
     /// Something was sent since [`Self::is_stuck`] was asked last.
@@ -105,13 +104,13 @@ impl Records {
             opening: Opening::new(suite, secrets.rx.1, secrets.rx.0)?,
             sealing: Sealing::new(suite, secrets.tx.1, secrets.tx.0)?,
             rekey: Box::new(kernel),
-            waiting: VecDeque::new(),
+            waiting: Outgoing::default(),
             owes_keys: false,
             may_get_tickets,
             renewed: offer.map(|_| Renewed::default()),
         };
-        let (gone, unsent, sent) = (0, 0, false);
-        let mut records = Self { socket, protocol, partial: received, gone, unsent, sent, kernel: carried };
+        let (unsent, sent) = (0, false);
+        let mut records = Self { socket, protocol, partial: received, unsent, sent, kernel: carried };
         records.keep_nothing();
         Ok(records)
     }
@@ -167,8 +166,6 @@ impl Records {
             }
         }
         self.unsent = 0;
-        // A burst is no reason to keep its memory.
-        self.protocol.waiting.shrink_to(BATCH);
         Poll::Ready(Ok(()))
     }
 
@@ -183,24 +180,12 @@ impl Records {
             return Ok(self.send_alert()?);
         }
         let mut slices = [IoSlice::new(&[]); BATCH];
-        let mut skipped = self.gone;
-        let mut count = 0;
-        for (slice, record) in slices.iter_mut().zip(&self.protocol.waiting) {
-            *slice = IoSlice::new(record.get(std::mem::take(&mut skipped)..).unwrap_or_default());
-            count += 1;
-        }
+        let count = self.protocol.waiting.slices(&mut slices);
         let written = self.socket.try_write_vectored(slices.get(..count).unwrap_or_default())?;
         if self.kernel.sends() {
             self.count_sealed(written);
         }
-        let mut written = written + self.gone;
-        while let Some(first) = self.protocol.waiting.front()
-            && written >= first.len()
-        {
-            written -= first.len();
-            self.protocol.waiting.pop_front();
-        }
-        self.gone = written;
+        self.protocol.waiting.sent(written);
         Ok(())
     }
 

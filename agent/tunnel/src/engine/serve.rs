@@ -66,10 +66,12 @@ impl Engine {
                 return watch(stream);
             }
             let count = stream.early().len().min(room);
-            let mut frame = FRAME.take();
-            frame.clear();
-            frame.resize(FRAME_HEADER, 0);
-            frame.extend_from_slice(stream.early().get(..count).unwrap_or_default());
+            let mut frame = frame();
+            if let (Some(payload), Some(early)) =
+                (frame.get_mut(FRAME_HEADER..FRAME_HEADER + count), stream.early().get(..count))
+            {
+                payload.copy_from_slice(early);
+            }
             stream.early_sent(count);
             stream.waker.push();
             return self.send(number, frame, count);
@@ -97,10 +99,7 @@ impl Engine {
         } else {
             stream
         };
-        let mut frame = FRAME.take();
-        if frame.len() < FRAME_HEADER + limit {
-            frame.resize(FRAME_HEADER + QUANTUM, 0);
-        }
+        let mut frame = frame();
         match stream.read(frame.get_mut(FRAME_HEADER..FRAME_HEADER + limit).unwrap_or_default()) {
             Err(error) => {
                 FRAME.set(frame);
@@ -136,6 +135,13 @@ impl Engine {
         FRAME.set(frame);
         written.map(|()| true).map_err(ServeError::Tunnel)
     }
+}
+
+/// Room for the largest frame. What of it no pod ever filled is no memory in use.
+fn frame() -> Vec<u8> {
+    let frame = FRAME.take();
+    // It is there, but for the first time.
+    if frame.is_empty() { vec![0; FRAME_HEADER + QUANTUM] } else { frame }
 }
 
 /// Nothing is read from the pod at present, but its reset would be news.

@@ -22,8 +22,6 @@ use super::{RecordError, Records};
 
 /// A write of so many bytes goes to the kernel from where it is; less is gathered.
 const LARGE: usize = FRAGMENT;
-/// Bytes that are gathered in one piece.
-const PIECE: usize = 4 * FRAGMENT;
 /// Records that may be sealed between the question whether a key is used up and the next.
 pub(super) const MARGIN: u64 = 512;
 
@@ -208,12 +206,7 @@ impl Records {
             self.sent |= taken > 0;
             self.count_sealed(taken);
         }
-        let left = bytes.get(taken..).unwrap_or_default();
-        match self.protocol.waiting.back_mut() {
-            _ if left.is_empty() => {}
-            Some(last) if last.len() + left.len() <= PIECE => last.extend_from_slice(left),
-            _ => self.protocol.waiting.push_back(left.to_vec()),
-        }
+        self.protocol.waiting.extend(bytes.get(taken..).unwrap_or_default());
         Ok(())
     }
 

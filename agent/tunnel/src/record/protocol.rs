@@ -1,7 +1,5 @@
 //! What both ends say by records once the handshake is done (RFC 8446, sections 4.6, 5 and 6), without the socket.
 
-use std::collections::VecDeque;
-
 use lark_sys::ktls::Key;
 use rustls::kernel::KernelConnection;
 use rustls::{
@@ -12,6 +10,7 @@ use rustls::{
 use super::RecordError;
 use super::kernel::key;
 use super::open::{self, Opening, Plain, unexpected};
+use super::outgoing::Outgoing;
 use super::seal::{self, FRAGMENT, Sealing};
 
 /// Derives the next keys of a connection (RFC 8446, section 7.2).
@@ -37,7 +36,7 @@ pub(super) struct Protocol {
     pub(super) opening: Opening,
     pub(super) sealing: Sealing,
     /// Sealed records that wait for the socket.
-    pub(super) waiting: VecDeque<Vec<u8>>,
+    pub(super) waiting: Outgoing,
     /// The peer wants new keys, before anything else is sealed.
     pub(super) owes_keys: bool,
     /// Whether the peer may send tickets. None is wanted.
@@ -66,8 +65,7 @@ impl Protocol {
     }
 
     pub(super) fn seal(&mut self, kind: ContentType, fragment: &[u8]) -> Result<(), Error> {
-        self.waiting.push_back(self.sealing.seal(kind, fragment)?);
-        Ok(())
+        self.sealing.seal(kind, fragment, &mut self.waiting)
     }
 
     /// Announces new keys and takes them.

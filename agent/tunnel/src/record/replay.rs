@@ -1,14 +1,13 @@
 //! Both ends of a connection as they are after a handshake, but with keys that anybody can count out: for tests and
 //! fuzzing, and in no other build.
 
-use std::collections::VecDeque;
-
 use rustls::crypto::aws_lc_rs::cipher_suite::{TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256};
 use rustls::crypto::cipher::{AeadKey, Iv};
 use rustls::{ConnectionTrafficSecrets, ContentType, Error, SupportedCipherSuite};
 
 use super::RecordError;
 use super::open::{MESSAGE_MAX, Opening};
+use super::outgoing::Outgoing;
 use super::protocol::{Protocol, Rekey};
 use super::seal::{FRAGMENT, Sealing};
 
@@ -60,7 +59,7 @@ pub(super) fn protocol(
         rekey: Box::new(Generations { suite, sending, receiving }),
         opening: Opening::new(suite, secrets(suite, receiving), 0)?,
         sealing: Sealing::new(suite, secrets(suite, sending), 0)?,
-        waiting: VecDeque::new(),
+        waiting: Outgoing::default(),
         owes_keys: false,
         may_get_tickets,
         renewed: None,
@@ -85,7 +84,7 @@ impl End {
     /// # Errors
     /// When the cipher does not take it.
     pub fn seal(&mut self, kind: u8, bytes: &[u8]) -> Result<Vec<u8>, Error> {
-        self.0.sealing.seal(ContentType::from(kind), bytes)
+        self.0.sealing.record(ContentType::from(kind), bytes)
     }
 
     /// A record that announces new keys, which count from now on.
@@ -108,7 +107,7 @@ impl End {
 
     /// What has been written, and an alert if something was wrong; all of it is taken.
     pub fn written(&mut self) -> Vec<u8> {
-        self.0.waiting.drain(..).flatten().collect()
+        self.0.waiting.take()
     }
 
     /// Takes the next record of data that is whole off the front, and decrypts it where it is; nothing if there is
@@ -122,6 +121,6 @@ impl End {
 
     /// Bytes that are held of what was opened, and of what is to be said about it.
     pub fn held(&self) -> usize {
-        self.0.opening.held() + self.0.waiting.iter().map(Vec::len).sum::<usize>()
+        self.0.opening.held() + self.0.waiting.len()
     }
 }

@@ -61,9 +61,7 @@ impl Records {
             self.count_sealed(count);
         }
         left.extend(pipe.take()?);
-        if !left.is_empty() {
-            self.protocol.waiting.push_back(left);
-        }
+        self.protocol.waiting.extend(&left);
         Ok(())
     }
 
