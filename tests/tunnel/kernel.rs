@@ -6,8 +6,8 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 
 use lark_testbed::hostile::{END_HEADERS, connect_to, frame, kind, setting};
+use lark_tunnel::cipher::{Cipher, provider};
 use lark_tunnel::{RecordError, ServeError, TunnelError};
-use rustls::crypto::CryptoProvider;
 use rustls::{AlertDescription, ClientConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -19,17 +19,14 @@ fn pattern(length: usize) -> Vec<u8> {
 }
 
 /// Speaks as web with one cipher only.
-fn speaks(world: &World, cipher: usize) -> ClientConfig {
-    let (store, provider) = (world.store(&["web"]), lark_tunnel::tls::provider());
-    let suites = provider.cipher_suites.iter().copied().filter(|suite| suite.tls13().is_some());
-    let cipher_suites = vec![suites.clone().nth(cipher).unwrap()];
-    let provider = Arc::new(CryptoProvider { cipher_suites, ..(*provider).clone() });
+fn speaks(world: &World, cipher: Cipher) -> ClientConfig {
+    let store = world.store(&["web"]);
     let svid = store.current(&id("web")).unwrap();
-    lark_tunnel::tls::client(&provider, &svid, &store, &id("db")).unwrap()
+    lark_tunnel::tls::client(&provider(&[cipher]), &svid, &store, &id("db")).unwrap()
 }
 
 /// A tunnel with a stream to an echo on it.
-async fn opened(world: &World, node: SocketAddr, cipher: usize) -> Slow {
+async fn opened(world: &World, node: SocketAddr, cipher: Cipher) -> Slow {
     let mut peer = Slow::with(speaks(world, cipher), node).await;
     peer.shakes_hands().await;
     peer.says(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
@@ -60,7 +57,7 @@ async fn data(peer: &mut Slow, count: usize) -> Vec<u8> {
 fn each_cipher_carries_what_is_sent_in_any_pieces() {
     on_worker(async {
         let world = World::new();
-        for cipher in 0..3 {
+        for cipher in Cipher::by_speed() {
             let node =
                 Node::new(crate::ends::acceptor(world.store(&["db"]), quick()), to(echo().await)).await;
             let mut peer = opened(&world, node.address, cipher).await;
@@ -78,7 +75,7 @@ fn each_cipher_carries_what_is_sent_in_any_pieces() {
             for piece in out.chunks(70_001) {
                 socket.write_all(piece).await.unwrap();
             }
-            assert!(data(&mut peer, sent.len()).await == sent, "cipher {cipher}");
+            assert!(data(&mut peer, sent.len()).await == sent, "{cipher:?}");
         }
     });
 }
@@ -119,7 +116,7 @@ fn a_large_stream_stays_what_it_was_behind_a_pod_that_takes_little_at_a_time() {
 /// A node, and a tunnel to it on which something was said.
 async fn tunnel(world: &World) -> (Node, Slow) {
     let node = Node::new(crate::ends::acceptor(world.store(&["db"]), quick()), to(echo().await)).await;
-    let mut peer = opened(world, node.address, 0).await;
+    let mut peer = opened(world, node.address, Cipher::Aes128Gcm).await;
     peer.says(&frame(kind::DATA, 0, 1, b"before"));
     peer.send().await;
     assert_eq!(data(&mut peer, 6).await, b"before");
@@ -187,7 +184,7 @@ fn a_goodbye_behind_frames_closes_a_tunnel_that_has_a_stream() {
     on_worker(async {
         let world = World::new();
         let (node, seen) = crate::handover::node(&world).await;
-        let mut peer = opened(&world, node.address, 0).await;
+        let mut peer = opened(&world, node.address, Cipher::Aes128Gcm).await;
         peer.says(&frame(kind::PING, 0, 0, b"at first"));
         peer.send().await;
         heard(&mut peer, b"at first").await;

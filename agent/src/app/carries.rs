@@ -1,8 +1,21 @@
-//! Who carries the records of tunnels.
+//! What the records of tunnels are sealed with, and who carries them.
 
 use lark_sys::ktls::{self, Offer};
 
-use crate::cli::Ktls;
+use lark_tunnel::cipher::Cipher;
+
+use crate::cli::{self, Ktls};
+
+/// The ciphers that tunnels may use.
+pub(super) fn ciphers(named: Option<&[cli::Cipher]>) -> Vec<Cipher> {
+    let Some(named) = named else { return Cipher::by_speed() };
+    let cipher = |named: &cli::Cipher| match named {
+        cli::Cipher::Aes128Gcm => Cipher::Aes128Gcm,
+        cli::Cipher::Aes256Gcm => Cipher::Aes256Gcm,
+        cli::Cipher::Chacha20Poly1305 => Cipher::Chacha20Poly1305,
+    };
+    named.iter().map(cipher).collect()
+}
 
 /// What was found at start.
 pub(super) struct Carries {

@@ -151,6 +151,7 @@ async fn agent(args: AgentArgs, logs: Logs) -> anyhow::Result<()> {
             clients: Arc::default(),
             settings: TunnelSettings {
                 congestion: args.congestion.clone(),
+                ciphers: carries::ciphers(args.ciphers.as_deref()),
                 ktls: carries.offer,
                 window: args.tunnel_window,
                 keepalive: Duration::from_secs(args.keepalive),

@@ -34,6 +34,20 @@ pub enum Ktls {
     Off,
 }
 
+/// What tunnels are encrypted with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Cipher {
+    /// TLS_AES_128_GCM_SHA256.
+    #[value(name = "aes-128-gcm")]
+    Aes128Gcm,
+    /// TLS_AES_256_GCM_SHA384.
+    #[value(name = "aes-256-gcm")]
+    Aes256Gcm,
+    /// TLS_CHACHA20_POLY1305_SHA256.
+    #[value(name = "chacha20-poly1305")]
+    Chacha20Poly1305,
+}
+
 /// What captured permissive pods do while their agent is dead or stuck.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum AgentDown {
@@ -246,6 +260,21 @@ pub struct AgentArgs {
     /// Default: the system's.
     #[arg(long, env = "LARK_CONGESTION", value_name = "NAME")]
     pub congestion: Option<String>,
+    /// Which ciphers of TLS 1.3 tunnels may use, with commas between them, the preferred one first: aes-128-gcm,
+    /// aes-256-gcm, chacha20-poly1305.
+    ///
+    /// Default: all three in this order where the CPU has instructions for AES, chacha20-poly1305 first where it has
+    /// not. The dialling node's order counts. One that is not named is neither offered nor taken: name aes-256-gcm
+    /// alone, on all nodes, where a rule demands keys of 256 bits; it takes about a tenth more CPU for a byte.
+    #[arg(
+        long,
+        env = "LARK_CIPHERS",
+        value_enum,
+        value_name = "CIPHER,...",
+        value_delimiter = ',',
+        hide_possible_values = true
+    )]
+    pub ciphers: Option<Vec<Cipher>>,
     /// Whether the kernel carries the TLS records of tunnels where it can: auto or off.
     ///
     /// Default off: the agent does. auto tries the kernel's module tls at start, `lark status` shows what came of it,

@@ -39,7 +39,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use lark_core::constants::ADMIN_SOCKET;
 
-pub use agent::{AgentArgs, Ktls, Recognise};
+pub use agent::{AgentArgs, Cipher, Ktls, Recognise};
 pub(crate) use client::agent as ask_agent;
 pub use cluster::ClusterQuery;
 pub(crate) use cluster::Controller;

@@ -22,6 +22,7 @@ use rustls::server::{Acceptor as HelloReader, ServerConnectionData, UnbufferedSe
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use crate::cipher;
 use crate::ended::{Ended, Refusal};
 use crate::engine::{Accepting, Engine, Terms, TunnelError};
 use crate::handshake::{self, Finished, HandshakeError};
@@ -181,7 +182,7 @@ impl Acceptor {
         settings: TunnelSettings,
         observer: Rc<dyn Observer>,
     ) -> Self {
-        let provider = tls::provider();
+        let provider = cipher::provider(&settings.ciphers);
         let load = Rc::new(Load::new(&settings));
         Self(Rc::new(Inner { svids, domain, local, settings, observer, provider, load }))
     }

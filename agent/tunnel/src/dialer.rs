@@ -23,6 +23,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use crate::cipher;
 use crate::ended::{Ended, Refusal};
 use crate::engine::{Engine, Open, Shared, Terms, TunnelError};
 use crate::fate::{self, News, Outcome};
@@ -125,9 +126,9 @@ impl Dialer {
         let held = Rc::new(RefCell::new(Quota::new(settings.held_max)));
         Self(Rc::new(Inner {
             svids,
+            provider: cipher::provider(&settings.ciphers),
             settings,
             observer,
-            provider: tls::provider(),
             pool: RefCell::new(Pool::new(limits)),
             dials,
             held,

@@ -10,6 +10,8 @@
 pub mod acceptor;
 /// What arrived for a pod that does not take it now.
 mod backlog;
+/// The ciphers, and which first.
+pub mod cipher;
 /// The dialling end, with the worker's pool of tunnels.
 pub mod dialer;
 /// What a stream's end means.

@@ -14,6 +14,8 @@ use lark_core::identity::SpiffeId;
 use lark_core::reason::Reason;
 use lark_sys::ktls::Offer;
 
+use crate::cipher::Cipher;
+
 /// How tunnels behave. Limits are per worker; of what the accepting end takes, each node and all addresses
 /// that are no node's have a share only ([`lark_core::quota`]).
 #[derive(Debug, Clone)]
@@ -37,6 +39,8 @@ pub struct TunnelSettings {
     pub identity_wait: Duration,
     /// Congestion control of the node leg; `None` leaves the system's.
     pub congestion: Option<String>,
+    /// The ciphers that are taken; of those that both ends take it is the dialling end's first.
+    pub ciphers: Vec<Cipher>,
     /// What the kernel offers to carry of tunnels' records; `None` carries all of them here.
     pub ktls: Option<Offer>,
     /// Most tunnels for one pair of identities and one node; each takes as many streams as its peer
@@ -66,6 +70,7 @@ impl Default for TunnelSettings {
             handshake_timeout: HANDSHAKE_TIMEOUT,
             identity_wait: DISCOVERY_WAIT,
             congestion: None,
+            ciphers: Cipher::by_speed(),
             ktls: None,
             tunnels_a_key: 8,
             tunnels_max: 16_384,

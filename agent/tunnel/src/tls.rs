@@ -22,11 +22,6 @@ use rustls::{
 /// HTTP/2, as HBONE has it.
 pub const ALPN: &[u8] = b"h2";
 
-/// The cryptography; made once and shared.
-pub fn provider() -> Arc<CryptoProvider> {
-    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
-}
-
 /// The dialling end's configuration for one pair of identities. The roots are those that the store
 /// accepts now, and times are its clock's.
 ///
@@ -294,13 +289,5 @@ mod tests {
             assert_eq!(verify_error(&error), Some(why));
         }
         assert_eq!(verify_error(&rustls::Error::HandshakeNotComplete), None);
-    }
-
-    #[test]
-    fn the_post_quantum_exchange_comes_first_and_classic_ones_are_taken() {
-        let groups: Vec<_> = provider().kx_groups.iter().map(|group| group.name()).collect();
-        assert_eq!(groups.first(), Some(&rustls::NamedGroup::X25519MLKEM768));
-        assert!(groups.contains(&rustls::NamedGroup::X25519));
-        assert!(groups.contains(&rustls::NamedGroup::secp256r1));
     }
 }
