@@ -11,6 +11,8 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::install::{self, say};
 use crate::test;
 
+/// One binary in relation to another.
+mod against;
 /// Connections that no agent carries, on a node with Lark.
 mod beside;
 /// What is done for a byte, an echo and a connection, counted.
@@ -118,6 +120,14 @@ pub(crate) struct Args {
     /// Measure this binary of Lark instead of the one that is built, to compare with one from before.
     #[arg(long, value_name = "FILE")]
     lark: Option<PathBuf>,
+    /// Compare with this binary of Lark from before, instead of measuring the rows.
+    ///
+    /// Two meshes run at once, one of each binary, and take turns of 0.3 s at bulk1, bulk8, echo1, echo64, conn1 and
+    /// conn32 (or those that --rows names): rate, and the agents' CPU for a byte, an echo or a connection, as the
+    /// median of 120 pairs (40 with --quick) and the bounds of their middle half. So near in time the machine is the
+    /// same for both: differences of 2 % show. --json writes them as one object.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["peers", "svg", "scale", "counts"])]
+    against: Option<PathBuf>,
     /// A flag for the agents, for example --agent=--workers=1; again for each.
     #[arg(long = "agent", value_name = "FLAG", allow_hyphen_values = true)]
     agent_flags: Vec<String>,
@@ -129,7 +139,7 @@ pub(crate) struct Args {
 /// # Errors
 /// When something does not run, or a contestant failed at a row; the table is printed all the same.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let rows = chosen(&args.rows)?;
+    let rows = if args.against.is_some() { Vec::new() } else { chosen(&args.rows)? };
     test::able()?;
     install::debian(install::BENCH.iter().chain(args.counts.then_some(&install::COUNTS)))?;
     let programs = build(args.lark.as_deref())?;
@@ -144,6 +154,17 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let set_up = |peers| Stage::set_up(&programs, &args.congestion, &args.agent_flags, peers);
     let turn = Duration::from_secs_f64(seconds);
     let meter_of = |stage: &Stage| Meter::new(stage, &programs.reference, &args.congestion, turn);
+    if let Some(before) = &args.against {
+        let set_up = |programs: &Programs| {
+            let stage = Stage::set_up(programs, &args.congestion, &args.agent_flags, Vec::new())?;
+            Ok((meter_of(&stage), stage))
+        };
+        let pairs = if args.quick { 40 } else { 120 };
+        let compared = against::compare(&programs, before, &args.rows, pairs, set_up)?;
+        tell(&against::table(&compared));
+        let text = format!("{}\n", serde_json::to_string_pretty(&compared)?);
+        return args.json.as_ref().map_or(Ok(()), |file| write(file, &text));
+    }
     let mut stage = set_up(args.peers.clone())?;
     let meter = meter_of(&stage);
     if args.counts {

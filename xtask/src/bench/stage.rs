@@ -65,7 +65,7 @@ enum Presence {
 }
 
 /// The programs that are run.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Programs {
     pub(crate) lark: PathBuf,
     pub(crate) load: PathBuf,

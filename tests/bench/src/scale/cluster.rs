@@ -7,8 +7,8 @@ use lark_core::capture::Wanted;
 use lark_core::identity::{SpiffeId, TrustDomain};
 use lark_core::route::{Route, changed_destinations, decide, mesh_destinations};
 use lark_core::snapshot::{
-    AgentDown, Alike, Change, Endpoint, MeshSettings, Node, Owner, PolicyChange, SameNode, Service,
-    ServicePort, Snapshot, Traffic, Workload,
+    AgentDown, Alike, Change, Endpoint, MeshSettings, Node, PolicyChange, SameNode, Service, ServicePort,
+    Snapshot, Traffic, Workload,
 };
 use serde_json::{Value, json};
 
@@ -62,7 +62,7 @@ impl Cluster {
             addresses: [address(if life == 0 { 10 } else { 11 }, number)].into(),
             contested: Box::default(),
             node: node_name((number + life) % self.nodes),
-            owner: Some(Owner { kind: "Deployment".to_owned(), name: account }.into()),
+            owner: Some(format!("Deployment/{account}").into()),
             host_network: false,
             ports: Box::default(),
             place: None,
