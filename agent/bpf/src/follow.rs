@@ -7,16 +7,18 @@ use aya::maps::{MapData, RingBuf};
 use lark_abi::{Address, FollowedEvent};
 use tokio::io::unix::AsyncFd;
 
-use crate::load::{self, MapError};
+use crate::load::{self, Gather, MapError};
 
 /// How long after the last one plaintext is not listened for, so that a pod that makes one connection after another
-/// does not have the agent woken beside each. The kernel's buffer holds 5,000.
+/// does not have the agent woken beside each. The kernel's buffer holds 2,700.
 const GATHER: Duration = Duration::from_millis(50);
+/// So many meanwhile are half of that.
+const MANY: u32 = 1_350;
 
 /// What becomes of one kind of them, as it happens.
 pub struct FollowedEvents {
     ring: AsyncFd<RingBuf<MapData>>,
-    gather: Duration,
+    gather: Gather,
 }
 
 impl std::fmt::Debug for FollowedEvents {
@@ -28,12 +30,12 @@ impl std::fmt::Debug for FollowedEvents {
 impl FollowedEvents {
     /// Those that a verdict left to two pods.
     pub(crate) fn direct(ebpf: &mut Ebpf) -> Result<Self, MapError> {
-        Ok(Self { ring: load::ring(ebpf, "DIRECT_EVENTS")?, gather: Duration::ZERO })
+        Ok(Self { ring: load::ring(ebpf, "DIRECT_EVENTS")?, gather: Gather::default() })
     }
 
     /// Those in plaintext, up to a twentieth of a second late.
     pub(crate) fn plain(ebpf: &mut Ebpf) -> Result<Self, MapError> {
-        Ok(Self { ring: load::ring(ebpf, "PLAIN_EVENTS")?, gather: GATHER })
+        Ok(Self { ring: load::ring(ebpf, "PLAIN_EVENTS")?, gather: Gather::new(GATHER, MANY) })
     }
 
     /// The next one. Cancel safe: nothing is taken before it is returned.
@@ -41,7 +43,7 @@ impl FollowedEvents {
     /// # Errors
     /// When the ring buffer cannot be waited for.
     pub async fn next(&mut self) -> std::io::Result<FollowedEvent> {
-        load::next(&mut self.ring, self.gather, parse).await
+        load::next(&mut self.ring, &mut self.gather, parse).await
     }
 }
 

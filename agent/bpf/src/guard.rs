@@ -5,7 +5,6 @@ use std::collections::{BTreeSet, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
@@ -19,7 +18,7 @@ use crate::hook::{
     Hook, LEAVE_ATTACH, LEAVE_PROGRAM, LOOKUP_ATTACH, LOOKUP_PIN, LOOKUP_PROGRAM, PROBE_PROGRAM,
 };
 use crate::link::{self, AttachError, LinkState};
-use crate::load::{self, MapError};
+use crate::load::{self, Gather, MapError};
 use crate::mirror::{Mirror, Synced};
 use crate::syscall;
 
@@ -200,7 +199,7 @@ impl Refusals {
 
     /// The next one. Cancel safe: nothing is taken before it is returned.
     pub async fn next(&mut self) -> std::io::Result<Refused> {
-        load::next(&mut self.0, Duration::ZERO, parse).await
+        load::next(&mut self.0, &mut Gather::default(), parse).await
     }
 }
 

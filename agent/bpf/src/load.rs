@@ -184,7 +184,7 @@ pub(crate) fn ring(ebpf: &mut Ebpf, name: &'static str) -> Result<AsyncFd<RingBu
 
 /// The next item of a ring buffer that is one. Cancel safe: nothing is taken before it is returned.
 ///
-/// Once it is empty, it is left to gather for that long: the kernel wakes nobody beside a buffer that has something.
+/// Once it is empty, it is left to gather: the kernel wakes nobody beside a buffer that has something.
 ///
 /// A ring that somebody fills faster than it is read is always ready, so that whoever awaits nothing else would
 /// never let the others of its thread have theirs: it counts against the task's budget (tokio's `coop`).
@@ -193,21 +193,43 @@ pub(crate) fn ring(ebpf: &mut Ebpf, name: &'static str) -> Result<AsyncFd<RingBu
 /// When the ring buffer cannot be waited for.
 pub(crate) async fn next<T>(
     ring: &mut AsyncFd<RingBuf<MapData>>,
-    gather: Duration,
+    gather: &mut Gather,
     parse: impl Fn(&[u8]) -> Option<T>,
 ) -> std::io::Result<T> {
     tokio::task::coop::consume_budget().await;
     loop {
         let mut guard = ring.readable_mut().await?;
         while let Some(item) = guard.get_inner_mut().next() {
+            gather.heard += 1;
             if let Some(parsed) = parse(&item) {
                 return Ok(parsed);
             }
         }
         guard.clear_ready();
-        if !gather.is_zero() {
-            tokio::time::sleep(gather).await;
+        let pause = gather.pause();
+        if !pause.is_zero() {
+            tokio::time::sleep(pause).await;
         }
+    }
+}
+
+/// For how long a ring that was found empty is left alone.
+#[derive(Debug, Default)]
+pub(crate) struct Gather {
+    /// This long, ...
+    pub(crate) most: Duration,
+    /// ... but a tenth of it after so many items since the last time, so that it does not overflow meanwhile.
+    pub(crate) many: u32,
+    heard: u32,
+}
+
+impl Gather {
+    pub(crate) fn new(most: Duration, many: u32) -> Self {
+        Self { most, many, heard: 0 }
+    }
+
+    fn pause(&mut self) -> Duration {
+        if std::mem::take(&mut self.heard) < self.many { self.most } else { self.most / 10 }
     }
 }
 
@@ -234,4 +256,21 @@ pub(crate) fn check_layout(root: &Path) -> Result<(), OpenError> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ring_that_fills_quickly_is_looked_at_sooner() {
+        let mut gather = Gather::new(Duration::from_millis(50), 3);
+        gather.heard = 2;
+        assert_eq!(gather.pause(), Duration::from_millis(50));
+        gather.heard = 3;
+        assert_eq!(gather.pause(), Duration::from_millis(5));
+        // What was heard before counts no more.
+        assert_eq!(gather.pause(), Duration::from_millis(50));
+        assert_eq!(Gather::default().pause(), Duration::ZERO);
+    }
 }
