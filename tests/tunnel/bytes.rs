@@ -1,13 +1,15 @@
 //! Bytes, ends and resets.
 
 use std::io::ErrorKind;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use lark_testbed::hostile::{END_HEADERS, connect_to, frame, kind};
 use lark_tunnel::{End, TunnelSettings};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::ends::{Client, World, accept, echo, on_worker, quick};
+use crate::ends::{Client, World, accept, echo, on_worker, quick, raw};
 
 fn pattern(length: usize, seed: usize) -> Vec<u8> {
     (0..length).map(|i| u8::try_from((i * 31 + seed) % 251).unwrap()).collect()
@@ -173,5 +175,32 @@ fn a_peer_that_vanishes_is_found_and_its_streams_are_reset() {
         let ended = ended.await.unwrap();
         assert_eq!(ended.how, End::Lost);
         assert!(ended.refusal.unwrap().detail.contains("said nothing"));
+    });
+}
+
+#[test]
+fn whoever_speaks_first_is_answered_before_the_first_byte_and_though_there_is_none() {
+    on_worker(async {
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        for (application, speaks) in [(echo().await, true), (silent.local_addr().unwrap(), false)] {
+            let world = World::new();
+            let node = accept(world.store(&["db"]), application, quick()).await;
+            let mut peer = raw(&world.store(&["web"]), Ipv4Addr::LOCALHOST.into(), node).await;
+            peer.hello(&[]).await.unwrap();
+            let request = connect_to("10.0.0.2:80", "for=\"10.0.0.1:4242\"");
+            let opens = frame(kind::HEADERS, END_HEADERS, 1, &request);
+            peer.send(&[opens, frame(kind::DATA, 0, 1, b"hello")].concat()).await.unwrap();
+            let mut next = async || loop {
+                let frame = peer.next().await.unwrap();
+                if frame.stream == 1 && frame.kind != kind::WINDOW_UPDATE {
+                    break frame;
+                }
+            };
+            assert_eq!(next().await.kind, kind::HEADERS);
+            if speaks {
+                let said = next().await;
+                assert_eq!((said.kind, said.payload.as_slice()), (kind::DATA, b"hello".as_slice()));
+            }
+        }
     });
 }

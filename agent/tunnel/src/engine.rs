@@ -136,6 +136,8 @@ pub(crate) struct Engine {
     /// Since when the peer takes nothing of what waits for it.
     stuck: Option<Instant>,
     timer: Pin<Box<Sleep>>,
+    /// When answers that were put off are due.
+    answers_due: Option<Instant>,
 }
 
 /// Why a tunnel is over.
@@ -229,6 +231,7 @@ impl Engine {
             stuck: None,
             // At once: the first tick knows when the next is due.
             timer: Box::pin(tokio::time::sleep_until(now)),
+            answers_due: None,
         }
     }
 

@@ -122,6 +122,8 @@ pub struct Connection {
     pub(super) sent_goaway: bool,
     pub(super) received_goaway: bool,
     pub(super) out: Vec<u8>,
+    /// Streams whose answer was put off, and others that have said it since.
+    pub(super) late: Vec<u32>,
     /// Received on the connection and not yet credited.
     received: u32,
     preface_due: bool,
@@ -159,6 +161,7 @@ impl Connection {
             sent_goaway: false,
             received_goaway: false,
             out,
+            late: Vec::new(),
             received: 0,
             preface_due: role == Role::Server,
             settings_due: true,
@@ -264,6 +267,8 @@ impl Connection {
             return Err(ConnectionError::calm(Violation::FrameFlood, "too many empty DATA frames"));
         }
         self.received = self.received.saturating_add(u32::try_from(header.length).unwrap_or(u32::MAX));
+        // It says more than fits before an answer, maybe.
+        self.answer(header.stream);
         if let Some(stream) = self.streams.get_mut(&header.stream) {
             if stream.received_end {
                 return Err(ConnectionError::protocol(Violation::StreamState, "DATA after END_STREAM"));

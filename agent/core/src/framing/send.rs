@@ -60,6 +60,33 @@ impl Connection {
         }
     }
 
+    /// Answers a stream with 200 (accepting end), but not by a record of its own: with whatever is said next on it, when
+    /// the peer says more, or by [`Self::answer_late`]. For a peer that has said something already and so does not wait
+    /// for the answer.
+    pub fn open_late(&mut self, stream: StreamId) {
+        let Some(entry) = self.streams.get_mut(&stream.0) else { return };
+        if !std::mem::replace(&mut entry.answered, true) {
+            entry.owes_answer = true;
+            self.late.push(stream.0);
+        }
+    }
+
+    /// Says what was put off until now.
+    pub fn answer_late(&mut self) {
+        for number in std::mem::take(&mut self.late) {
+            self.answer(number);
+        }
+    }
+
+    /// Says that a stream is open, if that was put off.
+    pub(super) fn answer(&mut self, number: u32) {
+        let Some(entry) = self.streams.get_mut(&number) else { return };
+        if std::mem::take(&mut entry.owes_answer) {
+            let block = request::encode_response(200, None, None);
+            frame::push(&mut self.out, frame::HEADERS, frame::END_HEADERS, number, &block);
+        }
+    }
+
     /// Bytes that may be sent on a stream now. If there are none, [`super::Event::WindowOpened`]
     /// will say when.
     pub fn capacity(&mut self, stream: StreamId) -> usize {
@@ -89,10 +116,11 @@ impl Connection {
         self.streams.contains_key(&stream.0)
     }
 
-    /// The header of a DATA frame whose `length` bytes the caller writes right after it. The caller
-    /// keeps to [`Self::capacity`] and [`Self::max_frame`].
+    /// The header of a DATA frame whose `length` bytes the caller writes right after it, and after what is in the
+    /// output by then. The caller keeps to [`Self::capacity`] and [`Self::max_frame`].
     pub fn data_header(&mut self, stream: StreamId, length: usize, end: bool) -> [u8; FRAME_HEADER] {
         debug_assert!(length <= self.max_frame());
+        self.answer(stream.0);
         self.send.spend(length);
         if let Some(entry) = self.streams.get_mut(&stream.0) {
             debug_assert!(!entry.sent_end);
@@ -108,6 +136,8 @@ impl Connection {
 
     /// Resets a stream; what arrives for it later is dropped.
     pub fn reset(&mut self, stream: StreamId, code: ErrorCode) {
+        // It was open, which the peer tells from one that never was.
+        self.answer(stream.0);
         if self.streams.remove(&stream.0).is_some() {
             self.push_reset(stream.0, code);
         }

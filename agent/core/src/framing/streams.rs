@@ -15,6 +15,8 @@ pub(super) struct Stream {
     pub(super) received_end: bool,
     /// The response went one way or the other.
     pub(super) answered: bool,
+    /// The response is to go with what is said next.
+    pub(super) owes_answer: bool,
     /// Somebody waits for window.
     pub(super) blocked: bool,
 }
@@ -27,6 +29,7 @@ impl Stream {
             sent_end: false,
             received_end: false,
             answered: false,
+            owes_answer: false,
             blocked: false,
         }
     }

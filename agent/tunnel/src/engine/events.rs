@@ -234,8 +234,12 @@ impl Engine {
         };
         match result {
             Ok(delivery) => {
+                let has_spoken = stream.waiting() > 0;
                 stream.deliver(Pod::new(delivery.pod), delivery.traffic, delivery.on_end);
-                self.h2.respond(id, 200, None, delivery.would_deny.as_ref());
+                match &delivery.would_deny {
+                    None if has_spoken => self.answer_soon(id),
+                    would_deny => self.h2.respond(id, 200, None, would_deny.as_ref()),
+                }
             }
             Err(refusal) => {
                 let policy = refusal.policy.as_ref();

@@ -4,7 +4,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::stream::Stream as _;
-use lark_core::framing::{ErrorCode, OpenError};
+use lark_core::framing::{ErrorCode, OpenError, StreamId};
 use tokio::time::Instant;
 
 use super::{Dialling, Engine, Open, Part, TunnelError};
@@ -16,6 +16,9 @@ use crate::stream::Stream;
 /// The timer's own precision.
 const SOONEST: Duration = Duration::from_millis(1);
 
+/// For how long an answer is put off. The peer waits for it only before it says more than fits into the first record.
+const ANSWER: Duration = Duration::from_millis(2);
+
 /// Turns before others of the worker get theirs.
 const TURNS: usize = 8;
 
@@ -24,12 +27,13 @@ impl Engine {
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TunnelError>> {
         self.ready.register(cx.waker());
         for _ in 0..TURNS {
+            self.take_commands(cx);
+            self.take_dials(cx);
+            // Behind what may have set it.
             while self.timer.as_mut().poll(cx).is_ready() {
                 let next = self.tick()?;
                 self.timer.as_mut().reset(next);
             }
-            self.take_commands(cx);
-            self.take_dials(cx);
             let mut progress = match self.poll_receive(cx) {
                 Err(TunnelError::Record(RecordError::Closed)) if self.streams.is_empty() => {
                     return Poll::Ready(Ok(()));
@@ -107,6 +111,14 @@ impl Engine {
                 left => next = next.min(now + left),
             }
         }
+        match self.answers_due {
+            Some(due) if due <= now => {
+                self.answers_due = None;
+                self.h2.answer_late();
+            }
+            Some(due) => next = next.min(due),
+            None => {}
+        }
         Ok(next.max(now + SOONEST))
     }
 
@@ -169,6 +181,19 @@ impl Engine {
         }
         if let Part::Dialling(part) = &self.part {
             part.shared.streams.set(self.streams.len());
+        }
+    }
+
+    /// Answers that a stream is open, but with what its pod says, if that comes soon: a record and a wake-up less for
+    /// each connection whose source speaks first.
+    pub(super) fn answer_soon(&mut self, id: StreamId) {
+        self.h2.open_late(id);
+        if self.answers_due.is_none() {
+            let due = Instant::now() + ANSWER;
+            self.answers_due = Some(due);
+            if due < self.timer.deadline() {
+                self.timer.as_mut().reset(due);
+            }
         }
     }
 
