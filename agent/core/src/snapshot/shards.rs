@@ -253,6 +253,38 @@ mod tests {
         assert_eq!(map.iter().count(), 101);
     }
 
+    /// All of them have one hash, as names would that somebody had found out how to choose.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    struct Colliding(u32);
+
+    impl Hash for Colliding {
+        fn hash<H: std::hash::Hasher>(&self, _state: &mut H) {}
+    }
+
+    impl Entry for Arc<Colliding> {
+        type Key<'a> = Colliding;
+
+        fn key(&self) -> Colliding {
+            **self
+        }
+
+        fn is(&self, key: Colliding) -> bool {
+            **self == key
+        }
+    }
+
+    #[test]
+    fn keys_whose_hashes_collide_are_told_apart() {
+        let mut map = Shards::default();
+        let keys = (0..300).map(Colliding);
+        keys.clone().for_each(|key| assert_eq!(map.insert(Arc::new(key)), None));
+        assert!(keys.clone().all(|key| map.get(key).map(|found| **found) == Some(key)));
+        assert_eq!(map.get(Colliding(300)), None);
+        keys.clone().step_by(2).for_each(|key| assert_eq!(map.remove(key), Some(Arc::new(key))));
+        assert!(keys.clone().all(|key| map.get(key).is_some() == (key.0 % 2 == 1)));
+        assert_eq!(map.iter().count(), 150);
+    }
+
     #[test]
     fn keys_in_a_row_fill_all_pieces_alike() {
         let sizes: Vec<usize> = pieces(&map(0..51_200)).iter().map(|piece| piece.len()).collect();

@@ -3,7 +3,9 @@
 //! The cipher is rustls's own, but called without it: its records are made by copying the plaintext and sealing the
 //! copy, where one pass that reads here and writes there is enough.
 
-use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, MAX_TAG_LEN, Nonce, UnboundKey};
+use aws_lc_rs::aead::{
+    AES_128_GCM, AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, MAX_TAG_LEN, Nonce, UnboundKey,
+};
 use rustls::crypto::cipher::{self, Iv};
 use rustls::{ConnectionTrafficSecrets, ContentType, Error, SupportedCipherSuite};
 

@@ -67,7 +67,7 @@ impl Records {
 
     /// Whether what a record holds finds place in that pipe.
     pub(crate) const fn fits(pipe: &Pipe) -> bool {
-        PIECES <= pipe.slots()
+        has_place(0, pipe.slots())
     }
 
     /// Takes up to `most` bytes of data into an empty pipe, in which a record must fit. Pending when nothing has arrived.
@@ -94,7 +94,7 @@ impl Records {
         }
         // Each call takes one record, and loses of it what finds no place in the pipe.
         let mut records = 1;
-        while pipe.holds() < most && (records + 1) * PIECES <= pipe.slots() {
+        while pipe.holds() < most && has_place(records, pipe.slots()) {
             match pipe.fill(&self.socket, most - pipe.holds()) {
                 Ok(count) if count > 0 => records += 1,
                 // What came to its end, or is no data, says so again when it is next asked.
@@ -110,10 +110,31 @@ impl Records {
     }
 }
 
+/// Whether one more record surely finds place behind so many others.
+const fn has_place(records: usize, slots: usize) -> bool {
+    (records + 1) * PIECES <= slots
+}
+
 /// Nothing is taken by a socket that is full.
 fn taken(result: io::Result<usize>) -> io::Result<usize> {
     match result {
         Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(0),
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn however_many_pieces_records_have_they_find_place() {
+        for slots in 0..=1024 {
+            let records = (0..).find(|records| !has_place(*records, slots)).unwrap_or_default();
+            assert!(records * PIECES <= slots, "{records} records in {slots} places");
+            assert!((records + 1) * PIECES > slots, "there is place for more than {records} in {slots}");
+        }
+        // A pipe as it comes has sixteen places (PIPE_DEF_BUFFERS): not one record is sure of them.
+        assert!(!has_place(0, 16) && has_place(0, 18));
     }
 }

@@ -210,14 +210,7 @@ async fn records() -> [Records; 2] {
     // Each direction has keys of its own.
     [(near, 1, 101), (far, 101, 1)].map(|(socket, sends, receives)| {
         let protocol = protocol(TLS13_AES_256_GCM_SHA384, sends, receives, sends == 1).unwrap();
-        Records {
-            socket,
-            protocol,
-            partial: Vec::new(),
-            unsent: 0,
-            sent: false,
-            kernel: Kernel::none(),
-        }
+        Records { socket, protocol, partial: Vec::new(), unsent: 0, sent: false, kernel: Kernel::none() }
     })
 }
 
