@@ -24,7 +24,7 @@ async fn a_cluster_becomes_a_snapshot() {
     let snapshot = discovery.snapshot.borrow().clone();
     let db = snapshot.workload_named("shop", "db-1").unwrap();
     assert_eq!(db.identity.as_str(), "spiffe://cluster.local/ns/shop/sa/db");
-    assert_eq!(db.owner.as_ref().map(|o| format!("{}/{}", o.kind, o.name)), Some("Deployment/db".to_owned()));
+    assert_eq!(db.owner.as_deref(), Some("Deployment/db"));
     assert!(db.capture.is_wanted());
     assert_eq!(uid_at(&snapshot, "fd02::1"), Some(db.uid.to_string()));
     assert_eq!(way_to_db(&snapshot), &*db.uid);

@@ -35,10 +35,10 @@ struct Tells(&'static str);
 
 fn party(namespace: &str, account: &str) -> Party {
     Party {
-        namespace: namespace.to_owned(),
-        name: format!("{account}-of-{namespace}-7d4"),
-        owner: format!("Deployment/{account}"),
-        identity: format!("spiffe://cluster.local/ns/{namespace}/sa/{account}"),
+        namespace: namespace.into(),
+        name: format!("{account}-of-{namespace}-7d4").into(),
+        owner: format!("Deployment/{account}").into(),
+        identity: format!("spiffe://cluster.local/ns/{namespace}/sa/{account}").into(),
     }
 }
 
@@ -103,7 +103,7 @@ impl Answers for Tells {
                 mtls_by: "default".to_owned(),
             })),
             Some("certs") => json!([web, vault].map(|party| CertView {
-                identity: party.identity,
+                identity: party.identity.to_string(),
                 state: "valid".to_owned(),
                 expires_at: Some(4_000_000_000),
                 serial: None,

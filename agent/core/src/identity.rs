@@ -91,6 +91,11 @@ impl SpiffeId {
         &self.uri
     }
 
+    /// The whole URI, shared with others that hold it.
+    pub fn text(&self) -> Arc<str> {
+        self.uri.clone()
+    }
+
     /// The whole URI, to be exchanged for an equal one that others hold.
     pub(crate) const fn shared_text(&mut self) -> &mut Arc<str> {
         &mut self.uri

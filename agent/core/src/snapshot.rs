@@ -47,15 +47,6 @@ impl Node {
     }
 }
 
-/// What a workload belongs to (`Deployment/web`), for people and metrics.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Owner {
-    /// Kind, for example `Deployment`.
-    pub kind: String,
-    /// Name within the namespace.
-    pub name: String,
-}
-
 /// Where a workload runs on its node. Only the agent of that node uses it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
@@ -98,8 +89,8 @@ pub struct Workload {
     pub contested: Box<[Contested]>,
     /// The node it runs on. It may be one that discovery does not list (any more).
     pub node: NodeName,
-    /// What it belongs to.
-    pub owner: Option<Arc<Owner>>,
+    /// What it belongs to (`Deployment/web`), for people and metrics.
+    pub owner: Option<Arc<str>>,
     /// Whether it shares the node's network namespace.
     pub host_network: bool,
     /// The TCP ports that its containers name, for policies that name ports.
@@ -480,8 +471,8 @@ impl Workload {
     }
 
     /// What it belongs to, `Kind/name`, or its name.
-    pub fn belongs_to(&self) -> String {
-        self.owner.as_ref().map_or_else(|| self.name.to_string(), |o| format!("{}/{}", o.kind, o.name))
+    pub fn belongs_to(&self) -> Arc<str> {
+        self.owner.as_ref().unwrap_or(&self.name).clone()
     }
 
     /// `namespace/name`.

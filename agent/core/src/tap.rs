@@ -81,7 +81,8 @@ impl Filter {
     /// number, and nothing when a connection opens or ends.
     pub fn wants(&self, subject: &Subject<'_>, answer: Option<(Outcome, Option<u16>)>) -> bool {
         let ends = [subject.source, subject.destination];
-        let namespace = self.namespace.as_ref().is_none_or(|name| ends.iter().any(|e| e.namespace == *name));
+        let namespace =
+            self.namespace.as_ref().is_none_or(|name| ends.iter().any(|e| *e.namespace == **name));
         let workload = self.workload.as_ref().is_none_or(|name| ends.iter().any(|end| end.goes_by(name)));
         let direction = self.direction.as_ref().is_none_or(|direction| subject.direction == direction);
         let verdict = self.verdict.is_none_or(|verdict| subject.secured == Some(verdict));
@@ -109,9 +110,9 @@ mod tests {
 
     fn party(namespace: &str, name: &str) -> Party {
         Party {
-            namespace: namespace.to_owned(),
-            name: format!("{name}-7f"),
-            owner: format!("Deployment/{name}"),
+            namespace: namespace.into(),
+            name: format!("{name}-7f").into(),
+            owner: format!("Deployment/{name}").into(),
             ..Party::default()
         }
     }

@@ -15,6 +15,7 @@ pub use policy::{
 pub use requests::{OutcomeView, QuantilesView, RequestsView, TapConnection, TapEnding, TapRequest, TapView};
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -152,20 +153,20 @@ pub struct ServiceView {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Party {
     /// Namespace, empty if it is no workload.
-    pub namespace: String,
+    pub namespace: Arc<str>,
     /// Name, or the address if it is no workload.
-    pub name: String,
+    pub name: Arc<str>,
     /// What it belongs to, `Kind/name`, or its name.
-    pub owner: String,
+    pub owner: Arc<str>,
     /// Identity that was proved or is known by cgroup; empty if none.
-    pub identity: String,
+    pub identity: Arc<str>,
 }
 
 impl Party {
     /// `NAMESPACE/NAME`, or the name of what has no namespace.
     pub fn full_name(&self) -> String {
         if self.namespace.is_empty() {
-            self.name.clone()
+            self.name.to_string()
         } else {
             format!("{}/{}", self.namespace, self.name)
         }
@@ -174,27 +175,29 @@ impl Party {
     /// Whether it goes by that name: `NAME`, `KIND/NAME` of its owner, or either behind `NAMESPACE/`.
     pub fn goes_by(&self, name: &str) -> bool {
         let bare = |name: &str| {
-            self.name == name
-                || self.owner == name
+            &*self.name == name
+                || &*self.owner == name
                 || self.owner.rsplit_once('/').is_some_and(|(_, owner)| owner == name)
         };
         bare(name)
-            || name.split_once('/').is_some_and(|(namespace, name)| self.namespace == namespace && bare(name))
+            || name
+                .split_once('/')
+                .is_some_and(|(namespace, name)| &*self.namespace == namespace && bare(name))
     }
 
     /// A workload, with its identity.
     pub fn of(workload: &Workload) -> Self {
         Self {
-            namespace: workload.namespace.to_string(),
-            name: workload.name.to_string(),
+            namespace: workload.namespace.clone(),
+            name: workload.name.clone(),
             owner: workload.belongs_to(),
-            identity: workload.identity.to_string(),
+            identity: workload.identity.text(),
         }
     }
 
     /// Somebody outside the mesh. All of them are one in edges and metrics, or addresses would be labels.
     pub fn outside(address: IpAddr) -> Self {
-        Self { name: address.to_string(), owner: "outside".to_owned(), ..Self::default() }
+        Self { name: address.to_string().into(), owner: "outside".into(), ..Self::default() }
     }
 
     /// Who is at an address, as far as discovery knows; nothing has proved it.
@@ -207,7 +210,7 @@ impl Party {
     /// The same without an identity, where nothing proved one.
     #[must_use]
     pub fn unproved(self) -> Self {
-        Self { identity: String::new(), ..self }
+        Self { identity: Arc::default(), ..self }
     }
 }
 

@@ -44,7 +44,7 @@ impl Visit for Visitor<'_> {
         if field.name() == "message" {
             self.record_debug(field, &format_args!("{value}"));
         } else {
-            self.record_debug(field, &value);
+            self.record_debug(field, &Quoted(value));
         }
     }
 
@@ -53,6 +53,20 @@ impl Visit for Visitor<'_> {
         if self.result.is_ok() && !field.name().starts_with("log.") {
             self.result = self.write(field.name(), value);
         }
+    }
+}
+
+/// A text in quotes. Most have nothing to escape and are written as they are, where `str` looks at each character.
+struct Quoted<'a>(&'a str);
+
+impl Debug for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.0.bytes().all(|byte| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\')) {
+            return self.0.fmt(f);
+        }
+        f.write_char('"')?;
+        f.write_str(self.0)?;
+        f.write_char('"')
     }
 }
 

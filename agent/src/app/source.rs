@@ -188,7 +188,7 @@ impl Source for AgentSource {
                 WorkloadView {
                     namespace: w.namespace.to_string(),
                     name: w.name.to_string(),
-                    owner: w.belongs_to(),
+                    owner: w.belongs_to().to_string(),
                     node: w.node.to_string(),
                     identity: w.identity.to_string(),
                     addresses: w.addresses.iter().map(ToString::to_string).collect(),

@@ -25,7 +25,7 @@ pub(super) async fn run(args: &ClusterQuery) -> anyhow::Result<ExitCode> {
         "REASON",
     ];
     edges.print_list(args, &head, |e| {
-        let outside = e.destination.owner == "outside";
+        let outside = &*e.destination.owner == "outside";
         vec![
             output::or_dash(&e.source.owner),
             output::or_dash(if outside { &e.destination.name } else { &e.destination.owner }),

@@ -21,8 +21,8 @@ pub(super) struct Courses(HashMap<Pair, (u64, Arc<Live>)>);
 /// The two ends' namespaces and names.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Pair {
-    source: (String, String),
-    destination: (String, String),
+    source: (Arc<str>, Arc<str>),
+    destination: (Arc<str>, Arc<str>),
 }
 
 impl Pair {

@@ -100,7 +100,7 @@ fn entry(all: &mut BTreeMap<Key, Totals>, key: Key) -> &mut Totals {
     let key = if all.len() < EDGES_MAX || all.contains_key(&key) {
         key
     } else {
-        let other = Party { name: "other".to_owned(), owner: "other".to_owned(), ..Party::default() };
+        let other = Party { name: "other".into(), owner: "other".into(), ..Party::default() };
         Key { source: other.clone(), destination: other, ..key }
     };
     all.entry(key).or_default()

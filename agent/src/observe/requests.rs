@@ -19,10 +19,10 @@ pub(super) const EDGES_MAX: usize = 1024;
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct RequestEdge {
     pub(super) direction: Direction,
-    pub(super) source_namespace: String,
-    pub(super) source: String,
-    pub(super) destination_namespace: String,
-    pub(super) destination: String,
+    pub(super) source_namespace: Arc<str>,
+    pub(super) source: Arc<str>,
+    pub(super) destination_namespace: Arc<str>,
+    pub(super) destination: Arc<str>,
 }
 
 impl RequestEdge {
@@ -37,12 +37,12 @@ impl RequestEdge {
     }
 
     fn other(direction: Direction) -> Self {
-        let other = || "other".to_owned();
+        let other = || "other".into();
         Self {
             direction,
-            source_namespace: String::new(),
+            source_namespace: Arc::default(),
             source: other(),
-            destination_namespace: String::new(),
+            destination_namespace: Arc::default(),
             destination: other(),
         }
     }
@@ -132,17 +132,17 @@ pub(super) fn views(
     let mut rows: BTreeMap<RequestEdge, Totals> = BTreeMap::new();
     for (mut edge, totals) in edges {
         if !by_edge {
-            edge.source.clear();
-            edge.source_namespace.clear();
+            edge.source = Arc::default();
+            edge.source_namespace = Arc::default();
         }
         rows.entry(edge).or_default().add(&totals);
     }
     let view = |(edge, totals): (RequestEdge, Totals)| RequestsView {
         direction: edge.direction.label().to_owned(),
-        source_namespace: edge.source_namespace,
-        source: edge.source,
-        destination_namespace: edge.destination_namespace,
-        destination: edge.destination,
+        source_namespace: edge.source_namespace.to_string(),
+        source: edge.source.to_string(),
+        destination_namespace: edge.destination_namespace.to_string(),
+        destination: edge.destination.to_string(),
         ..RequestsView::of(&totals, looked_at.as_secs_f64())
     };
     let mut views: Vec<_> = rows.into_iter().map(view).collect();

@@ -7,10 +7,10 @@ use super::*;
 
 fn opening(source: &str, destination: &str) -> Opening {
     let party = |name: &str| Party {
-        namespace: "shop".to_owned(),
-        name: format!("{name}-1"),
-        owner: name.to_owned(),
-        identity: format!("spiffe://cluster.local/ns/shop/sa/{name}"),
+        namespace: "shop".into(),
+        name: format!("{name}-1").into(),
+        owner: name.into(),
+        identity: format!("spiffe://cluster.local/ns/shop/sa/{name}").into(),
     };
     Opening {
         direction: Direction::Outbound,

@@ -106,10 +106,10 @@ impl Inner {
             Ok(both) => both,
             Err(refused) => {
                 let unknown = Party {
-                    namespace: inbound.client.namespace().to_owned(),
-                    name: request.source.ip().to_string(),
-                    owner: inbound.client.account().to_owned(),
-                    identity: inbound.client.to_string(),
+                    namespace: inbound.client.namespace().into(),
+                    name: request.source.ip().to_string().into(),
+                    owner: inbound.client.account().into(),
+                    identity: inbound.client.text(),
                 };
                 let connection = self.observer.open_since(
                     began,

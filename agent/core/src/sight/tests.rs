@@ -27,10 +27,10 @@ fn party(namespace: &str) -> Party {
         return Party::outside([192, 0, 2, 1].into());
     }
     Party {
-        namespace: namespace.to_owned(),
-        name: format!("pod-of-{namespace}."),
-        owner: format!("Deployment/{namespace}"),
-        identity: format!("spiffe://cluster.local/ns/{namespace}/sa/web"),
+        namespace: namespace.into(),
+        name: format!("pod-of-{namespace}.").into(),
+        owner: format!("Deployment/{namespace}").into(),
+        identity: format!("spiffe://cluster.local/ns/{namespace}/sa/web").into(),
     }
 }
 
@@ -147,7 +147,7 @@ proptest! {
         prop_assert!(!namespace.is_empty() || !his, "what is in no namespace is somebody's");
         let identity = party(namespace).identity;
         let cert = CertView {
-            identity: identity.clone(), state: "valid".to_owned(), expires_at: None, serial: None, last_error: None
+            identity: identity.to_string(), state: "valid".to_owned(), expires_at: None, serial: None, last_error: None
         };
         prop_assert_eq!(cert.seen_from(&seen).is_some(), his);
         for subject in [

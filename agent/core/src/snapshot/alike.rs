@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::hash::Hash;
 use std::sync::Arc;
 
-use super::{Owner, Workload};
+use super::Workload;
 use crate::identity::SpiffeId;
 
 /// Fewer values than this are not swept.
@@ -46,7 +46,6 @@ impl<T: Hash + Eq + ?Sized> Values<T> {
 pub struct Alike {
     texts: Values<str>,
     labels: Values<BTreeMap<String, String>>,
-    owners: Values<Owner>,
 }
 
 impl Alike {
@@ -65,11 +64,6 @@ impl Alike {
         self.labels.share(labels);
     }
 
-    /// Makes an owner the one of its value.
-    pub fn owner(&mut self, owner: &mut Arc<Owner>) {
-        self.owners.share(owner);
-    }
-
     /// Makes the text of an identity the one of its value.
     pub fn identity(&mut self, identity: &mut SpiffeId) {
         self.text(identity.shared_text());
@@ -80,7 +74,7 @@ impl Alike {
         self.texts([&mut workload.namespace, &mut workload.account, &mut workload.node]);
         self.identity(&mut workload.identity);
         self.labels(&mut workload.labels);
-        workload.owner.iter_mut().for_each(|owner| self.owner(owner));
+        self.texts(&mut workload.owner);
     }
 }
 

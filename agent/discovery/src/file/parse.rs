@@ -215,7 +215,7 @@ fn workload(
         addresses: workload.addresses.into(),
         contested: Box::default(),
         node: workload.node.into(),
-        owner: workload.owner.map(|o| Arc::new(snapshot::Owner { kind: o.kind, name: o.name })),
+        owner: workload.owner.map(|o| format!("{}/{}", o.kind, o.name).into()),
         host_network: workload.host_network,
         ports: workload
             .ports

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lark_core::constants::ANNOTATION_MTLS_PORTS;
-use lark_core::snapshot::{NamedPort, Owner};
+use lark_core::snapshot::NamedPort;
 use serde_json::{Value, json};
 
 use super::object::{Fact, Meta, raw};
@@ -65,7 +65,7 @@ pub(crate) struct Pod {
     /// The node it was bound to.
     pub(crate) node: Option<Arc<str>>,
     /// The Deployment, StatefulSet or whatever manages it.
-    pub(crate) owner: Option<Arc<Owner>>,
+    pub(crate) owner: Option<Arc<str>>,
     /// Whether it shares its node's network namespace.
     pub(crate) host_network: bool,
     /// The TCP ports that its containers name.
@@ -263,7 +263,7 @@ impl Fact for Pod {
             annotations: annotations(&mut meta),
             addresses: addresses(all),
             node: spec.node_name.filter(|n| !n.is_empty()).map(Arc::from),
-            owner: owner(&meta, &labels).map(Arc::new),
+            owner: owner(&meta, &labels).map(Arc::from),
             host_network: spec.host_network == Some(true),
             ports: ports(spec.containers.into_iter().chain(spec.init_containers).flatten()),
             life: match status.phase.as_deref() {
@@ -332,7 +332,7 @@ fn policy<F: Fact>(raw: raw::Policy) -> (Meta, Policy) {
 
 /// What a person calls the pod's owner: not the ReplicaSet of one revision, but the Deployment whose
 /// name it carries before the pod's template hash; not a Job of one hour, but the CronJob.
-fn owner(meta: &Meta, labels: &BTreeMap<String, String>) -> Option<Owner> {
+fn owner(meta: &Meta, labels: &BTreeMap<String, String>) -> Option<String> {
     let (kind, name) = meta.controller()?;
     let above = match kind {
         "ReplicaSet" => labels
@@ -347,7 +347,7 @@ fn owner(meta: &Meta, labels: &BTreeMap<String, String>) -> Option<Owner> {
         _ => None,
     };
     let (kind, name) = above.filter(|(_, name)| !name.is_empty()).unwrap_or((kind, name));
-    Some(Owner { kind: kind.to_owned(), name: name.to_owned() })
+    Some(format!("{kind}/{name}"))
 }
 
 /// What the API makes of `sessionAffinity: ClientIP` without a time-out (three hours).

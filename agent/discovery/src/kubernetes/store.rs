@@ -74,7 +74,7 @@ impl Keyed for Pod {
         alike.text(&mut self.namespace);
         alike.texts(self.account.iter_mut().chain(&mut self.node));
         alike.labels(&mut self.labels);
-        self.owner.iter_mut().for_each(|owner| alike.owner(owner));
+        alike.texts(&mut self.owner);
     }
 }
 

@@ -59,7 +59,7 @@ fn a_pod_is_reduced_to_what_the_snapshot_needs() {
             annotations: [("lark.mesh/mtls-ports".into(), "9090=permissive".into())].into(),
             addresses: vec!["10.0.1.1".parse().unwrap(), "fd01::1".parse().unwrap()],
             node: Some("one".into()),
-            owner: Some(Owner { kind: "Deployment".into(), name: "web".into() }.into()),
+            owner: Some("Deployment/web".into()),
             host_network: false,
             ports: vec![NamedPort { name: "web".into(), port: 8080 }],
             life: Life::Alive,
@@ -88,7 +88,7 @@ fn owners_are_what_people_call_them() {
         let owners =
             json!([{ "apiVersion": "v1", "kind": kind, "name": name, "uid": "1", "controller": true }]);
         let object = json!({ "metadata": { "name": "p", "labels": labels, "ownerReferences": owners } });
-        read::<Pod>(object).owner.map(|o| format!("{}/{}", o.kind, o.name))
+        read::<Pod>(object).owner.map(|o| o.to_string())
     };
     let hash = json!({ "pod-template-hash": "abc" });
     for (kind, name, labels, expected) in [
