@@ -200,7 +200,7 @@ pub(crate) async fn next<T>(
     loop {
         let mut guard = ring.readable_mut().await?;
         while let Some(item) = guard.get_inner_mut().next() {
-            gather.heard += 1;
+            gather.heard = gather.heard.saturating_add(1);
             if let Some(parsed) = parse(&item) {
                 return Ok(parsed);
             }
@@ -218,18 +218,22 @@ pub(crate) async fn next<T>(
 pub(crate) struct Gather {
     /// This long, ...
     pub(crate) most: Duration,
-    /// ... but a tenth of it after so many items since the last time, so that it does not overflow meanwhile.
+    /// ... but a tenth of it for as long as so many items would come in that time, so that it does not overflow.
     pub(crate) many: u32,
     heard: u32,
+    is_short: bool,
 }
 
 impl Gather {
     pub(crate) fn new(most: Duration, many: u32) -> Self {
-        Self { most, many, heard: 0 }
+        Self { most, many, heard: 0, is_short: false }
     }
 
     fn pause(&mut self) -> Duration {
-        if std::mem::take(&mut self.heard) < self.many { self.most } else { self.most / 10 }
+        // What was heard came in the last pause, mostly.
+        let many = if self.is_short { self.many / 10 } else { self.many };
+        self.is_short = std::mem::take(&mut self.heard) >= many;
+        if self.is_short { self.most / 10 } else { self.most }
     }
 }
 
@@ -264,13 +268,19 @@ mod tests {
 
     #[test]
     fn a_ring_that_fills_quickly_is_looked_at_sooner() {
-        let mut gather = Gather::new(Duration::from_millis(50), 3);
-        gather.heard = 2;
-        assert_eq!(gather.pause(), Duration::from_millis(50));
-        gather.heard = 3;
-        assert_eq!(gather.pause(), Duration::from_millis(5));
-        // What was heard before counts no more.
-        assert_eq!(gather.pause(), Duration::from_millis(50));
+        let mut gather = Gather::new(Duration::from_millis(50), 100);
+        let mut pause_after = |heard| {
+            gather.heard = heard;
+            gather.pause().as_millis()
+        };
+        assert_eq!(pause_after(99), 50);
+        assert_eq!(pause_after(100), 5);
+        // As many as ever in a tenth of the time, ...
+        assert_eq!(pause_after(10), 5);
+        assert_eq!(pause_after(10), 5);
+        // ... and fewer.
+        assert_eq!(pause_after(9), 50);
+        assert_eq!(pause_after(10), 50);
         assert_eq!(Gather::default().pause(), Duration::ZERO);
     }
 }

@@ -265,7 +265,7 @@ pub struct AgentArgs {
     ///
     /// Default: all three in this order where the CPU has instructions for AES, chacha20-poly1305 first where it has
     /// not. The dialling node's order counts. One that is not named is neither offered nor taken: name aes-256-gcm
-    /// alone, on all nodes, where a rule demands keys of 256 bits; it takes about a tenth more CPU for a byte.
+    /// alone, on all nodes, where a rule demands keys of 256 bits; it takes about a seventh more CPU for a byte.
     #[arg(
         long,
         env = "LARK_CIPHERS",

@@ -282,6 +282,7 @@ impl Engine {
             Ok(()) | Err(TunnelError::Protocol(_)) => true,
         };
         if orderly {
+            self.h2.answer_late();
             self.h2.go_away(ErrorCode::NO_ERROR);
             if self.write_control().is_err() {
                 return;

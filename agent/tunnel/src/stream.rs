@@ -233,6 +233,11 @@ impl Stream {
         }
     }
 
+    /// Whether the peer has spoken before it was answered, and may say more without an answer (accepting end).
+    pub(crate) fn peer_needs_no_answer(&self) -> bool {
+        (1..EARLY).contains(&self.waiting())
+    }
+
     /// Bytes that wait for the pod.
     pub(crate) fn waiting(&self) -> usize {
         self.backlog.waiting().len()
@@ -346,5 +351,28 @@ impl Stream {
     /// Parts the stream: the pod's socket, what is needed to take it elsewhere, and who is told.
     pub(crate) fn into_parts(self) -> (Option<Pod>, Traffic, Vec<u8>, bool, Told) {
         (self.pod, self.traffic, self.early, self.pod_ended, self.told)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lark_core::framing::{Connection, Role, Settings};
+
+    use super::*;
+    use crate::ready::ReadyList;
+
+    #[test]
+    fn a_peer_waits_for_an_answer_before_it_speaks_or_once_it_has_said_all_that_it_may() {
+        let request = ConnectRequest {
+            authority: "10.0.0.2:80".parse().unwrap(),
+            source: "10.0.0.1:4242".parse().unwrap(),
+            host: None,
+        };
+        let id = Connection::new(Role::Client, Settings::default()).connect(&request).unwrap();
+        for (said, needs_none) in [(0, false), (1, true), (EARLY - 1, true), (EARLY, false)] {
+            let mut stream = Stream::accepted(id, Arc::<ReadyList>::default().waker(id.value()));
+            stream.keep_bytes(&vec![7; said]);
+            assert_eq!(stream.peer_needs_no_answer(), needs_none, "{said}");
+        }
     }
 }

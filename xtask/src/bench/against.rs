@@ -1,50 +1,28 @@
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::Programs;
 use super::figures::median;
-use super::measure::{Meter, cpu_seconds, number};
+use super::measure::Meter;
 use super::stage::{Contestant, Route, Stage, Way};
-use super::twins;
+use super::twins::{self, Load};
 use crate::install::say;
-
-/// How long a turn is. Long enough for a load to be one, short enough for the machine to be the same in the next.
-const TURN: Duration = Duration::from_millis(300);
 
 /// How often both meshes are made anew.
 const ROUNDS: usize = 4;
 
-/// A load, and what of the client's answer was done.
-struct Load {
-    name: &'static str,
-    verb: &'static str,
-    port: u16,
-    arguments: &'static [&'static str],
-    unit: &'static str,
-}
-
-const LOADS: [Load; 6] = [
-    load("bulk1", "bulk", 1, &["--streams", "1"], "bytes"),
-    load("bulk8", "bulk", 1, &["--streams", "8"], "bytes"),
-    load("echo1", "echo", 0, &["--connections", "1"], "all"),
-    load("echo64", "echo", 0, &["--connections", "64"], "all"),
-    load("conn1", "connect", 0, &["--at-once", "1"], "connections"),
-    load("conn32", "connect", 0, &["--at-once", "32"], "connections"),
+/// Loads by their names.
+const LOADS: [(&str, Load); 6] = [
+    ("bulk1", Load { verb: "bulk", port: 1, arguments: &["--streams", "1"], unit: "bytes" }),
+    ("bulk8", Load { verb: "bulk", port: 1, arguments: &["--streams", "8"], unit: "bytes" }),
+    ("echo1", Load { verb: "echo", port: 0, arguments: &["--connections", "1"], unit: "all" }),
+    ("echo64", Load { verb: "echo", port: 0, arguments: &["--connections", "64"], unit: "all" }),
+    ("conn1", Load { verb: "connect", port: 0, arguments: &["--at-once", "1"], unit: "connections" }),
+    ("conn32", Load { verb: "connect", port: 0, arguments: &["--at-once", "32"], unit: "connections" }),
 ];
-
-const fn load(
-    name: &'static str,
-    verb: &'static str,
-    port: u16,
-    arguments: &'static [&'static str],
-    unit: &'static str,
-) -> Load {
-    Load { name, verb, port, arguments, unit }
-}
 
 /// One of two meshes.
 struct End {
@@ -58,15 +36,6 @@ impl End {
         let route = stage.enter(Contestant::Lark, Way::Across)?;
         meter.warm(&mut stage, Contestant::Lark, Way::Across, &route)?;
         Ok(Self { meter, route, _stage: stage })
-    }
-
-    /// What was done in a second, and the agents' CPU for each.
-    fn turn(&self, load: &Load) -> Result<(f64, f64)> {
-        let before = cpu_seconds(&self.route)?;
-        let said = self.meter.timed(load.verb, &self.route, load.port, TURN, load.arguments)?;
-        let cpu = cpu_seconds(&self.route)? - before;
-        let done = number(&said, load.unit)?;
-        Ok((done / number(&said, "seconds")?, cpu / done))
     }
 }
 
@@ -82,13 +51,13 @@ pub(crate) fn compare(
     let lark = before.canonicalize().with_context(|| format!("there is no {}", before.display()))?;
     for name in names {
         ensure!(
-            LOADS.iter().any(|load| load.name == name),
+            LOADS.iter().any(|(known, _)| known == name),
             "there is no load {name}; there are {}",
-            LOADS.map(|load| load.name).join(", ")
+            LOADS.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
         );
     }
     let chosen =
-        || LOADS.iter().filter(|load| names.is_empty() || names.iter().any(|name| name == load.name));
+        || LOADS.iter().filter(|(load, _)| names.is_empty() || names.iter().any(|name| name == load));
     let mut turns: BTreeMap<&str, Vec<Pair>> = BTreeMap::new();
     for round in 0..ROUNDS {
         // Of two meshes of one binary one is faster by up to a tenth for as long as both live: each binary is the first
@@ -102,15 +71,16 @@ pub(crate) fn compare(
             let now = now()?;
             (before()?, now)
         };
-        for load in chosen() {
-            say(&format!("round {} of {ROUNDS}: {}", round + 1, load.name));
-            let measured = twins::turns(pairs / ROUNDS, || before.turn(load), || now.turn(load))?;
-            turns.entry(load.name).or_default().extend(measured);
+        for (name, load) in chosen() {
+            say(&format!("round {} of {ROUNDS}: {name}", round + 1));
+            let turn = |end: &End| load.turn(&end.meter, &end.route);
+            let measured = twins::turns(pairs / ROUNDS, || turn(&before), || turn(&now))?;
+            turns.entry(name).or_default().extend(measured);
         }
     }
-    let all = chosen().filter_map(|load| {
-        let of = |figure| ratio(turns.get(load.name)?, figure);
-        Some((load.name.to_owned(), json!({ "rate": of(|turn| turn.0)?, "cpu": of(|turn| turn.1)? })))
+    let all = chosen().filter_map(|(name, _)| {
+        let of = |figure| ratio(turns.get(name)?, figure);
+        Some(((*name).to_owned(), json!({ "rate": of(|turn| turn.0)?, "cpu": of(|turn| turn.1)? })))
     });
     Ok(Value::Object(all.collect()))
 }

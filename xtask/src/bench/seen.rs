@@ -3,51 +3,28 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::figures::{LARK, median};
-use super::measure::{Meter, cpu_seconds, largest, number};
+use super::measure::{Meter, largest};
 use super::stage::{Contestant, Route, Stage, Way};
-use super::twins::{self, Compared, TURN, Twins};
+use super::twins::{self, Compared, Load, Twins};
 
 /// Open connections by which the memory of one is told.
 const HELD: u32 = 4_000;
 /// Bytes of a KiB in those of a MiB.
 const KIB: f64 = 1_024.0;
 
-/// A load, the rows of its rate and of its CPU, and how it is run.
-struct Load {
-    rate: &'static str,
-    cost: &'static str,
-    verb: &'static str,
-    port: u16,
-    /// What of the client's answer was done.
-    unit: &'static str,
-    arguments: &'static [&'static str],
-}
-
-const LOADS: [Load; 3] = [
-    Load {
-        rate: "seen_bulk1",
-        cost: "seen_cpu_gib1",
-        verb: "bulk",
-        port: 1,
-        unit: "bytes",
-        arguments: &["--http"],
-    },
-    Load {
-        rate: "seen_echo64",
-        cost: "seen_cpu_echo64",
-        verb: "echo",
-        port: 0,
-        unit: "all",
-        arguments: &["--connections", "64"],
-    },
-    Load {
-        rate: "seen_http64",
-        cost: "seen_cpu_http64",
-        verb: "echo",
-        port: 3,
-        unit: "all",
-        arguments: &["--connections", "64", "--http"],
-    },
+/// Loads, and the rows of their rate and of their CPU.
+const LOADS: [(&str, &str, Load); 3] = [
+    ("seen_bulk1", "seen_cpu_gib1", Load { verb: "bulk", port: 1, arguments: &["--http"], unit: "bytes" }),
+    (
+        "seen_echo64",
+        "seen_cpu_echo64",
+        Load { verb: "echo", port: 0, arguments: &["--connections", "64"], unit: "all" },
+    ),
+    (
+        "seen_http64",
+        "seen_cpu_http64",
+        Load { verb: "echo", port: 3, arguments: &["--connections", "64", "--http"], unit: "all" },
+    ),
 ];
 
 /// One of two meshes that differ in nothing but whether their agents look.
@@ -71,12 +48,13 @@ pub(crate) fn compare(twins: Twins<'_>, pairs: usize) -> Result<Compared> {
     let _tap = seeing.1.tap()?;
     let seeing = End { route, meter: seeing.0 };
     let mut measured = vec![("seen_rss", LARK, (seeing.memory()? - blind.memory()?) * KIB)];
-    for load in &LOADS {
-        let turns = twins::turns(pairs, || blind.turn(load), || seeing.turn(load))?;
+    for (rate_row, cost_row, load) in &LOADS {
+        let turn = |end: &End<'_>| load.turn(end.meter, &end.route);
+        let turns = twins::turns(pairs, || turn(&blind), || turn(&seeing))?;
         let rate = median(turns.iter().map(|(without, with)| with.0 / without.0));
         let cost = median(turns.iter().map(|(without, with)| with.1 / without.1));
         let of = |row, ratio: Option<f64>| ratio.map(|ratio| (row, LARK, ratio));
-        measured.extend([of(load.rate, rate), of(load.cost, cost)].into_iter().flatten());
+        measured.extend([of(*rate_row, rate), of(*cost_row, cost)].into_iter().flatten());
     }
     Ok(measured)
 }
@@ -91,14 +69,5 @@ impl End<'_> {
         holder.kill();
         std::thread::sleep(Duration::from_millis(700));
         Ok((with - before) / f64::from(HELD))
-    }
-
-    /// What was done in a second, and the agents' CPU for each.
-    fn turn(&self, load: &Load) -> Result<(f64, f64)> {
-        let before = cpu_seconds(&self.route)?;
-        let said = self.meter.timed(load.verb, &self.route, load.port, TURN, load.arguments)?;
-        let cpu = cpu_seconds(&self.route)? - before;
-        let done = number(&said, load.unit)?;
-        Ok((done / number(&said, "seconds")?, cpu / done))
     }
 }

@@ -61,8 +61,8 @@ impl Connection {
     }
 
     /// Answers a stream with 200 (accepting end), but not by a record of its own: with whatever is said next on it, when
-    /// the peer says more, or by [`Self::answer_late`]. For a peer that has said something already and so does not wait
-    /// for the answer.
+    /// the peer says more, or by [`Self::answer_late`]. For a peer that has said something already and may say more without
+    /// an answer.
     pub fn open_late(&mut self, stream: StreamId) {
         let Some(entry) = self.streams.get_mut(&stream.0) else { return };
         if !std::mem::replace(&mut entry.answered, true) {

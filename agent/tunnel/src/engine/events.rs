@@ -234,10 +234,10 @@ impl Engine {
         };
         match result {
             Ok(delivery) => {
-                let has_spoken = stream.waiting() > 0;
+                let may_wait = stream.peer_needs_no_answer();
                 stream.deliver(Pod::new(delivery.pod), delivery.traffic, delivery.on_end);
                 match &delivery.would_deny {
-                    None if has_spoken => self.answer_soon(id),
+                    None if may_wait => self.answer_soon(id),
                     would_deny => self.h2.respond(id, 200, None, would_deny.as_ref()),
                 }
             }

@@ -27,13 +27,13 @@ impl Engine {
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TunnelError>> {
         self.ready.register(cx.waker());
         for _ in 0..TURNS {
-            self.take_commands(cx);
             self.take_dials(cx);
-            // Behind what may have set it.
+            // Behind what may set it, and before what it may close.
             while self.timer.as_mut().poll(cx).is_ready() {
                 let next = self.tick()?;
                 self.timer.as_mut().reset(next);
             }
+            self.take_commands(cx);
             let mut progress = match self.poll_receive(cx) {
                 Err(TunnelError::Record(RecordError::Closed)) if self.streams.is_empty() => {
                     return Poll::Ready(Ok(()));
