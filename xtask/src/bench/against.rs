@@ -34,7 +34,7 @@ struct End {
 impl End {
     fn ready((meter, mut stage): (Meter, Stage)) -> Result<Self> {
         let route = stage.enter(Contestant::Lark, Way::Across)?;
-        meter.warm(&mut stage, Contestant::Lark, Way::Across, &route)?;
+        meter.warm(&stage, Contestant::Lark, Way::Across, &route)?;
         Ok(Self { meter, route, _stage: stage })
     }
 }

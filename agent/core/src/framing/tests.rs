@@ -550,7 +550,7 @@ fn an_answer_that_is_put_off_goes_before_whatever_is_said_next_on_its_stream() {
     let opened = |stream| Event::Response { stream, status: 200, reason: None, policy: None };
     let opened = |stream| format!("{:?}", opened(stream));
     let (mut client, mut server) = pair();
-    let mut open = |server: &mut Connection, client: &mut Connection| {
+    let open = |server: &mut Connection, client: &mut Connection| {
         let stream = client.connect(&request()).unwrap();
         deliver(client, server);
         server.open_late(stream);
