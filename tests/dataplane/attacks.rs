@@ -12,7 +12,7 @@ use lark_identity::{Svid, SvidStore, TrustBundle};
 use lark_sys::netns::NetNs;
 use lark_testbed::hostile::{self, END_HEADERS, Hostile, connect_to, frame, kind};
 use lark_testbed::{Nginx, Pod, Record, Wire, eventually};
-use lark_tunnel::cipher::{Cipher, provider};
+use lark_tunnel::cipher::{by_speed, provider};
 use rcgen::string::Ia5String;
 use rcgen::{CertificateParams, Issuer, KeyPair, SanType};
 use rustls::crypto::aws_lc_rs::sign::any_ecdsa_type;
@@ -155,8 +155,7 @@ impl House {
     fn taken(&self, runtime: &Runtime, client: &str, server: &str) -> Hostile {
         let store = stolen(self.controller.home(), client);
         let svid = store.current(&id(client)).unwrap();
-        let config =
-            lark_tunnel::tls::client(&provider(&Cipher::by_speed()), &svid, &store, &id(server)).unwrap();
+        let config = lark_tunnel::tls::client(&provider(&by_speed()), &svid, &store, &id(server)).unwrap();
         let name = lark_tunnel::name::server_name(&id(server));
         let (from, to) = (self.nodes.0.ip, SocketAddr::new(self.nodes.1.ip, 15_008));
         let node = NetNs::open(&self.nodes.0.place.netns).unwrap();

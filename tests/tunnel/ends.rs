@@ -19,7 +19,7 @@ use lark_identity::store::issue_directly;
 use lark_identity::{SvidStore, TrustBundle};
 use lark_sys::ktls::Offer;
 use lark_testbed::hostile::{self, Hostile};
-use lark_tunnel::cipher::{Cipher, provider};
+use lark_tunnel::cipher::{by_speed, provider};
 use lark_tunnel::{
     Acceptor, Deliver, Delivery, Dialer, Ended, Inbound, LocalIdentities, Observer, PoolKey, Refusal,
     ServeError, Side, Traffic, TunnelSettings,
@@ -215,7 +215,7 @@ pub(crate) fn renews() -> bool {
 /// Speaks as `account` to db, whatever it does then.
 pub(crate) fn config(store: &SvidStore, account: &str) -> ClientConfig {
     let svid = store.current(&id(account)).unwrap();
-    lark_tunnel::tls::client(&provider(&Cipher::by_speed()), &svid, store, &id("db")).unwrap()
+    lark_tunnel::tls::client(&provider(&by_speed()), &svid, store, &id("db")).unwrap()
 }
 
 /// A tunnel to db in hands that need not be an agent's.

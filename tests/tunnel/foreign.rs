@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use lark_identity::SvidStore;
 use lark_tunnel::TunnelSettings;
-use lark_tunnel::cipher::{Cipher, provider};
+use lark_tunnel::cipher::{Cipher, by_speed, provider};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
@@ -23,7 +23,7 @@ use crate::ends::{World, accept, domain, echo, id, on_worker, quick, renews};
 /// A listener that shows one identity's certificate whatever name is asked for.
 pub(crate) async fn shows_always(store: SvidStore, account: &str) -> SocketAddr {
     let svid = store.current(&id(account)).unwrap();
-    let config = lark_tunnel::tls::server(&provider(&Cipher::by_speed()), &svid, &store, domain()).unwrap();
+    let config = lark_tunnel::tls::server(&provider(&by_speed()), &svid, &store, domain()).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let acceptor = TlsAcceptor::from(Arc::new(config));
@@ -89,7 +89,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Renewing<S> {
 }
 
 async fn connector(world: &World) -> TlsConnector {
-    connector_with(world, &Cipher::by_speed())
+    connector_with(world, &by_speed())
 }
 
 fn connector_with(world: &World, ciphers: &[Cipher]) -> TlsConnector {
@@ -116,7 +116,7 @@ fn a_cipher_that_is_not_named_is_neither_taken_nor_offered() {
         };
         let named = rustls::CipherSuite::TLS13_AES_256_GCM_SHA384;
         // Whatever is preferred.
-        assert_eq!(connect(&Cipher::by_speed()).await.unwrap(), named);
+        assert_eq!(connect(&by_speed()).await.unwrap(), named);
         let others = [Cipher::Aes128Gcm, Cipher::Chacha20Poly1305];
         let refused = connect(&others).await.unwrap_err();
         assert!(refused.to_string().contains("HandshakeFailure"), "{refused}");
@@ -186,8 +186,7 @@ fn our_dialling_end_tunnels_through_the_h2_crate_which_renews_its_keys() {
         let world = World::new();
         let store = world.store(&["db"]);
         let svid = store.current(&id("db")).unwrap();
-        let config =
-            lark_tunnel::tls::server(&provider(&Cipher::by_speed()), &svid, &store, domain()).unwrap();
+        let config = lark_tunnel::tls::server(&provider(&by_speed()), &svid, &store, domain()).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let node = listener.local_addr().unwrap();
         let acceptor = TlsAcceptor::from(Arc::new(config));

@@ -57,7 +57,7 @@ async fn data(peer: &mut Slow, count: usize) -> Vec<u8> {
 fn each_cipher_carries_what_is_sent_in_any_pieces() {
     on_worker(async {
         let world = World::new();
-        for cipher in Cipher::by_speed() {
+        for cipher in Cipher::ALL {
             let node =
                 Node::new(crate::ends::acceptor(world.store(&["db"]), quick()), to(echo().await)).await;
             let mut peer = opened(&world, node.address, cipher).await;

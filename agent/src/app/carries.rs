@@ -1,14 +1,13 @@
 //! What the records of tunnels are sealed with, and who carries them.
 
 use lark_sys::ktls::{self, Offer};
-
-use lark_tunnel::cipher::Cipher;
+use lark_tunnel::cipher::{Cipher, by_speed};
 
 use crate::cli::{self, Ktls};
 
 /// The ciphers that tunnels may use.
 pub(super) fn ciphers(named: Option<&[cli::Cipher]>) -> Vec<Cipher> {
-    let Some(named) = named else { return Cipher::by_speed() };
+    let Some(named) = named else { return by_speed() };
     let cipher = |named: &cli::Cipher| match named {
         cli::Cipher::Aes128Gcm => Cipher::Aes128Gcm,
         cli::Cipher::Aes256Gcm => Cipher::Aes256Gcm,

@@ -16,7 +16,7 @@ pub use probe::{Missing, Offer, probe};
 /// Kind of a record of data, as it stands on the wire (RFC 8446, section 5.1).
 pub const DATA: u8 = 23;
 
-/// How records are sealed.
+/// How records are sealed (RFC 8446, appendix B.4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cipher {
     /// AES-128-GCM.
@@ -28,7 +28,7 @@ pub enum Cipher {
 }
 
 impl Cipher {
-    /// All that TLS 1.3 has here.
+    /// All that TLS 1.3 has here, ChaCha20 last.
     pub const ALL: [Self; 3] = [Self::Aes128Gcm, Self::Aes256Gcm, Self::Chacha20Poly1305];
 
     /// Bytes of a key.

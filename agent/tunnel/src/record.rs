@@ -1,9 +1,9 @@
 //! TLS records in and out of the node's socket, once rustls has made the handshake.
 //!
-//! Keys, ciphers and the derivation of the next keys are rustls's (its `kernel` interface, made for whoever carries
-//! records himself). What is here is the record protocol of RFC 8446, section 5, and what may follow a handshake,
-//! section 4.6, so that a received byte is decrypted where it was read and written to the pod from there: rustls's own
-//! connections copy it three times on the way.
+//! Keys and the derivation of the next ones are rustls's (its `kernel` interface, made for whoever carries records
+//! himself), and so is the cipher that opens; the one that seals is called without it (`seal.rs`). What is here is the record protocol of RFC 8446, section 5, and what may follow a handshake,
+//! section 4.6, so that a received byte is decrypted where it was read and written to the pod from there, and a sent one
+//! is sealed from where it was read: rustls's own connections copy the one three times on the way and the other once.
 //!
 //! Invariants:
 //! - A sequence number is used once with a key: each is counted up with its record, and begins anew only with the next

@@ -14,7 +14,7 @@ use lark_core::identity::SpiffeId;
 use lark_core::reason::Reason;
 use lark_sys::ktls::Offer;
 
-use crate::cipher::Cipher;
+use crate::cipher::{Cipher, by_speed};
 
 /// How tunnels behave. Limits are per worker; of what the accepting end takes, each node and all addresses
 /// that are no node's have a share only ([`lark_core::quota`]).
@@ -70,7 +70,7 @@ impl Default for TunnelSettings {
             handshake_timeout: HANDSHAKE_TIMEOUT,
             identity_wait: DISCOVERY_WAIT,
             congestion: None,
-            ciphers: Cipher::by_speed(),
+            ciphers: by_speed(),
             ktls: None,
             tunnels_a_key: 8,
             tunnels_max: 16_384,

@@ -31,8 +31,12 @@ fn receive(end: &mut Connection, now: Duration, held: &mut Vec<u8>) -> bool {
         at += taken;
         match event {
             Some(Event::Connect { stream, request }) => {
-                let status = if request.is_ok() { 200 } else { 400 };
-                end.respond(stream, status, request.err().map(|error| error.reason()), None);
+                match request {
+                    // Each other one is answered with what is said next.
+                    Ok(_) if stream.value() & 2 == 0 => end.open_late(stream),
+                    Ok(_) => end.respond(stream, 200, None, None),
+                    Err(error) => end.respond(stream, 400, Some(error.reason()), None),
+                }
             }
             Some(Event::Data { stream, bytes }) => taken_by_pods.push((stream, bytes.len())),
             Some(_) => {}
@@ -68,6 +72,9 @@ fuzz_target!(|input: &[u8]| {
     for (turn, piece) in (0..).zip(bytes.chunks(piece)) {
         held.extend_from_slice(piece);
         let goes_on = receive(&mut end, Duration::from_millis(turn), &mut held);
+        if turn % 3 == 2 {
+            end.answer_late();
+        }
         assert!(end.output().len() <= MAX_OUTPUT + 64 * 1024);
         assert!(end.open_streams() <= 8);
         if !goes_on {

@@ -10,6 +10,9 @@ use super::request::{self, ConnectRequest};
 use super::streams::Stream;
 use super::{FRAME_HEADER, StreamId};
 
+/// Streams that were opened since answers were last said, of which some may owe one.
+const LATE_MAX: usize = 256;
+
 impl Connection {
     /// Opens a stream (dialling end). DATA may follow at once.
     ///
@@ -68,6 +71,10 @@ impl Connection {
         if !std::mem::replace(&mut entry.answered, true) {
             entry.owes_answer = true;
             self.late.push(stream.0);
+            // Whoever opens and resets many soon grows nothing here.
+            if self.late.len() >= LATE_MAX {
+                self.answer_late();
+            }
         }
     }
 

@@ -10,6 +10,9 @@ use crate::explain::Violation;
 use crate::policy::Denial;
 use crate::reason::Reason;
 
+/// Answers that are put off.
+mod answers;
+
 const NOW: Duration = Duration::ZERO;
 
 fn request() -> ConnectRequest {
@@ -543,47 +546,4 @@ fn payload_that_goes_another_way_is_counted_as_if_it_had_come_here() {
     server.reset(other, ErrorCode::CANCEL);
     assert_eq!(server.under_way(), None);
     assert_eq!(server.receive(NOW, &[0; 10]).unwrap(), (10, None));
-}
-
-#[test]
-fn an_answer_that_is_put_off_goes_before_whatever_is_said_next_on_its_stream() {
-    let opened = |stream| Event::Response { stream, status: 200, reason: None, policy: None };
-    let opened = |stream| format!("{:?}", opened(stream));
-    let (mut client, mut server) = pair();
-    let open = |server: &mut Connection, client: &mut Connection| {
-        let stream = client.connect(&request()).unwrap();
-        deliver(client, server);
-        server.open_late(stream);
-        assert_eq!(deliver(server, client), [""; 0]);
-        stream
-    };
-
-    let said = open(&mut server, &mut client);
-    let end = server.data_header(said, 0, true);
-    server.output().extend(end);
-    assert_eq!(
-        deliver(&mut server, &mut client),
-        [opened(said), format!("{:?}", Event::End { stream: said })]
-    );
-
-    let reset = open(&mut server, &mut client);
-    server.reset(reset, ErrorCode::CONNECT_ERROR);
-    let told = format!("{:?}", Event::Reset { stream: reset, code: ErrorCode::CONNECT_ERROR });
-    assert_eq!(deliver(&mut server, &mut client), [opened(reset), told]);
-
-    // The peer says more, and may not go on without an answer.
-    let more = open(&mut server, &mut client);
-    let header = client.data_header(more, 3, false);
-    client.output().extend(header);
-    client.output().extend(b"and");
-    deliver(&mut client, &mut server);
-    assert_eq!(deliver(&mut server, &mut client), [opened(more)]);
-
-    let late = open(&mut server, &mut client);
-    server.answer_late();
-    assert_eq!(deliver(&mut server, &mut client), [opened(late)]);
-    // Once, whatever comes after it.
-    server.answer_late();
-    server.respond(late, 503, None, None);
-    assert_eq!(deliver(&mut server, &mut client), [""; 0]);
 }

@@ -14,7 +14,7 @@ const BATCH: u32 = 64;
 
 /// GB/s of sealing and opening with what two agents agree on, and of both AES.
 pub(crate) fn measure(time: Duration) -> Result<Value> {
-    let negotiated = lark_tunnel::cipher::provider(&lark_tunnel::cipher::Cipher::by_speed())
+    let negotiated = lark_tunnel::cipher::provider(&lark_tunnel::cipher::by_speed())
         .cipher_suites
         .iter()
         .find_map(|suite| suite.tls13())
