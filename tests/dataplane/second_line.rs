@@ -252,6 +252,18 @@ fn fast_open_past_the_hooks_puts_no_byte_on_the_wire() {
     assert_eq!(wire.count("canary-of-lark").unwrap(), 0);
 }
 
+/// What is attached for pods on an agent's node: pod, hook, number of the link.
+fn links(agent: &Agent) -> Vec<(String, String, u64)> {
+    let bpf = agent.json("bpf").unwrap();
+    let link = |l: &serde_json::Value| {
+        let text = |key: &str| l[key].as_str().unwrap().to_owned();
+        (text("pod"), text("hook"), l["link_id"].as_u64().unwrap())
+    };
+    let mut links: Vec<_> = bpf["links"].as_array().unwrap().iter().map(link).collect();
+    links.sort();
+    links
+}
+
 #[test]
 fn the_second_line_outlives_its_agent_is_taken_over_and_goes_with_its_pod() {
     let mut house = House::captured();
@@ -259,20 +271,6 @@ fn the_second_line_outlives_its_agent_is_taken_over_and_goes_with_its_pod() {
     let _nginx = Nginx::start(&house.bed, &server).unwrap();
     let node = house.nodes.0.clone();
     let late = house.bed.pod(&node, "late").unwrap();
-    let links = |agent: &Agent| -> Vec<(String, String, u64)> {
-        let bpf = agent.json("bpf").unwrap();
-        let mut links: Vec<_> = bpf["links"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|l| {
-                let text = |key: &str| l[key].as_str().unwrap().to_owned();
-                (text("pod"), text("hook"), l["link_id"].as_u64().unwrap())
-            })
-            .collect();
-        links.sort();
-        links
-    };
     let before = links(&house.one);
     house.add(&late, &serde_json::json!({ "lark.mesh/mtls": "strict" }));
     house.clustered();
@@ -303,6 +301,30 @@ fn the_second_line_outlives_its_agent_is_taken_over_and_goes_with_its_pod() {
 
     house.mesh.replace(std::slice::from_ref(&late), &[], "late").unwrap();
     house.bed.end(&node, &late).unwrap();
+    eventually(Duration::from_secs(20), "nothing of the pod is left", || Ok(links(&house.one) == before))
+        .unwrap_or_else(|e| panic!("{e:#}\n{:?}\n{}", links(&house.one), house.logs()));
+}
+
+/// The order of Kubernetes: what runs ends, and the API forgets the pod later.
+#[test]
+fn a_strict_pod_that_ends_before_it_is_unlisted_leaves_nothing() {
+    let mut house = House::captured();
+    let node = house.nodes.0.clone();
+    let late = house.bed.pod(&node, "late").unwrap();
+    let before = links(&house.one);
+    house.add(&late, &serde_json::json!({ "lark.mesh/mtls": "strict" }));
+    house.one.wait_captured(3).unwrap();
+    assert!(links(&house.one).len() > before.len());
+
+    house.bed.end(&node, &late).unwrap();
+    // The look-up hook and the second line are on its network, which is watched until it is unlisted.
+    let is_hook = |name: &str| lark_bpf::hook::Hook::ALL.iter().any(|hook| hook.name() == name);
+    let hooks = |agent: &Agent| {
+        links(agent).iter().filter(|(pod, hook, _)| pod.contains("late") && is_hook(hook)).count()
+    };
+    eventually(Duration::from_secs(20), "its hooks go with its cgroup", || Ok(hooks(&house.one) == 0))
+        .unwrap_or_else(|e| panic!("{e:#}\n{:?}\n{}", links(&house.one), house.logs()));
+    house.mesh.replace(std::slice::from_ref(&late), &[], "late").unwrap();
     eventually(Duration::from_secs(20), "nothing of the pod is left", || Ok(links(&house.one) == before))
         .unwrap_or_else(|e| panic!("{e:#}\n{:?}\n{}", links(&house.one), house.logs()));
 }

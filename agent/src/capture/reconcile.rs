@@ -88,8 +88,8 @@ pub struct Capturer {
     kernel: Arc<Mutex<Kernel>>,
     pods: Arc<Pods>,
     captured: BTreeMap<Arc<str>, Captured>,
-    /// Strict workloads whose connects are refused until they are captured.
-    held: BTreeSet<Arc<str>>,
+    /// Strict workloads whose connects are refused until they are captured, with the id of the cgroup whose are.
+    held: BTreeMap<Arc<str>, u64>,
     strict: Strict,
     direct: Direct,
     is_whole: bool,
@@ -131,7 +131,7 @@ impl Capturer {
             kernel,
             pods,
             captured: BTreeMap::new(),
-            held: BTreeSet::new(),
+            held: BTreeMap::new(),
             strict,
             direct,
             is_whole: true,
@@ -489,7 +489,7 @@ impl Capturer {
             self.let_go(&workload.uid);
             return Ok(());
         }
-        if self.held.contains(&workload.uid) {
+        if self.held.get(&workload.uid) == Some(&cgroup.id()) {
             return Ok(());
         }
         let mut kernel = locked(&self.kernel);
@@ -502,12 +502,12 @@ impl Capturer {
         kernel
             .capture(&workload.uid, cgroup.as_fd(), cgroup.id(), entry)
             .map_err(|error| error.to_string())?;
-        self.held.insert(workload.uid.clone());
+        self.held.insert(workload.uid.clone(), cgroup.id());
         Ok(())
     }
 
     fn let_go(&mut self, uid: &Arc<str>) {
-        if !self.held.contains(uid) {
+        if !self.held.contains_key(uid) {
             return;
         }
         match locked(&self.kernel).release(uid) {
@@ -521,7 +521,7 @@ impl Capturer {
         let until = Instant::now() + BUDGET;
         let unwanted: Vec<Arc<str>> =
             self.captured.keys().filter(|uid| !wanted.contains_key(*uid)).cloned().collect();
-        for uid in self.held.iter().filter(|uid| !wanted.contains_key(*uid)).cloned().collect::<Vec<_>>() {
+        for uid in self.held.keys().filter(|uid| !wanted.contains_key(*uid)).cloned().collect::<Vec<_>>() {
             self.let_go(&uid);
         }
         for uid in unwanted {
@@ -548,22 +548,25 @@ impl Capturer {
         true
     }
 
-    /// Takes a pod out of everything, but perhaps its hooks.
+    /// Takes a pod out of everything, but perhaps the hooks of a cgroup that is there still.
     fn forget(&mut self, uid: &Arc<str>, keeps_hooks: bool) {
         let Some(captured) = self.captured.remove(uid) else { return };
+        let id = captured.pod.cgroup.id();
         captured.pod.set_hooks_live(false);
         self.pods.remove(uid);
         let kernel = &mut *locked(&self.kernel);
-        let is_seen = keeps_hooks && captured.pod.cgroup.is_alive();
-        if keeps_hooks {
+        let is_held = keeps_hooks && captured.pod.cgroup.is_alive();
+        if is_held {
             let entry =
                 PodEntry { flags: PodEntry::STRICT, ..listeners::own_addresses(&captured.pod.addresses) };
-            // One whose cgroup is gone has no entry, and nobody who dials.
-            let _ = kernel.update(captured.pod.cgroup.id(), entry);
+            if let Err(error) = kernel.update(id, entry) {
+                tracing::error!(pod = captured.pod.name, %error, "its entry cannot be reset");
+            }
+            self.held.insert(uid.clone(), id);
         } else if let Err(error) = kernel.release(uid) {
             tracing::error!(pod = captured.pod.name, %error, "pins cannot be removed");
         }
-        if !is_seen {
+        if !is_held {
             let gone = |source| captured.pod.addresses.iter().any(|own| own.to_canonical() == source);
             kernel.guards().forget_direct(gone);
         }
