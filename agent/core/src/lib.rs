@@ -4,6 +4,8 @@
 
 #![forbid(unsafe_code)]
 
+/// Addresses as text, for what is written of each connection.
+pub mod address;
 /// Which workloads of this node are to be captured, and why the others are not.
 pub mod capture;
 /// What is wanted against what the kernel has, pod by pod.

@@ -7,11 +7,11 @@
 //! - A tunnel that must take no more streams is forgotten; those on it may finish.
 //! - A key without tunnels, handshake, recent use and recent failure costs nothing after the next sweep.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::identity::SpiffeId;
+use hashbrown::HashMap;
 
 /// What a tunnel is for: streams share one only if all three agree.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -13,67 +13,98 @@ use tracing_subscriber::fmt::format::Writer;
 pub(super) struct PlainFields;
 
 impl<'w> FormatFields<'w> for PlainFields {
-    fn format_fields<R: RecordFields>(&self, writer: Writer<'w>, fields: R) -> fmt::Result {
-        let mut visitor = Visitor { writer, is_first: true, result: Ok(()) };
+    fn format_fields<R: RecordFields>(&self, mut writer: Writer<'w>, fields: R) -> fmt::Result {
+        // In one piece: the writer is behind two pointers, and a line has some two hundred.
+        let mut visitor = Visitor { line: String::with_capacity(LINE), is_first: true, result: Ok(()) };
         fields.record(&mut visitor);
-        visitor.result
+        visitor.result.and_then(|()| writer.write_str(&visitor.line))
     }
 }
 
-struct Visitor<'w> {
-    writer: Writer<'w>,
+/// Bytes that a line of the access log takes, or a little more.
+const LINE: usize = 1024;
+
+struct Visitor {
+    line: String,
     is_first: bool,
     result: fmt::Result,
 }
 
-impl Visitor<'_> {
-    fn write(&mut self, name: &str, value: &dyn Debug) -> fmt::Result {
+impl Visitor {
+    /// What the `log` crate tells beside its message is in the line already.
+    fn is_told(&self, name: &str) -> bool {
+        self.result.is_ok() && !name.starts_with("log.")
+    }
+
+    fn begin(&mut self) {
         if !std::mem::take(&mut self.is_first) {
-            self.writer.write_char(' ')?;
+            self.line.push(' ');
         }
+    }
+
+    fn name(&mut self, name: &str) {
+        self.begin();
+        self.line.push_str(name.strip_prefix("r#").unwrap_or(name));
+        self.line.push('=');
+    }
+
+    /// A text in quotes, without `fmt`, by which a field costs a thousand instructions. Most texts have nothing to
+    /// escape and are written as they are, where `str` looks at each character.
+    fn text(&mut self, name: &str, value: &str) -> fmt::Result {
+        self.name(name);
+        if !is_plain(value) {
+            return write!(self.line, "{value:?}");
+        }
+        self.line.push('"');
+        self.line.push_str(value);
+        self.line.push('"');
+        Ok(())
+    }
+
+    fn other(&mut self, name: &str, value: &dyn Debug) -> fmt::Result {
         if name == "message" {
-            return write!(Escaped(&mut self.writer), "{value:?}");
+            self.begin();
+            return write!(Escaped(&mut self.line), "{value:?}");
         }
-        self.writer.write_str(name.strip_prefix("r#").unwrap_or(name))?;
-        write!(self.writer, "={value:?}")
+        self.name(name);
+        write!(self.line, "{value:?}")
     }
 }
 
-impl Visit for Visitor<'_> {
+impl Visit for Visitor {
     fn record_str(&mut self, field: &Field, value: &str) {
-        if field.name() == "message" {
-            self.record_debug(field, &format_args!("{value}"));
-        } else {
-            self.record_debug(field, &Quoted(value));
+        match field.name() {
+            "message" => self.record_debug(field, &format_args!("{value}")),
+            name if self.is_told(name) => self.result = self.text(name, value),
+            _ => {}
+        }
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        if self.is_told(field.name()) {
+            self.name(field.name());
+            self.line.push_str(itoa::Buffer::new().format(value));
         }
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        // What the `log` crate tells beside its message is in the line already.
-        if self.result.is_ok() && !field.name().starts_with("log.") {
-            self.result = self.write(field.name(), value);
+        if self.is_told(field.name()) {
+            self.result = self.other(field.name(), value);
         }
     }
 }
 
-/// A text in quotes. Most have nothing to escape and are written as they are, where `str` looks at each character.
-struct Quoted<'a>(&'a str);
-
-impl Debug for Quoted<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if !self.0.bytes().all(|byte| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\')) {
-            return self.0.fmt(f);
-        }
-        f.write_char('"')?;
-        f.write_str(self.0)?;
-        f.write_char('"')
-    }
+/// Whether a text in quotes is the text as it is. Beside ASCII these are what [`lark_core::observe::Secured`] says.
+fn is_plain(text: &str) -> bool {
+    let is_ascii = |byte: u8| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\');
+    let is_sign = |c: char| u8::try_from(c).map_or(matches!(c, '√' | '✗' | '⊘'), is_ascii);
+    text.bytes().all(is_ascii) || text.chars().all(is_sign)
 }
 
 /// Lets nothing through that a terminal would obey, whoever's words a message has in it.
-struct Escaped<'a, 'w>(&'a mut Writer<'w>);
+struct Escaped<'a>(&'a mut String);
 
-impl Write for Escaped<'_, '_> {
+impl Write for Escaped<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         if !text.contains(|c: char| c.is_control() && c != '\n' && c != '\t') {
             return self.0.write_str(text);
@@ -92,6 +123,8 @@ impl Write for Escaped<'_, '_> {
 #[cfg(test)]
 mod tests {
     use std::sync::{Arc, Mutex};
+
+    use lark_core::observe::Secured;
 
     use super::*;
 
@@ -118,7 +151,7 @@ mod tests {
             .finish();
         tracing::subscriber::with_default(subscriber, || {
             let none: Option<&str> = None;
-            tracing::info!(target: "access", n = 5, src.addr = %"10.0.0.1:1", detail = "a \u{1b}[31m\"b\"\n", none, "connection");
+            tracing::info!(target: "access", n = 5_u64, big = u64::MAX, secured = "√ mTLS", src.addr = %"10.0.0.1:1", detail = "a \u{1b}[31m\"b\"\n", none, "connection");
             tracing::warn!("{} \u{1b}[31mred", "words of others");
             tracing::error!(r#type = ?Some(1), ok = true);
         });
@@ -130,7 +163,7 @@ mod tests {
     fn lines_are_as_tracing_writes_them() {
         let own = logged(PlainFields);
         assert!(
-            own.contains("access: connection n=5 src.addr=10.0.0.1:1 detail=\"a \\u{1b}[31m\\\"b\\\"\\n\""),
+            own.contains("access: connection n=5 big=18446744073709551615 secured=\"√ mTLS\" src.addr=10.0.0.1:1 detail=\"a \\u{1b}[31m\\\"b\\\"\\n\""),
             "{own}"
         );
         assert!(!own.contains('\u{1b}'), "{own}");
@@ -140,5 +173,19 @@ mod tests {
             own.lines().last(),
             logged(tracing_subscriber::fmt::format::DefaultFields::new()).lines().last()
         );
+    }
+
+    #[test]
+    fn what_is_plain_is_written_as_debug_would() {
+        for c in '\0'..=char::MAX {
+            let text = format!("a{c}b");
+            assert!(!is_plain(&text) || format!("{text:?}") == format!("\"{text}\""), "{text:?}");
+        }
+        for secured in
+            [Secured::Mtls, Secured::SameNode, Secured::Direct, Secured::Plaintext, Secured::Denied]
+        {
+            assert!(is_plain(secured.sign()), "{}", secured.sign());
+        }
+        assert!(!is_plain("\"") && !is_plain("\\") && is_plain(""));
     }
 }

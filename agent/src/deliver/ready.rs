@@ -2,7 +2,7 @@
 //! costs more than the socket: whoever has to enter makes some for the next deliveries too. A pod that
 //! gets none for a moment keeps none.
 
-use std::collections::HashMap;
+use hashbrown::HashMap;
 
 /// Sockets made in one visit of a pod that was delivered to lately.
 const BATCH: usize = 8;

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
+use lark_core::address::AddressText;
 use lark_core::explain::Ending;
 use lark_core::observe::{ByteCounters, Requests, Secured, Stage, Stages};
 use lark_core::reason::Reason;
@@ -257,21 +258,23 @@ impl Connection {
         let error = refusal.map(|(reason, detail)| format!("{reason}: {detail}"));
         let _ = self.live.ended.set(Ended { how, reason, detail: detail.to_owned() });
         self.live.reached(Stage::Ended);
+        let destination = AddressText::new(opening.destination_address);
+        let peer = opening.peer.map(AddressText::new);
         tracing::info!(
             target: "access",
             direction = opening.direction.label(),
-            src.addr = %opening.source_address,
+            src.addr = %AddressText::new(opening.source_address),
             src.workload = &*opening.source.name,
             src.namespace = &*opening.source.namespace,
             src.identity = &*opening.source.identity,
-            dst.addr = %opening.destination_address,
+            dst.addr = %destination,
             // What a peer's log has under this name; there `dst.addr` is where the tunnel goes, which is `peer` here.
-            dst.hbone_addr = opening.peer.map(|_| opening.destination_address.to_string()),
+            dst.hbone_addr = peer.map(|_| destination.as_str()),
             dst.service = opening.service.as_deref().unwrap_or_default(),
             dst.workload = &*opening.destination.name,
             dst.namespace = &*opening.destination.namespace,
             dst.identity = &*opening.destination.identity,
-            peer = opening.peer.map(|p| p.to_string()).unwrap_or_default(),
+            peer = peer.as_ref().map_or("", AddressText::as_str),
             secured,
             bytes_sent = self.live.counters.sent(),
             bytes_recv = self.live.counters.received(),

@@ -1,7 +1,7 @@
 //! The connections that are open. In parts by their numbers, which are counted up: two workers that open and close
 //! connections at one moment meet in one part by chance only.
 
-use std::collections::HashMap;
+use hashbrown::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::connection::Live;

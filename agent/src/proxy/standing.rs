@@ -5,12 +5,12 @@
 //! side and local connections alike, and costs nothing until it is needed.
 
 use std::cell::RefCell;
-use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hashbrown::{HashMap, HashSet};
 use lark_core::policy::Passage;
 use lark_core::snapshot::{PolicyChange, Snapshot};
 use lark_sys::connections::destroy;

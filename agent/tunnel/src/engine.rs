@@ -16,8 +16,9 @@ mod serve;
 mod splice;
 mod turn;
 
+use hashbrown::HashMap;
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::Pin;

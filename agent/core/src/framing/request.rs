@@ -3,6 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use crate::address::AddressText;
 use crate::policy::Denial;
 use crate::reason::Reason;
 
@@ -62,8 +63,9 @@ impl ConnectRequest {
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut block = Vec::with_capacity(128);
         hpack::literal(&mut block, hpack::METHOD, b"CONNECT");
-        hpack::literal(&mut block, hpack::AUTHORITY, self.authority.to_string().as_bytes());
-        let mut forwarded = format!("for=\"{}\"", self.source);
+        hpack::literal(&mut block, hpack::AUTHORITY, AddressText::new(self.authority).as_str().as_bytes());
+        let mut forwarded = String::with_capacity(64);
+        forwarded.extend(["for=\"", AddressText::new(self.source).as_str(), "\""]);
         if let Some(host) = &self.host {
             forwarded.push_str(";host=");
             forwarded.push_str(host);

@@ -1,8 +1,7 @@
 //! The streams of a connection.
 
-use std::collections::HashMap;
-
 use super::flow::{ReceiveWindow, SendWindow};
+use hashbrown::HashMap;
 
 /// One stream, while either half is open.
 #[derive(Debug, Clone, Copy)]
