@@ -33,13 +33,10 @@ impl AddressText {
     }
 
     fn v4(&mut self, address: SocketAddrV4) {
-        let mut mark = None;
-        for octet in address.ip().octets() {
-            mark.map(|mark| self.push(mark));
+        for (octet, mark) in address.ip().octets().into_iter().zip(*b"...:") {
             self.number(octet.into());
-            mark = Some(b'.');
+            self.push(mark);
         }
-        self.push(b':');
         self.number(address.port());
     }
 

@@ -1,9 +1,8 @@
 //! How much of what a worker has each peer may take. Each node that discovery knows has a share, and all other
 //! addresses together one, so that nobody can take everything from the rest.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
-
-use hashbrown::HashMap;
 
 /// Where a tunnel comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
