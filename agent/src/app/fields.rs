@@ -81,9 +81,13 @@ impl Visit for Visitor {
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
-        if self.is_told(field.name()) {
-            self.name(field.name());
-            self.line.push_str(itoa::Buffer::new().format(value));
+        match field.name() {
+            "message" => self.record_debug(field, &value),
+            name if self.is_told(name) => {
+                self.name(name);
+                self.line.push_str(itoa::Buffer::new().format(value));
+            }
+            _ => {}
         }
     }
 
@@ -151,7 +155,7 @@ mod tests {
             .finish();
         tracing::subscriber::with_default(subscriber, || {
             let none: Option<&str> = None;
-            tracing::info!(target: "access", n = 5_u64, big = u64::MAX, secured = "√ mTLS", src.addr = %"10.0.0.1:1", detail = "a \u{1b}[31m\"b\"\n", none, "connection");
+            tracing::info!(target: "access", n = 5_u64, less = -5, big = u64::MAX, secured = "√ mTLS", src.addr = %"10.0.0.1:1", detail = "a \u{1b}[31m\"b\"\n", none, "connection");
             tracing::warn!("{} \u{1b}[31mred", "words of others");
             tracing::error!(r#type = ?Some(1), ok = true);
         });
@@ -163,7 +167,7 @@ mod tests {
     fn lines_are_as_tracing_writes_them() {
         let own = logged(PlainFields);
         assert!(
-            own.contains("access: connection n=5 big=18446744073709551615 secured=\"√ mTLS\" src.addr=10.0.0.1:1 detail=\"a \\u{1b}[31m\\\"b\\\"\\n\""),
+            own.contains("access: connection n=5 less=-5 big=18446744073709551615 secured=\"√ mTLS\" src.addr=10.0.0.1:1 detail=\"a \\u{1b}[31m\\\"b\\\"\\n\""),
             "{own}"
         );
         assert!(!own.contains('\u{1b}'), "{own}");

@@ -3,6 +3,7 @@
 
 mod destinations;
 mod direct;
+mod hold;
 mod listeners;
 mod locate;
 pub mod plaintext;

@@ -18,10 +18,10 @@ use lark_core::explain::Unwatched;
 use lark_core::identity::SpiffeId;
 use lark_core::place::Looks;
 use lark_core::snapshot::{Snapshot, Workload};
-use lark_sys::cgroup::Cgroup;
 
 use super::destinations;
 use super::direct::{Direct, Doubted};
+use super::hold::Holds;
 use super::listeners::{self, PodListener};
 use super::locate::Locator;
 use super::pod::{Pod, Pods};
@@ -88,8 +88,7 @@ pub struct Capturer {
     kernel: Arc<Mutex<Kernel>>,
     pods: Arc<Pods>,
     captured: BTreeMap<Arc<str>, Captured>,
-    /// Strict workloads whose connects are refused until they are captured, with the id of the cgroup whose are.
-    held: BTreeMap<Arc<str>, u64>,
+    holds: Holds,
     strict: Strict,
     direct: Direct,
     is_whole: bool,
@@ -126,12 +125,13 @@ impl Capturer {
         let next_id = (std::process::id() << 10 | 1).max(largest_id(&locked(&kernel)).wrapping_add(1));
         let strict = Strict::new(inputs.node.clone(), inputs.kubelet.clone(), kernel.clone());
         let direct = Direct::new(kernel.clone());
+        let holds = Holds::new(kernel.clone());
         Self {
             inputs,
             kernel,
             pods,
             captured: BTreeMap::new(),
-            held: BTreeMap::new(),
+            holds,
             strict,
             direct,
             is_whole: true,
@@ -237,6 +237,7 @@ impl Capturer {
         // Whatever the other has made of the destinations is written anew.
         self.generation = 0;
         self.synced = None;
+        self.holds.retake();
         self.strict.retake();
         self.direct.retake();
     }
@@ -439,7 +440,7 @@ impl Capturer {
     fn capture(&mut self, workload: &Workload) -> Result<(), PodState> {
         let failed = |why: String| PodState::Failed { why };
         let cgroup = self.inputs.locator.cgroup(workload)?;
-        self.hold(workload, &cgroup).map_err(failed)?;
+        self.holds.hold(workload, &cgroup).map_err(failed)?;
         (self.inputs.certificate)(&workload.identity).map_err(|why| PodState::Pending { why })?;
         let netns = self.inputs.locator.netns(workload)?;
         let age = self.inputs.locator.age(&cgroup);
@@ -465,7 +466,7 @@ impl Capturer {
             self.inputs.to_worker.unlisten(&pod.uid);
             return Err(failed(error.to_string()));
         }
-        self.held.remove(&pod.uid);
+        self.holds.captured(&pod.uid);
         pod.set_hooks_live(true);
         self.pods.insert(pod.clone());
         tracing::info!(pod = pod.name, identity = %workload.identity, cgroup = pod.cgroup.id(), "captured");
@@ -482,48 +483,12 @@ impl Capturer {
         Ok(())
     }
 
-    /// Refuses what a strict workload dials in the mesh for as long as it is not captured, and lets one that
-    /// is strict no more go.
-    fn hold(&mut self, workload: &Workload, cgroup: &Cgroup) -> Result<(), String> {
-        if !workload.mode.is_strict() {
-            self.let_go(&workload.uid);
-            return Ok(());
-        }
-        if self.held.get(&workload.uid) == Some(&cgroup.id()) {
-            return Ok(());
-        }
-        let mut kernel = locked(&self.kernel);
-        let entry = match kernel.entry(cgroup.id()) {
-            // Another agent's, which may still run: it carries the pod until this one captures it.
-            Ok(entry) if entry.flags & PodEntry::ACTIVE != 0 => entry,
-            _ => listeners::own_addresses(&workload.addresses),
-        };
-        let entry = PodEntry { flags: entry.flags | PodEntry::STRICT, ..entry };
-        kernel
-            .capture(&workload.uid, cgroup.as_fd(), cgroup.id(), entry)
-            .map_err(|error| error.to_string())?;
-        self.held.insert(workload.uid.clone(), cgroup.id());
-        Ok(())
-    }
-
-    fn let_go(&mut self, uid: &Arc<str>) {
-        if !self.held.contains_key(uid) {
-            return;
-        }
-        match locked(&self.kernel).release(uid) {
-            Ok(()) => drop(self.held.remove(uid)),
-            Err(error) => tracing::error!(uid = &**uid, %error, "pins cannot be removed"),
-        }
-    }
-
     /// Lets go of pods that are not wanted any more. Returns whether there was time for all of them.
     fn release_unwanted(&mut self, wanted: &BTreeMap<Arc<str>, Arc<Workload>>) -> bool {
         let until = Instant::now() + BUDGET;
         let unwanted: Vec<Arc<str>> =
             self.captured.keys().filter(|uid| !wanted.contains_key(*uid)).cloned().collect();
-        for uid in self.held.keys().filter(|uid| !wanted.contains_key(*uid)).cloned().collect::<Vec<_>>() {
-            self.let_go(&uid);
-        }
+        self.holds.let_go_of(|uid| !wanted.contains_key(uid));
         for uid in unwanted {
             let Some(captured) = self.captured.get_mut(&uid) else { continue };
             if !captured.releasing && captured.pod.cgroup.is_alive() {
@@ -548,23 +513,25 @@ impl Capturer {
         true
     }
 
-    /// Takes a pod out of everything, but perhaps the hooks of a cgroup that is there still.
+    /// Takes a pod out of everything, but perhaps its hooks: they stay unless its cgroup is known to be gone.
     fn forget(&mut self, uid: &Arc<str>, keeps_hooks: bool) {
         let Some(captured) = self.captured.remove(uid) else { return };
-        let id = captured.pod.cgroup.id();
         captured.pod.set_hooks_live(false);
         self.pods.remove(uid);
         let kernel = &mut *locked(&self.kernel);
-        let is_held = keeps_hooks && captured.pod.cgroup.is_alive();
-        if is_held {
+        let is_held = keeps_hooks && !captured.pod.cgroup.is_gone();
+        let told = if is_held {
             let entry =
                 PodEntry { flags: PodEntry::STRICT, ..listeners::own_addresses(&captured.pod.addresses) };
-            if let Err(error) = kernel.update(id, entry) {
-                tracing::error!(pod = captured.pod.name, %error, "its entry cannot be reset");
-            }
-            self.held.insert(uid.clone(), id);
-        } else if let Err(error) = kernel.release(uid) {
-            tracing::error!(pod = captured.pod.name, %error, "pins cannot be removed");
+            kernel.update(captured.pod.cgroup.id(), entry).map_err(|error| error.to_string())
+        } else {
+            kernel.release(uid).map_err(|error| error.to_string())
+        };
+        if let Err(error) = &told {
+            tracing::error!(pod = captured.pod.name, error, "what the kernel has of it cannot be changed");
+        }
+        if is_held || told.is_err() {
+            self.holds.keep(uid);
         }
         if !is_held {
             let gone = |source| captured.pod.addresses.iter().any(|own| own.to_canonical() == source);

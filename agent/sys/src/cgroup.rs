@@ -152,6 +152,14 @@ impl Cgroup {
         std::fs::metadata(&self.path).is_ok_and(|m| m.ino() == self.id)
     }
 
+    /// Whether it is known to be gone. Neither this nor [`Cgroup::is_alive`] holds when the path cannot be looked at.
+    pub fn is_gone(&self) -> bool {
+        match std::fs::metadata(&self.path) {
+            Ok(there) => there.ino() != self.id,
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        }
+    }
+
     /// Ids of the cgroup and all below it (bounded to 4096).
     pub fn ids_below(&self) -> Vec<u64> {
         let mut ids = vec![self.id];
