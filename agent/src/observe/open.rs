@@ -1,8 +1,9 @@
 //! The connections that are open. In parts by their numbers, which are counted up: two workers that open and close
 //! connections at one moment meet in one part by chance only.
 
-use hashbrown::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
+
+use hashbrown::HashMap;
 
 use super::connection::Live;
 use super::locked;

@@ -196,6 +196,20 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_be_looked_at_is_neither_alive_nor_gone() {
+        let mut own = own().unwrap();
+        assert!(!own.is_gone());
+        // Something else has the path.
+        let path = std::mem::replace(&mut own.path, std::env::current_dir().unwrap());
+        assert!(own.is_gone() && !own.is_alive());
+        own.path = path.join("no-such-cgroup");
+        assert!(own.is_gone() && !own.is_alive());
+        // A file on the way is an error that says nothing of the cgroup.
+        own.path = path.join("cgroup.procs").join("below");
+        assert!(!own.is_gone() && !own.is_alive());
+    }
+
+    #[test]
     fn in_a_cgroup_namespace_of_its_own_a_process_still_finds_itself() {
         let outside = own().unwrap();
         let inside = std::thread::spawn(|| {

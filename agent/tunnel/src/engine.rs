@@ -16,7 +16,6 @@ mod serve;
 mod splice;
 mod turn;
 
-use hashbrown::HashMap;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -27,6 +26,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::FuturesUnordered;
+use hashbrown::HashMap;
 use lark_core::explain::{Cause, Tunnel};
 use lark_core::framing::{Connection, ConnectionError, ErrorCode, Role, StreamId};
 use lark_core::identity::SpiffeId;

@@ -1,7 +1,8 @@
 //! The streams of a connection.
 
-use super::flow::{ReceiveWindow, SendWindow};
 use hashbrown::HashMap;
+
+use super::flow::{ReceiveWindow, SendWindow};
 
 /// One stream, while either half is open.
 #[derive(Debug, Clone, Copy)]
