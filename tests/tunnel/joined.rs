@@ -59,6 +59,33 @@ fn bytes_pass_both_ways_and_are_counted_also_for_a_slow_reader() {
 }
 
 #[test]
+fn slow_readers_of_more_streams_than_there_are_pipes_get_every_byte() {
+    on_worker(async {
+        let mut all = Vec::new();
+        for number in 0..40_u32 {
+            let Joined { source, destination, counters, .. } = joined().await;
+            let sent: Vec<u8> =
+                (0..12_000_000_u32).map(|i| u8::try_from((i + number) % 241).unwrap()).collect();
+            let (to_send, (_, mut write)) = (sent.clone(), source.into_split());
+            tokio::task::spawn_local(async move { write.write_all(&to_send).await.unwrap() });
+            all.push((sent, destination, counters));
+        }
+        // Each is full, those with a pipe and those without, before anybody reads.
+        let moved = |all: &[(_, _, Arc<ByteCounters>)]| all.iter().map(|(.., c)| c.sent()).sum::<u64>();
+        let mut before = u64::MAX;
+        while before != moved(&all) {
+            before = moved(&all);
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+        for (sent, mut destination, _) in all {
+            let mut got = Vec::new();
+            destination.read_to_end(&mut got).await.unwrap();
+            assert!(got == sent, "{} of {}", got.len(), sent.len());
+        }
+    });
+}
+
+#[test]
 fn a_reset_by_either_side_is_a_reset_at_the_other() {
     on_worker(async {
         for by_source in [true, false] {

@@ -6,15 +6,19 @@ use std::io::{self, IoSlice};
 use std::net::Shutdown;
 
 use lark_sys::socket::{end_on_close, read_now, write_now};
+use lark_sys::splice::Pipe;
 use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use crate::ended::{End, Ended};
+use crate::pipes::{self, HOLDS};
 use crate::pod::PodSocket;
 use crate::traffic::Traffic;
 
 const CHUNK: usize = 256 * 1024;
+/// What came at once when the next is worth a pipe: two calls that move pages, not two that copy.
+const BULK: usize = 32 * 1024;
 
 thread_local! {
     /// Shared by all joined sockets of the worker, since each uses it only within one call.
@@ -74,8 +78,8 @@ impl Failed {
 enum Step {
     /// Nothing was there.
     Nothing,
-    /// It was taken, or what was not is in the rest.
-    Moved,
+    /// So many bytes were; they were taken, or what was not is in the rest.
+    Moved(usize),
     /// Nothing more comes.
     End,
 }
@@ -88,6 +92,11 @@ struct Way<'a> {
 }
 
 impl Way<'_> {
+    /// Whether the bytes need not be looked at, but for their count.
+    fn is_unseen(self) -> bool {
+        self.traffic.borrow().is_unseen()
+    }
+
     fn seen(self, bytes: &[u8]) {
         let mut traffic = self.traffic.borrow_mut();
         match self.back {
@@ -110,16 +119,49 @@ async fn one_way(from: &TcpStream, to: &TcpStream, way: Way<'_>) -> Result<(), F
     let mut rest = Vec::new();
     // The reactor tells what a new socket can do only in its next turn; mostly its first bytes are there.
     let mut is_new = true;
+    let mut bulk = false;
     loop {
         if !is_new {
             from.readable().await.map_err(|_| Failed::Read)?;
         }
-        match step(from, to, &mut rest, way, std::mem::take(&mut is_new))? {
+        let step = match bulk.then(pipes::lend).flatten() {
+            Some(mut lent) => {
+                let step = splice(from, to, &mut lent.pipe, way).await?;
+                lent.give_back();
+                step
+            }
+            None => step(from, to, &mut rest, way, std::mem::take(&mut is_new))?,
+        };
+        match step {
             Step::Nothing => {}
-            Step::Moved => finish(to, std::mem::take(&mut rest), way).await?,
+            Step::Moved(count) => {
+                finish(to, std::mem::take(&mut rest), way).await?;
+                bulk = count >= BULK && way.is_unseen();
+            }
             Step::End => return SockRef::from(to).shutdown(Shutdown::Write).map_err(|_| Failed::Write),
         }
     }
+}
+
+/// Moves what waits, once, through an empty pipe; waits until all of it is taken.
+async fn splice(from: &TcpStream, to: &TcpStream, pipe: &mut Pipe, way: Way<'_>) -> Result<Step, Failed> {
+    let count = match from.try_io(Interest::READABLE, || pipe.fill(from, HOLDS)) {
+        Ok(0) => return Ok(Step::End),
+        Ok(count) => count,
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(Step::Nothing),
+        Err(_) => return Err(Failed::Read),
+    };
+    crate::spin::moved(1);
+    while pipe.holds() > 0 {
+        match to.try_io(Interest::WRITABLE, || pipe.drain(to, false)) {
+            Ok(written @ 1..) => way.count(written),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                to.writable().await.map_err(|_| Failed::Write)?;
+            }
+            Ok(0) | Err(_) => return Err(Failed::Write),
+        }
+    }
+    Ok(Step::Moved(count))
 }
 
 /// Reads once and writes at once what is taken.
@@ -149,7 +191,7 @@ fn step(
         crate::spin::moved(1);
         way.count(written);
         rest.extend_from_slice(read.get(written..).unwrap_or_default());
-        Ok(Step::Moved)
+        Ok(Step::Moved(read.len()))
     })
 }
 

@@ -30,6 +30,8 @@ mod join;
 mod load;
 /// The TLS server name of an identity.
 pub mod name;
+/// Pipes for bytes that are not looked at.
+mod pipes;
 /// A pod's socket.
 mod pod;
 /// For how long a handshake counts.

@@ -1,7 +1,6 @@
 //! Payload that goes between the tunnel's socket and a pod's without coming into this process's memory: of large frames,
 //! where the kernel carries the records and nobody looks at the bytes.
 
-use std::cell::RefCell;
 use std::task::{Context, Poll};
 
 use lark_core::framing::{FRAME_HEADER, StreamId};
@@ -10,18 +9,12 @@ use tokio::time::Instant;
 
 use super::serve::ServeError;
 use super::{Engine, TunnelError};
+use crate::pipes::{self, HOLDS};
 use crate::record::{ROOM, Records, Spliced};
 use crate::stream::FromPod;
 
 /// What is worth a way of its own: a pipe takes one record at a time, and each is a system call.
 const LEAST: usize = 32 * 1024;
-/// Bytes that are on their way at once.
-const HOLDS: usize = 256 * 1024;
-
-thread_local! {
-    /// Shared by all tunnels of the worker, since each empties it within one call.
-    static PIPE: RefCell<Option<Pipe>> = const { RefCell::new(None) };
-}
 
 /// Where the received bytes are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,12 +56,13 @@ impl Engine {
             return None;
         };
         // Without descriptors for a pipe, or with a small one, all is read.
-        let mut pipe = PIPE.take().or_else(|| Pipe::new(HOLDS).ok())?;
-        if !Records::fits(&pipe) {
-            PIPE.set(Some(pipe));
+        let mut lent = pipes::lend()?;
+        let pipe = &mut lent.pipe;
+        if !Records::fits(pipe) {
+            lent.give_back();
             return None;
         }
-        let result = match self.records.poll_splice(cx, &mut pipe, left.min(HOLDS)) {
+        let result = match self.records.poll_splice(cx, pipe, left.min(HOLDS)) {
             Poll::Pending => Some(Ok(false)),
             Poll::Ready(Err(error)) => Some(Err(error.into())),
             Poll::Ready(Ok(Spliced::NotData)) => None,
@@ -76,27 +70,22 @@ impl Engine {
                 self.heard = Instant::now();
                 let end = self.h2.passed(pipe.holds());
                 self.place = if pipe.holds() < left { Place::Inside } else { Place::Behind };
-                self.give(id, &mut pipe);
+                self.give(id, pipe);
                 if let Some(end) = end {
                     self.event(end);
                 }
                 Some(Ok(true))
             }
         };
-        // One that is not empty is thrown away with what its pod did not live to take.
-        if pipe.holds() == 0 {
-            PIPE.set(Some(pipe));
-        }
+        lent.give_back();
         result
     }
 
     /// Sends what a pod has for the peer, once, as [`Self::forward`] does. Nothing if it has to be read.
     pub(super) fn forward_unseen(&mut self, number: u32, limit: usize) -> Option<Result<bool, ServeError>> {
-        let mut pipe = PIPE.take().or_else(|| Pipe::new(HOLDS).ok())?;
-        let result = self.forward_by(&mut pipe, number, limit.min(HOLDS));
-        if pipe.holds() == 0 {
-            PIPE.set(Some(pipe));
-        }
+        let mut lent = pipes::lend()?;
+        let result = self.forward_by(&mut lent.pipe, number, limit.min(HOLDS));
+        lent.give_back();
         Some(result)
     }
 
