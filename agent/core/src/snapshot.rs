@@ -5,7 +5,7 @@
 mod alike;
 mod change;
 mod entries;
-mod shards;
+pub(crate) mod shards;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};

@@ -18,13 +18,17 @@ const PODS: usize = 500;
 const ACCOUNTS: usize = 20;
 
 /// A figure, its unit and the most that it may be; nothing where it is only stated.
-const FIGURES: [(&str, &str, Option<f64>); 30] = [
+const FIGURES: [(&str, &str, Option<f64>); 34] = [
     ("load_s", "s to build a snapshot of 100,000 workloads, 10,000 Services and 5,000 nodes", Some(2.0)),
     ("bytes_a_workload", "bytes of it for each workload", Some(1024.0)),
     ("update_p50_ms", "ms from a replaced pod to the next snapshot and the kernel's changes", Some(1.0)),
     ("update_p99_ms", "ms, 99th percentile", None),
     ("route_p50_us", "µs for a route decision", None),
     ("route_p99_us", "µs, 99th percentile", Some(2.0)),
+    ("policies", "policies of both kinds for the same cluster", None),
+    ("policies_compile_s", "s to compile them for all workloads", None),
+    ("policies_update_p50_ms", "ms from a replaced pod to the next snapshot with them", Some(1.0)),
+    ("policies_update_p99_ms", "ms, 99th percentile", None),
     ("destinations", "mesh destinations, of 262,144 that fit", Some(262_144.0)),
     ("uncaptured_p50_ns", "ns for a connect of a pod without hooks", None),
     ("permissive_miss_p50_ns", "ns outside of the mesh, of a permissive pod", None),

@@ -1,37 +1,29 @@
-//! Policies by the workload that they select, compiled once for a snapshot.
-//!
-//! Workloads that are selected by the same policies share one entry, so that memory grows with the
-//! number of different sets and not with policies times workloads.
+//! What policies say of an attempt, by the set of them that selects a workload.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::buckets::{Buckets, Place, Token};
+use super::compile::{Compiled, Subject};
 use super::decision::{Because, Decision, Selecting, Stage};
 use super::network::Against;
-use super::selector::{Labels, Selector};
-use super::{
-    Action, Attempt, AuthorizationPolicy, AuthorizationRule, Direction, Kind, NetworkPolicy, Policies,
-    PolicyName, Scope, Unreadable,
-};
-use crate::snapshot::{Node, NodeName, Workload};
+use super::selector::Labels;
+use super::{Attempt, AuthorizationPolicy, Direction, Kind, NetworkPolicy, Policies, PolicyName, Unreadable};
+use crate::snapshot::shards::Shards;
+use crate::snapshot::{NodeName, Workload};
 
-/// Label that every namespace has, whatever its manifest says (Kubernetes 1.21).
-const NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
-
-/// All policies of a snapshot.
+/// All policies of a snapshot. A copy shares what its changes do not touch.
 #[derive(Debug, Clone, Default)]
 pub struct PolicyIndex {
     /// What it was compiled from, each list in order of names.
-    policies: Arc<Policies>,
-    /// Workloads that each selects, in the order of the three lists of `policies`.
-    selected: Vec<u32>,
-    namespaces: HashMap<Arc<str>, Labels>,
-    nodes: HashMap<NodeName, Vec<IpAddr>>,
-    /// Which set of policies selects a workload, by uid; not listed where none does.
-    subjects: HashMap<Arc<str>, u32>,
-    sets: Vec<Set>,
+    pub(super) policies: Arc<Policies>,
+    pub(super) compiled: Arc<Compiled>,
+    pub(super) nodes: Arc<HashMap<NodeName, Vec<IpAddr>>>,
+    /// Which set of policies selects a workload; not listed where none does.
+    pub(super) subjects: Shards<Subject>,
+    /// How many workloads each set selects.
+    pub(super) members: Vec<u32>,
 }
 
 /// The policies that select some workloads. Numbers are places in the index's lists.
@@ -39,13 +31,13 @@ pub struct PolicyIndex {
 pub(super) struct Set {
     pub(super) deny: List,
     pub(super) allow: List,
-    dry_deny: List,
-    dry_allow: List,
-    ingress: List,
-    egress: List,
+    pub(super) dry_deny: List,
+    pub(super) dry_allow: List,
+    pub(super) ingress: List,
+    pub(super) egress: List,
     pub(super) unreadable_authorization: Option<u32>,
-    unreadable_authorization_dry: Option<u32>,
-    unreadable_network: Option<u32>,
+    pub(super) unreadable_authorization_dry: Option<u32>,
+    pub(super) unreadable_network: Option<u32>,
 }
 
 /// Policies of one kind and effect, with their rules to be looked up.
@@ -68,7 +60,7 @@ impl List {
     }
 
     /// Adds a policy with the tokens of each of its rules.
-    fn add<'t>(&mut self, policy: u32, rules: impl Iterator<Item = Vec<Token<'t>>>) {
+    pub(super) fn add<'t>(&mut self, policy: u32, rules: impl Iterator<Item = Vec<Token<'t>>>) {
         self.policies.push(policy);
         for (rule, tokens) in (0..).zip(rules) {
             tokens.into_iter().for_each(|token| self.rules.add(token, (policy, rule)));
@@ -98,161 +90,16 @@ pub enum Policy<'a> {
     Unreadable(&'a Unreadable),
 }
 
-/// Selectors are looked up by what they select from, so that equal ones are evaluated once.
-type Selects<'a> = (Option<&'a Arc<str>>, &'a Selector);
-
 impl PolicyIndex {
-    /// Compiles policies for the workloads and nodes of a snapshot.
-    pub fn build<'w>(
-        mut policies: Policies,
-        workloads: impl Iterator<Item = &'w Arc<Workload>>,
-        nodes: impl Iterator<Item = &'w Node>,
-    ) -> Self {
-        // The order in which they are named must not hang on the order in which they arrived.
-        policies.authorization.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
-        policies.network.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
-        policies.unreadable.sort_by(|a, b| a.policy.cmp(&b.policy));
-        Self::of(Arc::new(policies), workloads, nodes)
-    }
-
-    /// The same policies compiled for other workloads and nodes. What was compiled for those before says
-    /// nothing of these: a workload that is not listed is selected by none.
-    pub fn rebuild<'w>(
-        &self,
-        workloads: impl Iterator<Item = &'w Arc<Workload>>,
-        nodes: impl Iterator<Item = &'w Node>,
-    ) -> Self {
-        Self::of(self.policies.clone(), workloads, nodes)
-    }
-
-    fn of<'w>(
-        policies: Arc<Policies>,
-        workloads: impl Iterator<Item = &'w Arc<Workload>>,
-        nodes: impl Iterator<Item = &'w Node>,
-    ) -> Self {
-        let mut index = Self { policies, ..Self::default() };
-        // Of no policies nothing is asked.
-        if !index.is_empty() {
-            let workloads: Vec<&Arc<Workload>> = workloads.collect();
-            let canonical = |node: &Node| node.addresses.iter().map(|a| a.to_canonical()).collect();
-            index.namespaces = labels_of_namespaces(&index.policies.namespaces, &workloads);
-            index.nodes = nodes.map(|node| (node.name.clone(), canonical(node))).collect();
-            index.compile(&workloads);
-        }
-        index
-    }
-
     /// Whether there is no policy at all.
     pub fn is_empty(&self) -> bool {
         let Policies { namespaces: _, authorization, network, unreadable } = &*self.policies;
         authorization.is_empty() && network.is_empty() && unreadable.is_empty()
     }
 
-    fn compile(&mut self, workloads: &[&Arc<Workload>]) {
-        let groups = self.groups();
-        let by_label = Candidates::of(workloads);
-        let mut selected = vec![
-            0;
-            self.policies.authorization.len()
-                + self.policies.network.len()
-                + self.policies.unreadable.len()
-        ];
-        // By workload: which groups select it, in order.
-        let mut of_workload: Vec<Vec<u32>> = vec![Vec::new(); workloads.len()];
-        let mut members = Vec::with_capacity(groups.len());
-        for (group, ((within, selector), policies)) in (0..).zip(&groups) {
-            let mut count = 0;
-            for number in by_label.candidates(within.map(|n| &**n), selector) {
-                if let (Some(workload), Some(own)) = (workloads.get(*number), of_workload.get_mut(*number))
-                    && within.is_none_or(|namespace| *namespace == workload.namespace)
-                    && selector.matches(&workload.labels)
-                {
-                    own.push(group);
-                    count += 1;
-                }
-            }
-            policies.iter().for_each(|p| selected[*p] = count);
-            members.push(policies.clone());
-        }
-        drop(groups);
-        let mut sets: HashMap<Vec<u32>, u32> = HashMap::new();
-        for (workload, groups) in workloads.iter().zip(of_workload).filter(|(_, groups)| !groups.is_empty()) {
-            let next = u32::try_from(self.sets.len()).unwrap_or(u32::MAX);
-            let set = match sets.get(&groups) {
-                Some(set) => *set,
-                None => {
-                    let policies = groups.iter().filter_map(|g| members.get(usize::try_from(*g).ok()?));
-                    let carried = |key: &str, value: &str| by_label.carried(key, value);
-                    let set = self.set(policies.flatten().copied(), &carried);
-                    self.sets.push(set);
-                    sets.insert(groups, next);
-                    next
-                }
-            };
-            self.subjects.insert(workload.uid.clone(), set);
-        }
-        self.selected = selected;
-    }
-
-    /// Places of policies by what they select.
-    fn groups(&self) -> BTreeMap<Selects<'_>, Vec<usize>> {
-        let authorization = self.policies.authorization.iter().map(|p| {
-            let within = (p.scope == Scope::Namespace).then_some(&p.namespace);
-            (within, &p.selector)
-        });
-        let network = self.policies.network.iter().map(|p| (Some(&p.namespace), &p.pods));
-        let unreadable = self.policies.unreadable.iter().map(|p| (p.within.as_ref(), &p.selector));
-        let mut groups: BTreeMap<Selects<'_>, Vec<usize>> = BTreeMap::new();
-        for (place, selects) in authorization.chain(network).chain(unreadable).enumerate() {
-            groups.entry(selects).or_default().push(place);
-        }
-        groups
-    }
-
-    fn set(&self, places: impl Iterator<Item = usize>, carried: &impl Fn(&str, &str) -> usize) -> Set {
-        let mut set = Set::default();
-        let number = |place: usize| u32::try_from(place).unwrap_or(u32::MAX);
-        let mut places: Vec<usize> = places.collect();
-        places.sort_unstable();
-        for place in places {
-            if let Some(policy) = self.policies.authorization.get(place) {
-                let list = match (policy.action, policy.dry_run) {
-                    (Action::Deny, false) => &mut set.deny,
-                    (Action::Deny, true) => &mut set.dry_deny,
-                    (Action::Allow, false) => &mut set.allow,
-                    (Action::Allow, true) => &mut set.dry_allow,
-                };
-                list.add(number(place), policy.rules.iter().map(AuthorizationRule::tokens));
-                continue;
-            }
-            let place = place - self.policies.authorization.len();
-            if let Some(policy) = self.policies.network.get(place) {
-                for (direction, list) in
-                    [(Direction::Ingress, &mut set.ingress), (Direction::Egress, &mut set.egress)]
-                {
-                    if let Some(rules) = policy.rules(direction) {
-                        let tokens = rules.iter().map(|rule| rule.tokens(&policy.namespace, carried));
-                        list.add(number(place), tokens);
-                    }
-                }
-                continue;
-            }
-            let place = place - self.policies.network.len();
-            if let Some(policy) = self.policies.unreadable.get(place) {
-                match (policy.policy.kind, policy.dry_run) {
-                    (Kind::Authorization, false) => &mut set.unreadable_authorization,
-                    (Kind::Authorization, true) => &mut set.unreadable_authorization_dry,
-                    (Kind::Network, _) => &mut set.unreadable_network,
-                }
-                .get_or_insert(number(place));
-            }
-        }
-        set
-    }
-
     pub(super) fn set_of(&self, workload: &Workload) -> Option<&Set> {
-        let number = self.subjects.get(&workload.uid)?;
-        self.sets.get(usize::try_from(*number).ok()?)
+        let subject = self.subjects.get(&workload.uid)?;
+        self.compiled.sets.get(usize::try_from(subject.set).ok()?)
     }
 
     /// The NetworkPolicies that select a workload.
@@ -320,7 +167,7 @@ impl PolicyIndex {
         let pod = peer.workload.filter(|w| !w.host_network);
         let against = Against {
             pod,
-            namespace_labels: pod.and_then(|w| self.namespaces.get(&w.namespace)).unwrap_or(&none),
+            namespace_labels: pod.and_then(|w| self.compiled.namespaces.get(&w.namespace)).unwrap_or(&none),
             address,
             accepts: attempt.destination.workload.filter(|w| !w.host_network),
             port: attempt.port,
@@ -439,7 +286,7 @@ impl PolicyIndex {
             .iter()
             .map(move |p| (name(Kind::Network, &p.namespace, &p.name), Policy::Network(p)));
         let unreadable = self.policies.unreadable.iter().map(|p| (p.policy.clone(), Policy::Unreadable(p)));
-        let selected = self.selected.iter().copied().chain(std::iter::repeat(0));
+        let selected = self.selected().into_iter();
         authorization
             .chain(network)
             .chain(unreadable)
@@ -454,7 +301,7 @@ impl PolicyIndex {
 
     /// How many different sets of policies select workloads: what memory grows with.
     pub fn distinct_sets(&self) -> usize {
-        self.sets.len()
+        self.members.iter().filter(|members| **members > 0).count()
     }
 }
 
@@ -462,59 +309,5 @@ fn is_itself(attempt: &Attempt<'_>) -> bool {
     match (attempt.source.workload, attempt.destination.workload) {
         (Some(source), Some(destination)) => source.uid == destination.uid,
         _ => false,
-    }
-}
-
-fn labels_of_namespaces(
-    listed: &BTreeMap<Arc<str>, Labels>,
-    workloads: &[&Arc<Workload>],
-) -> HashMap<Arc<str>, Labels> {
-    let mut all: HashMap<Arc<str>, Labels> =
-        listed.iter().map(|(name, labels)| (name.clone(), labels.clone())).collect();
-    for workload in workloads {
-        if !all.contains_key(&workload.namespace) {
-            all.insert(workload.namespace.clone(), Labels::new());
-        }
-    }
-    for (name, labels) in &mut all {
-        labels.insert(NAMESPACE_NAME.to_owned(), name.to_string());
-    }
-    all
-}
-
-/// Where to look for workloads of a selector: those with one of its labels, those of its namespace, or all.
-struct Candidates<'w> {
-    all: Vec<usize>,
-    by_namespace: HashMap<&'w str, Vec<usize>>,
-    by_label: HashMap<(&'w str, &'w str), Vec<usize>>,
-}
-
-impl<'w> Candidates<'w> {
-    fn of(workloads: &[&'w Arc<Workload>]) -> Self {
-        let mut candidates = Self {
-            all: (0..workloads.len()).collect(),
-            by_namespace: HashMap::new(),
-            by_label: HashMap::new(),
-        };
-        for (number, workload) in workloads.iter().enumerate() {
-            candidates.by_namespace.entry(&workload.namespace).or_default().push(number);
-            for (key, value) in workload.labels.iter() {
-                candidates.by_label.entry((key, value)).or_default().push(number);
-            }
-        }
-        candidates
-    }
-
-    /// How many workloads have a label.
-    fn carried(&self, key: &str, value: &str) -> usize {
-        self.by_label.get(&(key, value)).map_or(0, Vec::len)
-    }
-
-    /// The shortest list that holds all that the selector can match.
-    fn candidates<'a>(&'a self, within: Option<&'a str>, selector: &'a Selector) -> &'a [usize] {
-        let labels = selector.labels.iter().map(|(key, value)| self.by_label.get(&(&**key, &**value)));
-        let namespace = within.map(|namespace| self.by_namespace.get(namespace));
-        let lists = labels.chain(namespace).map(|list| list.map_or(&[][..], Vec::as_slice));
-        lists.min_by_key(|list| list.len()).unwrap_or(&self.all)
     }
 }

@@ -8,6 +8,7 @@
 mod authorization;
 mod block;
 mod buckets;
+mod compile;
 mod decision;
 mod denial;
 mod index;

@@ -31,8 +31,8 @@ pub enum Change {
 
 impl Snapshot {
     /// The snapshot after all of these changes, which are one moment: an address may go from one workload
-    /// to another in any order. What does not change is shared, so this costs what changes does; only
-    /// policies, if there are any, are compiled anew for all workloads.
+    /// to another in any order. What does not change is shared, so this costs what changes does; only where
+    /// workloads are selected by policies as none was before, those are compiled anew for all workloads.
     ///
     /// # Errors
     /// As [`Snapshot::build`], when an address or a name would identify two things: the caller keeps this
@@ -69,7 +69,9 @@ impl Snapshot {
             }
         }
         // What selects whom and the nodes' own addresses hang on all that may have changed above.
-        next.policies = Arc::new(self.policies.rebuild(next.workloads(), next.nodes()));
+        let followed = self.policies.follow(next.changed_workloads(self), next.nodes.changed(&self.nodes));
+        let policies = followed.unwrap_or_else(|| self.policies.rebuild(next.workloads(), next.nodes()));
+        next.policies = Arc::new(policies);
         Ok(next)
     }
 

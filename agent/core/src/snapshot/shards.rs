@@ -19,7 +19,7 @@ const GROUPS: usize = 16;
 const PIECES: usize = 32;
 
 /// What a map holds.
-pub(super) trait Entry: Clone {
+pub(crate) trait Entry: Clone {
     /// What it is looked up by.
     type Key<'a>: Hash + Copy;
 
@@ -55,7 +55,7 @@ impl Keyed {
 
 /// The map.
 #[derive(Debug, Clone)]
-pub(super) struct Shards<E> {
+pub(crate) struct Shards<E> {
     groups: [Arc<Group<E>>; GROUPS],
     hasher: Keyed,
 }
@@ -88,26 +88,26 @@ impl<E: Entry> Shards<E> {
     }
 
     /// The entry of a key.
-    pub(super) fn get(&self, key: E::Key<'_>) -> Option<&E> {
+    pub(crate) fn get(&self, key: E::Key<'_>) -> Option<&E> {
         let hash = self.hasher.of(key);
         self.piece(hash)?.find(hash, |entry| entry.is(key))
     }
 
     /// The entry of a key, to be changed in this copy alone; not its key.
-    pub(super) fn get_mut(&mut self, key: E::Key<'_>) -> Option<&mut E> {
+    pub(crate) fn get_mut(&mut self, key: E::Key<'_>) -> Option<&mut E> {
         self.get(key)?;
         let hash = self.hasher.of(key);
         self.piece_mut(hash)?.find_mut(hash, |entry| entry.is(key))
     }
 
     /// All entries of a key, where [`Self::add`] has put several.
-    pub(super) fn all(&self, key: E::Key<'_>) -> impl Iterator<Item = &E> {
+    pub(crate) fn all(&self, key: E::Key<'_>) -> impl Iterator<Item = &E> {
         let hash = self.hasher.of(key);
         self.piece(hash).into_iter().flat_map(move |piece| piece.iter_hash(hash)).filter(move |e| e.is(key))
     }
 
     /// Puts an entry in the place of the one of its key, which it returns, if there was any.
-    pub(super) fn insert(&mut self, entry: E) -> Option<E> {
+    pub(crate) fn insert(&mut self, entry: E) -> Option<E> {
         let hash = self.hasher.of(entry.key());
         match self.piece_mut(hash)?.find_mut(hash, |known| known.is(entry.key())) {
             Some(known) => Some(std::mem::replace(known, entry)),
@@ -119,7 +119,7 @@ impl<E: Entry> Shards<E> {
     }
 
     /// Puts an entry beside those of its key.
-    pub(super) fn add(&mut self, entry: E) {
+    pub(crate) fn add(&mut self, entry: E) {
         let hasher = self.hasher.clone();
         let hash = hasher.of(entry.key());
         if let Some(piece) = self.piece_mut(hash) {
@@ -128,12 +128,12 @@ impl<E: Entry> Shards<E> {
     }
 
     /// Takes out the entry of a key, if there is one.
-    pub(super) fn remove(&mut self, key: E::Key<'_>) -> Option<E> {
+    pub(crate) fn remove(&mut self, key: E::Key<'_>) -> Option<E> {
         self.remove_one(key, |_| true)
     }
 
     /// Takes out the first entry of a key of which that holds.
-    pub(super) fn remove_one(&mut self, key: E::Key<'_>, holds: impl Fn(&E) -> bool) -> Option<E> {
+    pub(crate) fn remove_one(&mut self, key: E::Key<'_>, holds: impl Fn(&E) -> bool) -> Option<E> {
         let hash = self.hasher.of(key);
         let is_it = |entry: &E| entry.is(key) && holds(entry);
         self.piece(hash)?.find(hash, is_it)?;
@@ -141,7 +141,7 @@ impl<E: Entry> Shards<E> {
     }
 
     /// All entries, in no order.
-    pub(super) fn iter(&self) -> impl Iterator<Item = &E> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &E> {
         self.groups.iter().flat_map(|group| group.iter()).flat_map(|piece| piece.iter())
     }
 }
@@ -151,7 +151,7 @@ where
     Arc<T>: Entry,
 {
     /// What differs from an earlier copy: what was there before, and what is there now.
-    pub(super) fn changed<'a>(&'a self, before: &'a Self) -> impl Iterator<Item = Turned<'a, T>> {
+    pub(crate) fn changed<'a>(&'a self, before: &'a Self) -> impl Iterator<Item = Turned<'a, T>> {
         let pairs = || {
             let groups = before.groups.iter().zip(&self.groups).filter(|(old, new)| !Arc::ptr_eq(old, new));
             let pieces = groups.flat_map(|(old, new)| old.iter().zip(new.iter()));

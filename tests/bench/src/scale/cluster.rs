@@ -1,10 +1,15 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use lark_core::capture::Wanted;
 use lark_core::identity::{SpiffeId, TrustDomain};
+use lark_core::policy::{
+    Action, AuthorizationPolicy, AuthorizationRule, NetworkPolicy, NetworkRule, Peer, Peers, Policies,
+    PortMatch, Ports, Scope, Selector, Source,
+};
 use lark_core::route::{Route, changed_destinations, decide, mesh_destinations};
 use lark_core::snapshot::{
     AgentDown, Alike, Change, Endpoint, MeshSettings, Node, PolicyChange, SameNode, Service, ServicePort,
@@ -16,6 +21,7 @@ use crate::cost::{quantile, resident};
 
 /// Pods of one Deployment, and endpoints of its Service.
 const REPLICAS: usize = 10;
+const NAMESPACES: usize = 200;
 const UPDATES: usize = 2_000;
 const DECISIONS: usize = 200_000;
 
@@ -45,7 +51,7 @@ impl Cluster {
     /// A pod as Kubernetes has it, `life` being how often it was replaced.
     fn workload(&self, number: usize, life: usize) -> Result<Workload> {
         let deployment = number / REPLICAS;
-        let (namespace, account) = (format!("team-{}", deployment % 200), format!("app-{deployment}"));
+        let (namespace, account) = (format!("team-{}", deployment % NAMESPACES), format!("app-{deployment}"));
         let labels = [
             ("app.kubernetes.io/name", account.clone()),
             ("app.kubernetes.io/part-of", namespace.clone()),
@@ -74,7 +80,7 @@ impl Cluster {
 
     fn service(&self, number: usize, endpoints: impl Iterator<Item = IpAddr>) -> Service {
         Service {
-            namespace: format!("team-{}", number % 200).into(),
+            namespace: format!("team-{}", number % NAMESPACES).into(),
             name: format!("app-{number}").into(),
             addresses: vec![address(192, number)],
             ports: [80, 443].map(|port| ServicePort { name: None, port, target_port: port + 8000 }).into(),
@@ -112,9 +118,93 @@ impl Cluster {
         let snapshot = Snapshot::build(1, mesh, nodes, workloads, services)?;
         Ok((snapshot, (began.elapsed() + sharing).as_secs_f64()))
     }
+
+    /// Replaces pods that have been replaced `life` times: one workload less, another one, and its Service with its
+    /// endpoints. Returns the milliseconds of each in order of size, and how many destinations all of them changed.
+    fn replace_pods(
+        &self,
+        snapshot: &mut Snapshot,
+        alike: &mut Alike,
+        life: usize,
+    ) -> Result<(Vec<f64>, usize)> {
+        let mut updates = Vec::with_capacity(UPDATES);
+        let mut written = 0;
+        for update in 0..UPDATES {
+            let number = update.wrapping_mul(7_919) % (self.services * REPLICAS);
+            let (old, mut new) = (self.workload(number, life)?, self.workload(number, life + 1)?);
+            let service = number / REPLICAS;
+            let was = snapshot.service_by_address(address(192, service)).context("no such Service")?.clone();
+            let endpoints = was.endpoints.iter().map(|e| match e.address == address(10, number) {
+                true => address(11, number),
+                false => e.address,
+            });
+            let service = self.service(service, endpoints);
+            let began = Instant::now();
+            alike.workload(&mut new);
+            let changes = [Change::WorkloadGone(old.uid), Change::Workload(new), Change::Service(service)];
+            let next = snapshot.with(snapshot.generation + 1, changes)?;
+            let changed = changed_destinations(snapshot, &next);
+            *snapshot = next;
+            updates.push(began.elapsed().as_secs_f64() * 1e3);
+            written += changed.written.len() + changed.removed.len();
+        }
+        updates.sort_by(f64::total_cmp);
+        Ok((updates, written))
+    }
+
+    /// Policies as clusters have them: each namespace closed but for what is opened, and of every fifth application
+    /// who may come in, by each of the two kinds.
+    fn policies(&self) -> Policies {
+        let namespace = |deployment: usize| Arc::from(format!("team-{}", deployment % NAMESPACES));
+        let app = |deployment: usize| Selector {
+            labels: [("app.kubernetes.io/name".to_owned(), format!("app-{deployment}"))].into(),
+            expressions: Vec::new(),
+        };
+        let closed = (0..NAMESPACES).map(|number| NetworkPolicy {
+            namespace: namespace(number),
+            name: "closed".into(),
+            pods: Selector::default(),
+            ingress: Some(Vec::new()),
+            egress: None,
+        });
+        let some = || (0..self.workloads / REPLICAS).step_by(5);
+        let opened = some().map(|deployment| NetworkPolicy {
+            namespace: namespace(deployment),
+            name: format!("app-{deployment}").into(),
+            pods: app(deployment),
+            ingress: Some(vec![NetworkRule {
+                peers: Peers::These(vec![Peer::Pods {
+                    namespaces: None,
+                    pods: app(deployment + NAMESPACES),
+                }]),
+                ports: Ports::These(vec![PortMatch::Range(8080..=8443)]),
+            }]),
+            egress: None,
+        });
+        let authorization = some().map(|deployment| AuthorizationPolicy {
+            namespace: namespace(deployment),
+            name: format!("app-{deployment}").into(),
+            scope: Scope::Namespace,
+            selector: app(deployment),
+            action: Action::Allow,
+            dry_run: false,
+            rules: vec![AuthorizationRule {
+                from: vec![Source {
+                    namespaces: vec![namespace(deployment).to_string()],
+                    ..Source::default()
+                }],
+                ports: Vec::new(),
+            }],
+        });
+        Policies {
+            network: closed.chain(opened).collect(),
+            authorization: authorization.collect(),
+            ..Policies::default()
+        }
+    }
 }
 
-fn node_name(number: usize) -> std::sync::Arc<str> {
+fn node_name(number: usize) -> Arc<str> {
     format!("node-{number}.example.internal").into()
 }
 
@@ -129,29 +219,7 @@ pub(crate) fn measure(workloads: usize, services: usize, nodes: usize) -> Result
     let memory = resident(own)? - before;
     let destinations = mesh_destinations(&snapshot).len();
 
-    // A pod is replaced: one workload less, another one, and its Service's endpoints with it.
-    let mut updates = Vec::with_capacity(UPDATES);
-    let mut written = 0;
-    for update in 0..UPDATES {
-        let number = update.wrapping_mul(7_919) % (services * REPLICAS);
-        let (old, mut new) = (cluster.workload(number, 0)?, cluster.workload(number, 1)?);
-        let service = number / REPLICAS;
-        let was = snapshot.service_by_address(address(192, service)).context("no such Service")?.clone();
-        let endpoints = was.endpoints.iter().map(|e| match e.address == address(10, number) {
-            true => address(11, number),
-            false => e.address,
-        });
-        let service = cluster.service(service, endpoints);
-        let began = Instant::now();
-        alike.workload(&mut new);
-        let changes = [Change::WorkloadGone(old.uid), Change::Workload(new), Change::Service(service)];
-        let next = snapshot.with(snapshot.generation + 1, changes)?;
-        let changed = changed_destinations(&snapshot, &next);
-        snapshot = next;
-        updates.push(began.elapsed().as_secs_f64() * 1e3);
-        written += changed.written.len() + changed.removed.len();
-    }
-    updates.sort_by(f64::total_cmp);
+    let (updates, written) = cluster.replace_pods(&mut snapshot, &mut alike, 0)?;
 
     let mut decisions = Vec::with_capacity(DECISIONS);
     let mut tunnels = 0;
@@ -170,6 +238,13 @@ pub(crate) fn measure(workloads: usize, services: usize, nodes: usize) -> Result
         matches!(decide(&snapshot, "node-0", unknown, |_, _| None, |_| 0, 0).route, Route::Deny { .. }),
         "an unknown destination is known"
     );
+
+    let policies = cluster.policies();
+    let many = policies.network.len() + policies.authorization.len();
+    let began = Instant::now();
+    snapshot = snapshot.with_policies(policies);
+    let compiled = began.elapsed().as_secs_f64();
+    let (with_policies, _) = cluster.replace_pods(&mut snapshot, &mut alike, 1)?;
     Ok(json!({
         "workloads": workloads, "services": services, "nodes": nodes,
         "load_s": load,
@@ -178,5 +253,8 @@ pub(crate) fn measure(workloads: usize, services: usize, nodes: usize) -> Result
         "update_p50_ms": quantile(&updates, 0.5), "update_p99_ms": quantile(&updates, 0.99),
         "destinations_an_update": written as f64 / UPDATES as f64,
         "route_p50_us": quantile(&decisions, 0.5), "route_p99_us": quantile(&decisions, 0.99),
+        "policies": many, "policies_compile_s": compiled,
+        "policies_update_p50_ms": quantile(&with_policies, 0.5),
+        "policies_update_p99_ms": quantile(&with_policies, 0.99),
     }))
 }
