@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use lark_testbed::hostile::{END_HEADERS, connect_to, frame, kind};
 use lark_tunnel::{End, TunnelSettings};
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -41,6 +42,32 @@ fn megabytes_come_back_as_they_went() {
         assert_eq!((ended.established, ended.how, ended.refusal), (true, End::Clean, None));
         let length = u64::try_from(expected.len()).unwrap();
         assert_eq!((counters.sent(), counters.received()), (length, length));
+    });
+}
+
+#[test]
+fn urgent_data_arrives_in_line_with_what_is_behind_it() {
+    on_worker(async {
+        let client = pair(quick(), echo().await).await;
+        let (mut socket, ..) = client.connect().await;
+        let mut first = [0; 5];
+        socket.write_all(b"first").await.unwrap();
+        socket.read_exact(&mut first).await.unwrap();
+        // All of it is there before the agent, which runs on this thread, gets to read. It reads up to the mark; of what
+        // is behind, what comes next tells (docs/limits.md).
+        for (before, after) in [("", "behind"), ("before", ""), ("before", "behind")] {
+            let sending = SockRef::from(&socket);
+            sending.send(before.as_bytes()).unwrap();
+            sending.send_out_of_band(b"!").unwrap();
+            sending.send(after.as_bytes()).unwrap();
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            sending.send(b"next").unwrap();
+            let expected = [before, "!", after, "next"].concat();
+            let mut got = vec![0; expected.len()];
+            let read = tokio::time::timeout(Duration::from_secs(5), socket.read_exact(&mut got)).await;
+            assert!(read.is_ok(), "of {expected:?} came {:?}", String::from_utf8_lossy(&got));
+            assert_eq!(String::from_utf8_lossy(&got), expected);
+        }
     });
 }
 

@@ -1,11 +1,15 @@
 //! Two local sockets joined: the same faith as through a tunnel.
 
+use std::cell::RefCell;
 use std::io::ErrorKind;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use lark_core::observe::ByteCounters;
+use lark_core::recognise::Event;
 use lark_sys::socket::reset_on_close;
-use lark_tunnel::{End, Ended, join};
+use lark_tunnel::{End, Ended, Traffic, join};
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
@@ -55,6 +59,60 @@ fn bytes_pass_both_ways_and_are_counted_also_for_a_slow_reader() {
         assert_eq!(answer, b"thanks");
         assert_eq!(ended.await.unwrap(), Ended { established: true, how: End::Clean, refusal: None });
         assert_eq!((counters.sent(), counters.received()), (30_000_000, 6));
+    });
+}
+
+#[test]
+fn urgent_data_amid_much_is_in_its_place() {
+    on_worker(async {
+        let Joined { mut source, mut destination, counters, .. } = joined().await;
+        let much: Vec<u8> = (0..3_000_000_u32).map(|i| u8::try_from(i % 239).unwrap()).collect();
+        let reader = tokio::task::spawn_local(async move {
+            let mut got = Vec::new();
+            destination.read_to_end(&mut got).await.unwrap();
+            got
+        });
+        source.write_all(&much).await.unwrap();
+        for _ in 0..3 {
+            SockRef::from(&source).send_out_of_band(b"!").unwrap();
+            // More than is read at once, so that what is behind the mark is found by whatever comes next.
+            source.write_all(&much).await.unwrap();
+        }
+        source.shutdown().await.unwrap();
+        let got = tokio::time::timeout(std::time::Duration::from_secs(30), reader).await.unwrap().unwrap();
+        let expected = [&much[..], &[&b"!"[..], &much].concat().repeat(3)].concat();
+        assert!(got == expected, "{} of {}", got.len(), expected.len());
+        assert_eq!(counters.sent(), u64::try_from(expected.len()).unwrap());
+    });
+}
+
+#[test]
+fn what_is_looked_at_first_and_then_is_much_arrives() {
+    on_worker(async {
+        let ((mut source, near), (far, mut destination)) = (sockets().await, sockets().await);
+        let (counters, told): (Arc<ByteCounters>, Rc<RefCell<Vec<Event>>>) = Default::default();
+        let hears = told.clone();
+        let traffic = Traffic::recognised(counters.clone(), move |event| hears.borrow_mut().push(event));
+        let ended = tokio::task::spawn_local(join(near.into(), far.into(), traffic));
+        // An exchange that is followed, behind which nothing is that could be.
+        source.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        let mut request = [0; 27];
+        destination.read_exact(&mut request).await.unwrap();
+        destination.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+        let mut answer = [0; 38];
+        source.read_exact(&mut answer).await.unwrap();
+        let much: Vec<u8> = (0..9_000_000_u32).map(|i| u8::try_from(i % 251).unwrap()).collect();
+        let sent = much.clone();
+        tokio::task::spawn_local(async move { source.write_all(&sent).await.unwrap() });
+        let mut got = Vec::new();
+        destination.read_to_end(&mut got).await.unwrap();
+        assert!(got == much, "{} of {}", got.len(), much.len());
+        drop(destination);
+        assert_eq!(ended.await.unwrap().how, End::Clean);
+        let told = told.borrow();
+        let responses = told.iter().filter(|event| matches!(event, Event::Response(_))).count();
+        assert!(responses == 1 && matches!(told.last(), Some(Event::Opaque(_))), "{told:?}");
+        assert_eq!(counters.sent(), u64::try_from(request.len() + much.len()).unwrap());
     });
 }
 

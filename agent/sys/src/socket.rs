@@ -151,6 +151,13 @@ pub fn prepare_for_pod(socket: &impl AsFd) {
     set_nodelay(socket);
     set_congestion(socket, LOOPBACK_CONGESTION);
     reset_on_close(socket);
+    keep_urgent_in_line(socket);
+}
+
+/// Lets reads find urgent data in its place among the other bytes (SO_OOBINLINE), of which it would be missing.
+pub fn keep_urgent_in_line(socket: &impl AsFd) {
+    // Fails only on what is no socket, and then there is nothing to read.
+    let _ = SockRef::from(socket).set_out_of_band_inline(true);
 }
 
 /// What never leaves the machine must not be paced, as BBR does it: that halves loopback.

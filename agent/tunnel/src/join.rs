@@ -4,9 +4,9 @@
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
+use std::time::Duration;
 
 use lark_sys::socket::{end_on_close, read_now, write_now};
-use lark_sys::splice::Pipe;
 use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
@@ -17,6 +17,8 @@ use crate::pod::PodSocket;
 use crate::traffic::Traffic;
 
 const CHUNK: usize = 256 * 1024;
+/// For how long a pipe waits for whoever does not take what is in it.
+const PATIENCE: Duration = Duration::from_millis(100);
 /// What came at once when the next is worth a pipe: two calls that move pages, not two that copy.
 const BULK: usize = 32 * 1024;
 
@@ -124,15 +126,11 @@ async fn one_way(from: &TcpStream, to: &TcpStream, way: Way<'_>) -> Result<(), F
         if !is_new {
             from.readable().await.map_err(|_| Failed::Read)?;
         }
-        let step = match bulk.then(pipes::lend).flatten() {
-            Some(mut lent) => {
-                let step = splice(from, to, &mut lent.pipe, way).await?;
-                lent.give_back();
-                step
-            }
-            None => step(from, to, &mut rest, way, std::mem::take(&mut is_new))?,
-        };
-        match step {
+        if bulk && splice(from, to, &mut rest, way).await? {
+            finish(to, std::mem::take(&mut rest), way).await?;
+            continue;
+        }
+        match step(from, to, &mut rest, way, std::mem::take(&mut is_new))? {
             Step::Nothing => {}
             Step::Moved(count) => {
                 finish(to, std::mem::take(&mut rest), way).await?;
@@ -143,25 +141,30 @@ async fn one_way(from: &TcpStream, to: &TcpStream, way: Way<'_>) -> Result<(), F
     }
 }
 
-/// Moves what waits, once, through an empty pipe; waits until all of it is taken.
-async fn splice(from: &TcpStream, to: &TcpStream, pipe: &mut Pipe, way: Way<'_>) -> Result<Step, Failed> {
-    let count = match from.try_io(Interest::READABLE, || pipe.fill(from, HOLDS)) {
-        Ok(0) => return Ok(Step::End),
-        Ok(count) => count,
-        Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(Step::Nothing),
-        Err(_) => return Err(Failed::Read),
-    };
-    crate::spin::moved(1);
+/// Moves what waits, once, through a pipe. False if nothing was: a read tells why. That may also be since urgent data is
+/// next, at which splices stop (`tcp_read_sock`, net/ipv4/tcp.c); so what the socket can do is left to the read to say.
+async fn splice(from: &TcpStream, to: &TcpStream, rest: &mut Vec<u8>, way: Way<'_>) -> Result<bool, Failed> {
+    let Some(mut lent) = pipes::lend_for_long() else { return Ok(false) };
+    let pipe = &mut lent.pipe;
+    let moved = matches!(pipe.fill(from, HOLDS), Ok(1..));
+    if moved {
+        crate::spin::moved(1);
+    }
     while pipe.holds() > 0 {
         match to.try_io(Interest::WRITABLE, || pipe.drain(to, false)) {
             Ok(written @ 1..) => way.count(written),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                to.writable().await.map_err(|_| Failed::Write)?;
+                match tokio::time::timeout(PATIENCE, to.writable()).await {
+                    Ok(writable) => writable.map_err(|_| Failed::Write)?,
+                    // Others may have the pipe.
+                    Err(_) => *rest = pipe.take().map_err(|_| Failed::Read)?,
+                }
             }
             Ok(0) | Err(_) => return Err(Failed::Write),
         }
     }
-    Ok(Step::Moved(count))
+    lent.give_back();
+    Ok(moved)
 }
 
 /// Reads once and writes at once what is taken.

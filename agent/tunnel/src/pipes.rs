@@ -6,8 +6,12 @@ use lark_sys::splice::Pipe;
 
 /// Bytes that a pipe has place for.
 pub(crate) const HOLDS: usize = 256 * 1024;
+/// Pieces of memory that it has place for at least; systems may refuse to give more than two.
+const SLOTS: usize = 32;
 /// Pipes of a worker at once: each has two descriptors, and memory while an application does not take.
 const MOST: usize = 16;
+/// Empty ones that are kept.
+const KEPT: usize = 4;
 
 thread_local! {
     static EMPTY: RefCell<Vec<Pipe>> = const { RefCell::new(Vec::new()) };
@@ -29,14 +33,18 @@ impl Drop for Counted {
     }
 }
 
-/// An empty pipe. Nothing when all are in use or the system gives none: then bytes are read and written.
+/// An empty pipe. Nothing when the system gives none: then bytes are read and written.
 pub(crate) fn lend() -> Option<Lent> {
-    if LENT.get() >= MOST {
-        return None;
-    }
-    let pipe = EMPTY.with_borrow_mut(Vec::pop).or_else(|| Pipe::new(HOLDS).ok())?;
+    let new = || Pipe::new(HOLDS).ok().filter(|pipe| pipe.slots() >= SLOTS);
+    let pipe = EMPTY.with_borrow_mut(Vec::pop).or_else(new)?;
     LENT.set(LENT.get() + 1);
     Some(Lent { pipe, counted: Counted })
+}
+
+/// The same for who may have it while others run, until an application takes what is in it. Nothing when [`MOST`] are
+/// in use, so that whoever wants one for a moment is not left without.
+pub(crate) fn lend_for_long() -> Option<Lent> {
+    (LENT.get() < MOST).then(lend).flatten()
 }
 
 impl Lent {
@@ -44,9 +52,11 @@ impl Lent {
     pub(crate) fn give_back(self) {
         let Self { pipe, counted } = self;
         drop(counted);
-        if pipe.holds() == 0 {
-            EMPTY.with_borrow_mut(|empty| empty.push(pipe));
-        }
+        EMPTY.with_borrow_mut(|empty| {
+            if pipe.holds() == 0 && empty.len() < KEPT {
+                empty.push(pipe);
+            }
+        });
     }
 }
 
@@ -55,14 +65,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn there_are_so_many_and_those_that_are_lost_are_replaced() {
-        let lent: Vec<_> = std::iter::from_fn(lend).collect();
-        assert_eq!(lent.len(), MOST);
-        drop(lent);
-        let again: Vec<_> = std::iter::from_fn(lend).collect();
-        assert_eq!(again.len(), MOST);
-        again.into_iter().for_each(Lent::give_back);
-        assert_eq!(EMPTY.with_borrow(Vec::len), MOST);
-        assert_eq!(std::iter::from_fn(lend).collect::<Vec<_>>().len(), MOST);
+    fn those_that_are_had_for_long_leave_some_for_a_moment() {
+        for _ in 0..2 {
+            let long: Vec<_> = std::iter::from_fn(lend_for_long).collect();
+            assert_eq!(long.len(), MOST);
+            assert!(lend().is_some());
+        }
+        std::iter::from_fn(lend_for_long).collect::<Vec<_>>().into_iter().for_each(Lent::give_back);
+        assert_eq!(EMPTY.with_borrow(Vec::len), KEPT);
+        assert_eq!(LENT.get(), 0);
     }
 }

@@ -6,7 +6,9 @@ use std::net::Shutdown;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use lark_sys::socket::{end_on_close, prepare_for_pod, read_now, reset_on_close, set_nodelay, write_now};
+use lark_sys::socket::{
+    end_on_close, keep_urgent_in_line, prepare_for_pod, read_now, reset_on_close, set_nodelay, write_now,
+};
 use lark_sys::splice::Pipe;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, Interest, ReadBuf};
@@ -34,6 +36,7 @@ impl PodSocket {
     pub fn outside(socket: TcpStream) -> Self {
         set_nodelay(&socket);
         reset_on_close(&socket);
+        keep_urgent_in_line(&socket);
         Self(socket)
     }
 
