@@ -105,9 +105,24 @@ prop_compose! {
 fn peer() -> impl Strategy<Value = Peer> {
     prop_oneof![
         Just(Peer::Block(Block::new("10.0.1.0/31", &[]).unwrap())),
-        (prop::option::of(Just(Selector::default())), selector())
+        (prop::option::of(namespaces()), selector())
             .prop_map(|(namespaces, pods)| Peer::Pods { namespaces, pods }),
     ]
+}
+
+/// By no label, by one that a namespace is given, and by the one that each has.
+fn namespaces() -> impl Strategy<Value = Selector> {
+    let label = |key: &str, value: &str| Selector {
+        labels: [(key.to_owned(), value.to_owned())].into(),
+        expressions: vec![],
+    };
+    let name = "kubernetes.io/metadata.name";
+    prop::sample::select(vec![
+        Selector::default(),
+        label("team", "red"),
+        label(name, "shop"),
+        label(name, "other"),
+    ])
 }
 
 fn network_rules() -> impl Strategy<Value = Option<Vec<NetworkRule>>> {
@@ -132,8 +147,24 @@ prop_compose! {
     pub(crate) fn policies()(
         authorization in prop::collection::vec(authorization(), 0..6),
         network in prop::collection::vec(network(), 0..4),
+        red in prop::option::of(prop::sample::select(vec!["shop", "other"])),
+        unreadable in prop::option::weighted(0.2, selector()),
     ) -> Policies {
-        Policies { authorization, network, ..Policies::default() }
+        let policy = PolicyName { kind: Kind::Network, namespace: "shop".into(), name: "odd".into() };
+        let unreadable = unreadable.map(|selector| Unreadable {
+            policy,
+            why: "it is odd".to_owned(),
+            within: Some("shop".into()),
+            selector,
+            dry_run: false,
+        });
+        let labels = || Labels::from([("team".to_owned(), "red".to_owned())]);
+        Policies {
+            namespaces: red.map(|name| (name.into(), labels())).into_iter().collect(),
+            authorization,
+            network,
+            unreadable: unreadable.into_iter().collect(),
+        }
     }
 }
 
@@ -273,7 +304,9 @@ proptest! {
                     (p.scope == Scope::Mesh || p.namespace == pod.namespace) && p.selector.matches(&pod.labels)
                 }
                 Policy::Network(p) => p.namespace == pod.namespace && p.pods.matches(&pod.labels),
-                Policy::Unreadable(_) => false,
+                Policy::Unreadable(p) => {
+                    p.within.as_ref().is_none_or(|w| *w == pod.namespace) && p.selector.matches(&pod.labels)
+                }
             };
             let count = pods().iter().filter(|pod| selects(pod)).count();
             prop_assert_eq!(usize::try_from(listed.selected).unwrap(), count);

@@ -299,3 +299,29 @@ fn policies_close_a_workload_that_comes_after_them() {
     let denied = passage.judge(&next).denied.unwrap();
     assert!(denied.why.contains("shop/closed"), "{}", denied.why);
 }
+
+#[test]
+fn policies_close_workloads_of_which_many_come_at_once() {
+    let closed = NetworkPolicy {
+        namespace: "shop".into(),
+        name: "closed".into(),
+        pods: Selector::default(),
+        ingress: Some(Vec::new()),
+        egress: None,
+    };
+    let before = snapshot().with_policies(Policies { network: vec![closed], ..Policies::default() });
+    for count in [1, 255, 256, 257, 1_000] {
+        let new = (0..count).map(|number: u16| {
+            let [high, low] = number.to_be_bytes();
+            Change::Workload(workload(
+                &format!("new-{number}"),
+                &format!("10.9.{high}.{low}"),
+                "two",
+                Wanted::ByNamespace,
+            ))
+        });
+        let next = before.with(2, new).unwrap();
+        let selected = |snapshot: &Snapshot| list(snapshot).first().unwrap().selected;
+        assert_eq!(selected(&next) - selected(&before), u32::from(count));
+    }
+}
