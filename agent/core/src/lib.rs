@@ -6,6 +6,8 @@
 
 /// Addresses as text, for what is written of each connection.
 pub mod address;
+/// Fields of a log line.
+pub mod field;
 /// Which workloads of this node are to be captured, and why the others are not.
 pub mod capture;
 /// What is wanted against what the kernel has, pod by pod.

@@ -1,12 +1,54 @@
 //! Fields of a line of the text log. They look as tracing's own do without colours; that one asks for a colour at each
 //! piece of each field, which was a third of what a line of the access log cost.
 
+use std::cell::RefCell;
 use std::fmt::{self, Debug, Write};
+use std::time::{Duration, UNIX_EPOCH};
 
+use lark_core::field;
 use tracing::field::{Field, Visit};
 use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::fmt::FormatFields;
 use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
+
+/// The time as tracing has it, `2026-11-27T09:30:01.123456Z`, of which only the fraction is made for each line.
+#[derive(Debug)]
+pub(super) struct Clock;
+
+thread_local! {
+    /// A second since the epoch, and how it is written up to the point.
+    static SECOND: RefCell<(u64, String)> = const { RefCell::new((0, String::new())) };
+}
+
+impl FormatTime for Clock {
+    fn format_time(&self, writer: &mut Writer<'_>) -> fmt::Result {
+        let mut now = now();
+        SECOND.with_borrow_mut(|(second, text)| {
+            // Once more if the next has begun meanwhile.
+            while *second != now.as_secs() {
+                let begun = now.as_secs();
+                text.clear();
+                SystemTime.format_time(&mut Writer::new(text))?;
+                text.truncate(text.find('.').unwrap_or(text.len()));
+                now = self::now();
+                *second = if now.as_secs() == begun { begun } else { 0 };
+            }
+            let mut fraction = *b".000000Z";
+            let mut left = now.subsec_micros();
+            for digit in fraction.iter_mut().skip(1).take(6).rev() {
+                *digit += u8::try_from(left % 10).unwrap_or_default();
+                left /= 10;
+            }
+            writer.write_str(text)?;
+            writer.write_str(str::from_utf8(&fraction).unwrap_or_default())
+        })
+    }
+}
+
+fn now() -> Duration {
+    UNIX_EPOCH.elapsed().unwrap_or_default()
+}
 
 /// Writes fields as `message name=value name=value`.
 #[derive(Debug)]
@@ -33,7 +75,7 @@ struct Visitor {
 impl Visitor {
     /// What the `log` crate tells beside its message is in the line already.
     fn is_told(&self, name: &str) -> bool {
-        self.result.is_ok() && !name.starts_with("log.")
+        self.result.is_ok() && !(name.starts_with('l') && name.starts_with("log."))
     }
 
     fn begin(&mut self) {
@@ -42,31 +84,13 @@ impl Visitor {
         }
     }
 
-    fn name(&mut self, name: &str) {
-        self.begin();
-        self.line.push_str(name.strip_prefix("r#").unwrap_or(name));
-        self.line.push('=');
-    }
-
-    /// A text in quotes, without `fmt`, by which a field costs a thousand instructions. Most texts have nothing to
-    /// escape and are written as they are, where `str` looks at each character.
-    fn text(&mut self, name: &str, value: &str) -> fmt::Result {
-        self.name(name);
-        if !is_plain(value) {
-            return write!(self.line, "{value:?}");
-        }
-        self.line.push('"');
-        self.line.push_str(value);
-        self.line.push('"');
-        Ok(())
-    }
-
     fn other(&mut self, name: &str, value: &dyn Debug) -> fmt::Result {
         if name == "message" {
             self.begin();
             return write!(Escaped(&mut self.line), "{value:?}");
         }
-        self.name(name);
+        self.begin();
+        field::name(&mut self.line, name);
         write!(self.line, "{value:?}")
     }
 }
@@ -75,7 +99,10 @@ impl Visit for Visitor {
     fn record_str(&mut self, field: &Field, value: &str) {
         match field.name() {
             "message" => self.record_debug(field, &format_args!("{value}")),
-            name if self.is_told(name) => self.result = self.text(name, value),
+            name if self.is_told(name) => {
+                self.begin();
+                field::text(&mut self.line, name, value);
+            }
             _ => {}
         }
     }
@@ -84,7 +111,8 @@ impl Visit for Visitor {
         match field.name() {
             "message" => self.record_debug(field, &value),
             name if self.is_told(name) => {
-                self.name(name);
+                self.begin();
+                field::name(&mut self.line, name);
                 self.line.push_str(itoa::Buffer::new().format(value));
             }
             _ => {}
@@ -96,13 +124,6 @@ impl Visit for Visitor {
             self.result = self.other(field.name(), value);
         }
     }
-}
-
-/// Whether a text in quotes is the text as it is. Beside ASCII these are what [`lark_core::observe::Secured`] says.
-fn is_plain(text: &str) -> bool {
-    let is_ascii = |byte: u8| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\');
-    let is_sign = |c: char| u8::try_from(c).map_or(matches!(c, '√' | '✗' | '⊘'), is_ascii);
-    text.bytes().all(is_ascii) || text.chars().all(is_sign)
 }
 
 /// Lets nothing through that a terminal would obey, whoever's words a message has in it.
@@ -127,8 +148,6 @@ impl Write for Escaped<'_> {
 #[cfg(test)]
 mod tests {
     use std::sync::{Arc, Mutex};
-
-    use lark_core::observe::Secured;
 
     use super::*;
 
@@ -164,6 +183,24 @@ mod tests {
     }
 
     #[test]
+    fn the_time_is_what_tracing_writes() {
+        let written = |clock: &dyn Fn(&mut Writer<'_>) -> fmt::Result| {
+            let mut text = String::new();
+            clock(&mut Writer::new(&mut text)).unwrap();
+            text
+        };
+        let began = now();
+        // Over the end of a second at least once.
+        while now() < began + Duration::from_millis(1_100) {
+            let before = written(&|writer| SystemTime.format_time(writer));
+            let own = written(&|writer| Clock.format_time(writer));
+            let after = written(&|writer| SystemTime.format_time(writer));
+            assert!(before <= own && own <= after, "{before} {own} {after}");
+            assert_eq!(own.len(), before.len());
+        }
+    }
+
+    #[test]
     fn lines_are_as_tracing_writes_them() {
         let own = logged(PlainFields);
         assert!(
@@ -177,19 +214,5 @@ mod tests {
             own.lines().last(),
             logged(tracing_subscriber::fmt::format::DefaultFields::new()).lines().last()
         );
-    }
-
-    #[test]
-    fn what_is_plain_is_written_as_debug_would() {
-        for c in '\0'..=char::MAX {
-            let text = format!("a{c}b");
-            assert!(!is_plain(&text) || format!("{text:?}") == format!("\"{text}\""), "{text:?}");
-        }
-        for secured in
-            [Secured::Mtls, Secured::SameNode, Secured::Direct, Secured::Plaintext, Secured::Denied]
-        {
-            assert!(is_plain(secured.sign()), "{}", secured.sign());
-        }
-        assert!(!is_plain("\"") && !is_plain("\\") && is_plain(""));
     }
 }

@@ -10,7 +10,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::writer::MakeWriterExt;
 
-use super::fields::PlainFields;
+use super::fields::{Clock, PlainFields};
 use crate::cli::agent::LogFormat;
 
 /// Bytes of lines that are kept for a bug report.
@@ -42,8 +42,10 @@ pub fn init_logs(format: LogFormat, filter: &str) -> Logs {
         Err(_) => ("info".to_owned(), EnvFilter::new("info")),
     };
     let recent = Recent::default();
-    let builder =
-        tracing_subscriber::fmt().with_env_filter(parsed).with_writer(io::stderr.and(recent.clone()));
+    let builder = tracing_subscriber::fmt()
+        .with_timer(Clock)
+        .with_env_filter(parsed)
+        .with_writer(io::stderr.and(recent.clone()));
     let failed = |error: tracing_subscriber::reload::Error| error.to_string();
     let set: Box<dyn Fn(EnvFilter) -> Result<(), String> + Send + Sync> = match format {
         LogFormat::Text => {
