@@ -4,13 +4,14 @@ use std::io::ErrorKind;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use lark_core::observe::ByteCounters;
 use lark_testbed::hostile::{END_HEADERS, connect_to, frame, kind};
 use lark_tunnel::{End, TunnelSettings};
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::ends::{Client, World, accept, echo, on_worker, quick, raw};
+use crate::ends::{Client, World, accept, echo, echoes, on_worker, quick, raw, until};
 
 fn pattern(length: usize, seed: usize) -> Vec<u8> {
     (0..length).map(|i| u8::try_from((i * 31 + seed) % 251).unwrap()).collect()
@@ -172,6 +173,46 @@ fn a_slow_reader_holds_up_nobody_else() {
         drop((quick, server));
         assert_eq!(ended.await.unwrap().how, End::Clean);
         flood.abort();
+    });
+}
+
+#[test]
+fn no_stream_starves_beside_others_that_are_never_empty() {
+    on_worker(async {
+        let client = pair(quick(), echo().await).await;
+        let mut bulk = Vec::new();
+        for _ in 0..4 {
+            let (socket, counters, _) = client.connect().await;
+            let (mut read, mut write) = socket.into_split();
+            let writer = tokio::task::spawn_local(async move {
+                let much = vec![0; 1 << 20];
+                while write.write_all(&much).await.is_ok() {}
+            });
+            let reader = tokio::task::spawn_local(async move {
+                let _ = tokio::io::copy(&mut read, &mut tokio::io::sink()).await;
+            });
+            bulk.push((counters, [writer, reader]));
+        }
+        let moved = |(counters, _): &(std::sync::Arc<ByteCounters>, _)| counters.sent();
+        until(|| bulk.iter().all(|one| moved(one) > 1 << 20)).await;
+        let before: Vec<u64> = bulk.iter().map(moved).collect();
+        let mut small = Vec::new();
+        for _ in 0..64 {
+            let (mut socket, ..) = client.connect().await;
+            small.push(tokio::task::spawn_local(async move {
+                for _ in 0..20 {
+                    echoes(&mut socket).await;
+                }
+            }));
+        }
+        for one in small {
+            one.await.unwrap();
+        }
+        assert_eq!(client.seen.handshakes(), 1, "they did not share a tunnel");
+        for (one, before) in bulk.iter().zip(before) {
+            assert!(moved(one) > before + (1 << 20), "{} bytes since", moved(one) - before);
+        }
+        bulk.iter().flat_map(|(_, tasks)| tasks).for_each(tokio::task::JoinHandle::abort);
     });
 }
 

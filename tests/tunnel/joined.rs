@@ -163,6 +163,42 @@ fn a_reset_by_either_side_is_a_reset_at_the_other() {
 }
 
 #[test]
+fn a_reset_of_a_side_that_sent_much_is_no_end() {
+    on_worker(async {
+        for by_source in [true, false] {
+            let Joined { source, destination, counters, ended } = joined().await;
+            let (mut gone, mut stays, how) = if by_source {
+                (source, destination, End::ResetBySource)
+            } else {
+                (destination, source, End::ResetByDestination)
+            };
+            // The reader keeps up, so that the reset is met by whoever waits for more.
+            let reader = tokio::task::spawn_local(async move {
+                let (mut buffer, mut got) = (vec![0; 1 << 20], 0);
+                loop {
+                    match stays.read(&mut buffer).await {
+                        Ok(0) => return Ok(got),
+                        Ok(count) => got += count,
+                        Err(error) => return Err((error.kind(), got)),
+                    }
+                }
+            });
+            gone.write_all(&vec![7; 8 << 20]).await.unwrap();
+            until(|| counters.sent().max(counters.received()) == 8 << 20).await;
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            reset_on_close(&gone);
+            drop(gone);
+            assert_eq!(
+                reader.await.unwrap(),
+                Err((ErrorKind::ConnectionReset, 8 << 20)),
+                "by source: {by_source}"
+            );
+            assert_eq!(ended.await.unwrap().how, how);
+        }
+    });
+}
+
+#[test]
 fn a_reset_is_noticed_while_the_other_side_takes_nothing() {
     on_worker(async {
         let Joined { mut source, mut destination, counters, ended } = joined().await;

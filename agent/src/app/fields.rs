@@ -18,7 +18,7 @@ pub(super) struct Clock;
 
 thread_local! {
     /// A second since the epoch, and how it is written up to the point.
-    static SECOND: RefCell<(u64, String)> = const { RefCell::new((0, String::new())) };
+    static SECOND: RefCell<(u64, String)> = const { RefCell::new((u64::MAX, String::new())) };
 }
 
 impl FormatTime for Clock {
@@ -32,7 +32,7 @@ impl FormatTime for Clock {
                 SystemTime.format_time(&mut Writer::new(text))?;
                 text.truncate(text.find('.').unwrap_or(text.len()));
                 now = self::now();
-                *second = if now.as_secs() == begun { begun } else { 0 };
+                *second = if now.as_secs() == begun { begun } else { u64::MAX };
             }
             let mut fraction = *b".000000Z";
             let mut left = now.subsec_micros();

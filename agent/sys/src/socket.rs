@@ -145,7 +145,7 @@ pub fn write_now(socket: &impl AsFd, slices: &[io::IoSlice<'_>]) -> io::Result<u
 
 /// Makes a socket, or all that a listener will accept, ready to carry a pod's bytes: no delay for small
 /// writes, a congestion control that does not pace on loopback, and a close that is a reset, since a pod
-/// must not take an error for an end. Accepted sockets inherit all three (tcp(7); tcp_ca_openreq_child and
+/// must not take an error for an end; and urgent data in its place. Accepted sockets inherit all of it (tcp(7); tcp_ca_openreq_child and
 /// sk_clone_lock in Linux 5.10).
 pub fn prepare_for_pod(socket: &impl AsFd) {
     set_nodelay(socket);
@@ -265,6 +265,7 @@ mod tests {
         let accepted = SockRef::from(&accepted);
         assert!(accepted.tcp_nodelay().unwrap());
         assert_eq!(accepted.linger().unwrap(), Some(std::time::Duration::ZERO));
+        assert!(accepted.out_of_band_inline().unwrap());
         let congestion = accepted.tcp_congestion().unwrap();
         assert_eq!(congestion.split(|b| *b == 0).next(), Some(LOOPBACK_CONGESTION.as_bytes()));
     }

@@ -48,6 +48,17 @@ impl Pipe {
         Ok(count)
     }
 
+    /// The same, where nothing taken may mean either. The kernel tells an error of a socket once, and here.
+    ///
+    /// # Errors
+    /// What the system says, but for `WouldBlock`.
+    pub fn fill_some(&mut self, from: &impl AsFd, most: usize) -> io::Result<usize> {
+        match self.fill(from, most) {
+            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(0),
+            filled => filled,
+        }
+    }
+
     /// Gives a socket as much of what is in it as the socket takes. With `more`, the caller has more to follow.
     ///
     /// # Errors

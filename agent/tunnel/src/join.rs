@@ -10,6 +10,7 @@ use lark_sys::socket::{end_on_close, read_now, write_now};
 use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use crate::ended::{End, Ended};
 use crate::pipes::{self, HOLDS};
@@ -17,6 +18,8 @@ use crate::pod::PodSocket;
 use crate::traffic::Traffic;
 
 const CHUNK: usize = 256 * 1024;
+/// Moves of a direction before others of the worker get their turn.
+const TURNS: u32 = 16;
 /// For how long a pipe waits for whoever does not take what is in it.
 const PATIENCE: Duration = Duration::from_millis(100);
 /// What came at once when the next is worth a pipe: two calls that move pages, not two that copy.
@@ -122,13 +125,22 @@ async fn one_way(from: &TcpStream, to: &TcpStream, way: Way<'_>) -> Result<(), F
     // The reactor tells what a new socket can do only in its next turn; mostly its first bytes are there.
     let mut is_new = true;
     let mut bulk = false;
+    let mut moves = 0_u32;
     loop {
         if !is_new {
             from.readable().await.map_err(|_| Failed::Read)?;
         }
-        if bulk && splice(from, to, &mut rest, way).await? {
-            finish(to, std::mem::take(&mut rest), way).await?;
-            continue;
+        moves += 1;
+        if moves.is_multiple_of(TURNS) {
+            tokio::task::yield_now().await;
+        }
+        if bulk {
+            let count = splice(from, to, &mut rest, way).await?;
+            if count > 0 {
+                finish(to, std::mem::take(&mut rest), way).await?;
+                bulk = count >= BULK;
+                continue;
+            }
         }
         match step(from, to, &mut rest, way, std::mem::take(&mut is_new))? {
             Step::Nothing => {}
@@ -141,20 +153,23 @@ async fn one_way(from: &TcpStream, to: &TcpStream, way: Way<'_>) -> Result<(), F
     }
 }
 
-/// Moves what waits, once, through a pipe. False if nothing was: a read tells why. That may also be since urgent data is
-/// next, at which splices stop (`tcp_read_sock`, net/ipv4/tcp.c); so what the socket can do is left to the read to say.
-async fn splice(from: &TcpStream, to: &TcpStream, rest: &mut Vec<u8>, way: Way<'_>) -> Result<bool, Failed> {
-    let Some(mut lent) = pipes::lend_for_long() else { return Ok(false) };
+/// Moves what waits, once, through a pipe. Returns how many bytes; where there are none, a read tells why. That may be
+/// since urgent data is next, at which splices stop (`tcp_read_sock`, net/ipv4/tcp.c); so what the socket can do is left
+/// to the read to say.
+async fn splice(from: &TcpStream, to: &TcpStream, rest: &mut Vec<u8>, way: Way<'_>) -> Result<usize, Failed> {
+    let Some(mut lent) = pipes::lend_for_long() else { return Ok(0) };
     let pipe = &mut lent.pipe;
-    let moved = matches!(pipe.fill(from, HOLDS), Ok(1..));
-    if moved {
+    let count = pipe.fill_some(from, HOLDS).map_err(|_| Failed::Read)?;
+    if count > 0 {
         crate::spin::moved(1);
     }
+    let mut until = None;
     while pipe.holds() > 0 {
         match to.try_io(Interest::WRITABLE, || pipe.drain(to, false)) {
             Ok(written @ 1..) => way.count(written),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                match tokio::time::timeout(PATIENCE, to.writable()).await {
+                let until = *until.get_or_insert_with(|| Instant::now() + PATIENCE);
+                match tokio::time::timeout_at(until, to.writable()).await {
                     Ok(writable) => writable.map_err(|_| Failed::Write)?,
                     // Others may have the pipe.
                     Err(_) => *rest = pipe.take().map_err(|_| Failed::Read)?,
@@ -164,7 +179,7 @@ async fn splice(from: &TcpStream, to: &TcpStream, rest: &mut Vec<u8>, way: Way<'
         }
     }
     lent.give_back();
-    Ok(moved)
+    Ok(count)
 }
 
 /// Reads once and writes at once what is taken.

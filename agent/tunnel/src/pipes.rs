@@ -6,8 +6,6 @@ use lark_sys::splice::Pipe;
 
 /// Bytes that a pipe has place for.
 pub(crate) const HOLDS: usize = 256 * 1024;
-/// Pieces of memory that it has place for at least; systems may refuse to give more than two.
-const SLOTS: usize = 32;
 /// Pipes of a worker at once: each has two descriptors, and memory while an application does not take.
 const MOST: usize = 16;
 /// Empty ones that are kept.
@@ -35,8 +33,7 @@ impl Drop for Counted {
 
 /// An empty pipe. Nothing when the system gives none: then bytes are read and written.
 pub(crate) fn lend() -> Option<Lent> {
-    let new = || Pipe::new(HOLDS).ok().filter(|pipe| pipe.slots() >= SLOTS);
-    let pipe = EMPTY.with_borrow_mut(Vec::pop).or_else(new)?;
+    let pipe = EMPTY.with_borrow_mut(Vec::pop).or_else(|| Pipe::new(HOLDS).ok())?;
     LENT.set(LENT.get() + 1);
     Some(Lent { pipe, counted: Counted })
 }

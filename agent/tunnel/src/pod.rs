@@ -130,20 +130,16 @@ impl Pod {
         Poll::Ready(Ok(read.filled().len()))
     }
 
-    /// Takes up to `most` bytes into a pipe; none taken means that the pod sends no more.
+    /// Takes up to `most` bytes into a pipe. Where none are taken, a read tells whether the pod sends no more, or
+    /// urgent data, at which splices stop (`tcp_read_sock`, net/ipv4/tcp.c); so what the socket can do is left to it.
     pub(crate) fn poll_fill(
         &self,
         cx: &mut Context<'_>,
         pipe: &mut Pipe,
         most: usize,
     ) -> Poll<io::Result<usize>> {
-        loop {
-            std::task::ready!(self.stream().poll_read_ready(cx))?;
-            match self.stream().try_io(Interest::READABLE, || pipe.fill(self.stream(), most)) {
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                filled => return Poll::Ready(filled),
-            }
-        }
+        std::task::ready!(self.stream().poll_read_ready(cx))?;
+        Poll::Ready(pipe.fill_some(self.stream(), most))
     }
 
     /// Whether there may be something to read.

@@ -208,22 +208,17 @@ impl Stream {
         self.bulk && most >= BULK && self.answered && self.traffic.is_unseen()
     }
 
-    /// Takes what the pod has into a pipe, once.
-    pub(crate) fn fill(&mut self, pipe: &mut Pipe, most: usize) -> io::Result<FromPod> {
-        let Some(pod) = &mut self.pod else { return Ok(FromPod::Nothing) };
+    /// Takes what the pod has into a pipe, once. Returns how many bytes; where there are none, a read tells why.
+    pub(crate) fn fill(&mut self, pipe: &mut Pipe, most: usize) -> io::Result<usize> {
+        let Some(pod) = &mut self.pod else { return Ok(0) };
         let mut cx = Context::from_waker(&self.task_waker);
         let count = match pod.poll_fill(&mut cx, pipe, most)? {
-            Poll::Pending => return Ok(FromPod::Nothing),
-            Poll::Ready(0) => {
-                self.pod_ended = true;
-                return Ok(FromPod::End);
-            }
+            Poll::Pending | Poll::Ready(0) => return Ok(0),
             Poll::Ready(count) => count,
         };
         self.bulk = count >= BULK;
         self.count_from_pod(count);
-        // It is not known whether that was all.
-        Ok(FromPod::Bytes { count, more: true })
+        Ok(count)
     }
 
     fn count_from_pod(&self, bytes: usize) {

@@ -11,7 +11,6 @@ use super::serve::ServeError;
 use super::{Engine, TunnelError};
 use crate::pipes::{self, HOLDS};
 use crate::record::{ROOM, Records, Spliced};
-use crate::stream::FromPod;
 
 /// What is worth a way of its own: a pipe takes one record at a time, and each is a system call.
 const LEAST: usize = 32 * 1024;
@@ -86,23 +85,20 @@ impl Engine {
         let mut lent = pipes::lend()?;
         let result = self.forward_by(&mut lent.pipe, number, limit.min(HOLDS));
         lent.give_back();
-        Some(result)
+        result.transpose()
     }
 
-    fn forward_by(&mut self, pipe: &mut Pipe, number: u32, most: usize) -> Result<bool, ServeError> {
-        let Some(stream) = self.streams.get_mut(&number) else { return Ok(false) };
-        let count = match stream.fill(pipe, most).map_err(ServeError::Pod)? {
-            FromPod::Nothing => return Ok(false),
-            FromPod::End => {
-                stream.waker.push();
-                return Ok(true);
-            }
-            FromPod::Bytes { count, .. } => count,
-        };
+    fn forward_by(&mut self, pipe: &mut Pipe, number: u32, most: usize) -> Result<Option<bool>, ServeError> {
+        let Some(stream) = self.streams.get_mut(&number) else { return Ok(Some(false)) };
+        let count = stream.fill(pipe, most).map_err(ServeError::Pod)?;
+        if count == 0 {
+            return Ok(None);
+        }
+        // It is not known whether that was all.
         stream.waker.push();
         let header = self.h2.data_header(stream.id, count, false);
         let sent = self.write_control().and_then(|()| self.records.splice(&header, pipe));
-        sent.map(|()| true).map_err(ServeError::Tunnel)
+        sent.map(|()| Some(true)).map_err(ServeError::Tunnel)
     }
 
     /// Gives a pod what is in the pipe, and keeps what it does not take.
