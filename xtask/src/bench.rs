@@ -85,7 +85,7 @@ pub(crate) struct Args {
     /// agents' --spin=100; fair_p99 is how many times longer the 99th percentile of 64 echoing connections
     /// takes beside four streams of bytes. The seen rows are Lark with requests recognised and a tap running in
     /// relation to Lark with neither: bulk as the body of a request, echoes of nothing known, requests of
-    /// HTTP/1.1, and how much more memory a connection has. For them, and for the rows of uncaptured and
+    /// HTTP/1.1, and how much more memory a connection has. The relay of the same rows has one hop, as Lark has there. For them, and for the rows of uncaptured and
     /// nonmesh, two meshes run at once and take turns of 0.3 s, 60 pairs a round (10 with --quick), of whose
     /// ratios a round's figure is the median.
     #[arg(long, value_name = "ROW,...", value_delimiter = ',')]
@@ -96,7 +96,8 @@ pub(crate) struct Args {
     /// it is ready, and later with `down`. It finds the pods' namespaces as files in LARK_BENCH_NS_A and
     /// LARK_BENCH_NS_B, the nodes' in LARK_BENCH_NODE_NS_A and LARK_BENCH_NODE_NS_B, the pods' addresses in
     /// LARK_BENCH_IP_A and LARK_BENCH_IP_B, and in LARK_BENCH_CLIENT_UID the user of the load client, by
-    /// which it can redirect. It is called for every row of every round, in a cgroup whose CPU counts.
+    /// which it can redirect. It is called in every round for every row between the two nodes, in a cgroup whose
+    /// CPU counts; rows inside a node and those about Lark alone have no turn for it.
     #[arg(long = "peer", value_name = "NAME=SCRIPT")]
     peers: Vec<Peer>,
     /// Measure scale instead of the rows.
@@ -112,7 +113,7 @@ pub(crate) struct Args {
     /// changes little. --json writes all of it as one object.
     #[arg(long, conflicts_with_all = ["rows", "peers", "svg", "scale"])]
     counts: bool,
-    /// TCP congestion control of every socket in the run, for example cubic.
+    /// TCP congestion control of the pods, the nodes and the load, for example cubic; what Lark has on loopback is reno.
     ///
     /// Default reno: bbr paces on loopback, and under it plain TCP itself falls to a third.
     #[arg(long, value_name = "NAME", default_value = "reno")]
