@@ -82,7 +82,7 @@ pub(crate) struct Args {
     /// seen_cpu_gib1 seen_echo64 seen_cpu_echo64 seen_http64 seen_cpu_http64 seen_rss aead. cpu_gib is CPU seconds of both agents for a GiB,
     /// cpu_echo64 CPU of an agent for an echo, rss the larger agent's memory with that many open
     /// connections, rss_slow what it holds for a connection of which both ends send and neither reads, aead the negotiated cipher's sealing on one core. spin_echo1_p50 is echo1_p50 with the
-    /// agents' --spin=100; fair_p99 is how many times longer the 99th percentile of 64 echoing connections
+    /// agents' --spin=100, and the relay with the same; fair_p99 is how many times longer the 99th percentile of 64 echoing connections
     /// takes beside four streams of bytes. The seen rows are Lark with requests recognised and a tap running in
     /// relation to Lark with neither: bulk as the body of a request, echoes of nothing known, requests of
     /// HTTP/1.1, and how much more memory a connection has. The relay of the same rows has one hop, as Lark has there. For them, and for the rows of uncaptured and
@@ -266,8 +266,7 @@ fn order(job: Job, round: usize, peers: usize) -> Vec<Contestant> {
     let mut order = match job {
         Job::Aead => Vec::new(),
         _ if job.has_twins() => Vec::new(),
-        Job::SameBulk | Job::SameEcho => vec![Plain, Relay, Lark],
-        Job::Spin => vec![Plain, Lark],
+        Job::SameBulk | Job::SameEcho | Job::Spin => vec![Plain, Relay, Lark],
         // The relay has one buffer for all and two descriptors for each: nothing to compare with.
         Job::Memory | Job::Slow => vec![Reference, Lark],
         _ => vec![Plain, Relay, Reference, Lark],

@@ -63,7 +63,7 @@ pub use record::RecordError;
 #[cfg(any(test, feature = "fuzzing"))]
 pub use record::replay;
 pub use settings::{Observer, Side, TunnelSettings};
-pub use spin::spin;
+pub use spin::{moved, spin};
 pub use traffic::Traffic;
 
 /// An error of the system, with what to do about it.

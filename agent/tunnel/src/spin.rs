@@ -15,7 +15,7 @@ thread_local! {
 }
 
 /// That many sockets had something to move; whoever got it may answer soon.
-pub(crate) fn moved(sockets: usize) {
+pub fn moved(sockets: usize) {
     MOVED.set(MOVED.get().wrapping_add(u64::try_from(sockets).unwrap_or(1)));
     if let Some(waker) = WAITING.take() {
         waker.wake();

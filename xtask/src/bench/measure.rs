@@ -69,7 +69,9 @@ impl Meter {
         if matches!(job, Job::Memory | Job::Slow) {
             stage.renew(contestant)?;
         }
-        stage.agents_with(if job == Job::Spin { &[SPIN] } else { &[] })?;
+        let flags: &[&str] = if job == Job::Spin { &[SPIN] } else { &[] };
+        stage.agents_with(flags)?;
+        stage.relay_with(flags)?;
         let result = stage.enter(contestant, way).and_then(|route| {
             if job != Job::Memory {
                 self.warm(stage, contestant, way, &route)?;

@@ -19,6 +19,7 @@ const TUNNELS: u16 = 29_008;
 pub(crate) struct Pair {
     running: Vec<Running>,
     starts: Vec<Start>,
+    flags: Vec<String>,
     port: u16,
     directory: PathBuf,
 }
@@ -104,13 +105,29 @@ impl Pair {
             program: program.to_owned(),
             arguments,
         });
-        Self { running: Vec::new(), starts: starts.into(), port, directory: bed.directory().to_owned() }
+        Self {
+            running: Vec::new(),
+            starts: starts.into(),
+            flags: Vec::new(),
+            port,
+            directory: bed.directory().to_owned(),
+        }
+    }
+
+    /// Its processes have these flags from now on.
+    pub(crate) fn flags(&mut self, flags: &[&str]) -> Result<()> {
+        if self.flags == flags {
+            return Ok(());
+        }
+        self.flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        self.end()
     }
 
     /// Starts it if it does not run.
     pub(crate) fn reach(&mut self) -> Result<Reached> {
         if self.running.is_empty() {
-            self.running = self.starts.iter().map(|s| s.start(&self.directory)).collect::<Result<_>>()?;
+            self.running =
+                self.starts.iter().map(|s| s.start(&self.flags, &self.directory)).collect::<Result<_>>()?;
         }
         Ok(Reached {
             port: self.port,
@@ -126,9 +143,9 @@ impl Pair {
 }
 
 impl Start {
-    fn start(&self, directory: &Path) -> Result<Running> {
+    fn start(&self, flags: &[String], directory: &Path) -> Result<Running> {
         let mut command = self.place.command(&self.program);
-        command.args(&self.arguments);
+        command.args(&self.arguments).args(flags);
         let mut process = self.place.start(command, &directory.join(format!("{}.log", self.name)))?;
         eventually(Duration::from_secs(10), "a process of relay or reference is ready", || {
             if !process.is_running() {

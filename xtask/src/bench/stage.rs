@@ -224,6 +224,11 @@ impl Stage {
         }
     }
 
+    /// The relay between the nodes has these flags from now on.
+    pub(crate) fn relay_with(&mut self, flags: &[&str]) -> Result<()> {
+        self.relay.flags(flags)
+    }
+
     /// Agents have these flags from now on, beside the run's own.
     pub(crate) fn agents_with(&mut self, flags: &[&str]) -> Result<()> {
         if self.job_flags != flags {

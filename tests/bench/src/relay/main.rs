@@ -10,6 +10,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Parser;
@@ -31,6 +32,9 @@ struct Cli {
     /// LISTEN=TO, both an address and a port; again for each.
     #[arg(long = "way", value_name = "LISTEN=TO", required = true)]
     ways: Vec<Way>,
+    /// Look for more for so many microseconds before sleeping, as Lark's workers do when they are told.
+    #[arg(long, value_name = "MICROSECONDS", default_value_t = 0)]
+    spin: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -60,7 +64,8 @@ fn main() -> Result<()> {
             .map(|way| Ok((there.within(|| listen(way.listen))??, way.to)))
             .collect::<Result<Vec<_>>>()?;
         let beyond = beyond.clone();
-        threads.push(std::thread::spawn(move || serve(listeners, &beyond)));
+        let spin = Duration::from_micros(cli.spin);
+        threads.push(std::thread::spawn(move || serve(listeners, &beyond, spin)));
     }
     say_ready();
     for thread in threads {
@@ -85,9 +90,12 @@ fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-fn serve(listeners: Vec<(TcpListener, SocketAddr)>, beyond: &Arc<NetNs>) -> Result<()> {
+fn serve(listeners: Vec<(TcpListener, SocketAddr)>, beyond: &Arc<NetNs>, spin: Duration) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
     runtime.block_on(async {
+        if !spin.is_zero() {
+            tokio::spawn(lark_tunnel::spin(spin));
+        }
         let mut ways = Vec::new();
         for (listener, to) in listeners {
             let listener = tokio::net::TcpListener::from_std(listener)?;

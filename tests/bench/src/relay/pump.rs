@@ -25,6 +25,7 @@ pub(crate) async fn run(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>) -> io::Re
             if rest.is_empty() {
                 return Poll::Ready(Ok::<_, io::Error>(None));
             }
+            lark_tunnel::moved(1);
             while !rest.is_empty() {
                 match Pin::new(&mut to).poll_write(context, rest)? {
                     Poll::Ready(length) => rest = rest.get(length..).unwrap_or_default(),
