@@ -370,4 +370,10 @@ mod tests {
             assert_eq!(stream.peer_needs_no_answer(), needs_none, "{said}");
         }
     }
+
+    #[test]
+    fn an_idle_stream_is_a_few_hundred_bytes() {
+        // Beside it the pod's socket, which is tokio's, and its place among those that wait.
+        assert!(size_of::<Stream>() <= 448, "{}", size_of::<Stream>());
+    }
 }
