@@ -73,6 +73,33 @@ fn urgent_data_arrives_in_line_with_what_is_behind_it() {
 }
 
 #[test]
+fn urgent_data_amid_much_is_in_its_place_behind_a_tunnel() {
+    on_worker(async {
+        let client = pair(quick(), echo().await).await;
+        let (socket, counters, _) = client.connect().await;
+        let (mut read, mut write) = socket.into_split();
+        let much = pattern(3_000_000, 3);
+        let expected = [&much[..], &[&b"!"[..], &much].concat().repeat(3)].concat();
+        let writer = tokio::task::spawn_local(async move {
+            write.write_all(&much).await.unwrap();
+            for _ in 0..3 {
+                write.writable().await.unwrap();
+                while SockRef::from(write.as_ref()).send_out_of_band(b"!").is_err() {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                write.write_all(&much).await.unwrap();
+            }
+            write.shutdown().await.unwrap();
+        });
+        let mut got = Vec::new();
+        read.read_to_end(&mut got).await.unwrap();
+        writer.await.unwrap();
+        assert!(got == expected, "{} of {}", got.len(), expected.len());
+        assert_eq!(counters.sent(), u64::try_from(expected.len()).unwrap());
+    });
+}
+
+#[test]
 fn a_thousand_streams_share_one_tunnel() {
     on_worker(async {
         let client = pair(quick(), echo().await).await;

@@ -51,7 +51,7 @@ impl Pipe {
     /// The same, where nothing taken may mean either. The kernel tells an error of a socket once, and here.
     ///
     /// # Errors
-    /// What the system says, but for `WouldBlock`.
+    /// What the system says, but for `WouldBlock` and `Interrupted`.
     pub fn fill_some(&mut self, from: &impl AsFd, most: usize) -> io::Result<usize> {
         match self.fill(from, most) {
             Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(0),

@@ -130,7 +130,7 @@ async fn one_way(from: &TcpStream, to: &TcpStream, way: Way<'_>) -> Result<(), F
         if !is_new {
             from.readable().await.map_err(|_| Failed::Read)?;
         }
-        moves += 1;
+        moves = moves.wrapping_add(1);
         if moves.is_multiple_of(TURNS) {
             tokio::task::yield_now().await;
         }

@@ -1,7 +1,7 @@
 //! Who may connect to whom: AuthorizationPolicy and the cluster's NetworkPolicy, judged against the
 //! workloads that a connection was proved to be of.
 //!
-//! A snapshot's policies are compiled once into a [`PolicyIndex`] by workload. Every answer is a
+//! A snapshot's policies are compiled into a [`PolicyIndex`] by workload, which follows single changes. Every answer is a
 //! [`Decision`] that carries its reason; whoever prints it does not reconstruct it. Order of policies and
 //! rules never matters, except for which of several that agree is named.
 

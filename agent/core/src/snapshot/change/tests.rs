@@ -281,8 +281,8 @@ proptest! {
     }
 }
 
-#[test]
-fn policies_close_a_workload_that_comes_after_them() {
+/// A mesh in which nothing may come into a namespace.
+fn closed() -> Snapshot {
     let closed = NetworkPolicy {
         namespace: "shop".into(),
         name: "closed".into(),
@@ -290,7 +290,12 @@ fn policies_close_a_workload_that_comes_after_them() {
         ingress: Some(Vec::new()),
         egress: None,
     };
-    let before = snapshot().with_policies(Policies { network: vec![closed], ..Policies::default() });
+    snapshot().with_policies(Policies { network: vec![closed], ..Policies::default() })
+}
+
+#[test]
+fn policies_close_a_workload_that_comes_after_them() {
+    let before = closed();
     let new = workload("new", "10.0.3.1", "two", Wanted::ByNamespace);
     let next = before.with(2, [Change::Workload(new.clone())]).unwrap();
     let web = next.workload_named("shop", "web").unwrap();
@@ -302,14 +307,7 @@ fn policies_close_a_workload_that_comes_after_them() {
 
 #[test]
 fn policies_close_workloads_of_which_many_come_at_once() {
-    let closed = NetworkPolicy {
-        namespace: "shop".into(),
-        name: "closed".into(),
-        pods: Selector::default(),
-        ingress: Some(Vec::new()),
-        egress: None,
-    };
-    let before = snapshot().with_policies(Policies { network: vec![closed], ..Policies::default() });
+    let before = closed();
     for count in [1, 255, 256, 257, 1_000] {
         let new = (0..count).map(|number: u16| {
             let [high, low] = number.to_be_bytes();
