@@ -60,6 +60,8 @@ pub mod snapshot;
 pub mod sight;
 /// Whether a worker that has nothing left to do looks again before it sleeps.
 pub mod spin;
+/// Which worker carries an accepted tunnel.
+pub mod spread;
 /// Who is refused by strict pods, and what is older than strict.
 pub mod strict;
 /// What a tap wants to be told.

@@ -16,13 +16,15 @@ struct Facts {
     clock_skew: Option<f64>,
     heartbeat_age: Option<f64>,
     bpf: BpfView,
+    accepted: Vec<usize>,
 }
 
 pub(super) fn gather(source: &AgentSource) -> Gauges {
     let (discovery_ok, generation) = source.discovery_health();
     let (pods, certs, bpf) = (source.pods_by_state(), source.certs(), source.bpf());
     let (clock_skew, heartbeat_age) = (source.clock_skew(), source.heartbeat_age());
-    gauges(Facts { discovery_ok, generation, pods, certs, clock_skew, heartbeat_age, bpf })
+    let accepted = source.accepted();
+    gauges(Facts { discovery_ok, generation, pods, certs, clock_skew, heartbeat_age, bpf, accepted })
 }
 
 /// All metrics of an agent, for documents.
@@ -34,7 +36,7 @@ pub fn catalogue() -> anyhow::Result<Vec<Described>> {
 }
 
 fn gauges(facts: Facts) -> Gauges {
-    let Facts { discovery_ok, generation, pods, certs, clock_skew, heartbeat_age, bpf } = facts;
+    let Facts { discovery_ok, generation, pods, certs, clock_skew, heartbeat_age, bpf, accepted } = facts;
     let failing = certs.iter().filter(|cert| cert.last_error.is_some()).count();
     let gauge = |name, help, labels, values| Gauge { name, help, labels, counter: false, values };
     #[expect(clippy::cast_precision_loss, reason = "metrics are floats by format")]
@@ -64,6 +66,12 @@ fn gauges(facts: Facts) -> Gauges {
             "Pods of this node by state",
             &["state"],
             pods.into_iter().map(|s| (vec![s.state], size(s.count))).collect(),
+        ),
+        gauge(
+            "lark_tunnel_accepted",
+            "Accepted tunnels open now, by the worker that carries them",
+            &["worker"],
+            accepted.into_iter().enumerate().map(|(n, open)| (vec![n.to_string()], size(open))).collect(),
         ),
         gauge(
             "lark_identity_svid_expiration_timestamp_seconds",

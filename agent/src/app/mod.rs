@@ -3,6 +3,7 @@
 //! Threads: one control runtime (discovery, certificates, capture, admin, metrics), the workers, and the
 //! heartbeat. Configuration goes to workers by message; they share nothing on the way of a byte.
 
+mod accept;
 mod asked;
 mod carries;
 mod drain;
@@ -220,7 +221,7 @@ async fn agent(args: AgentArgs, logs: Logs) -> anyhow::Result<()> {
     let source = Arc::new(AgentSource::new(
         &args,
         node.name.clone(),
-        count,
+        workers.seats(),
         carries.told,
         discovery.clone(),
         svids.clone(),

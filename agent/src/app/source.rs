@@ -23,6 +23,7 @@ use lark_discovery::Discovery;
 use lark_identity::{SvidState, SvidStore};
 use tokio::sync::watch;
 
+use super::accept::Seats;
 use super::drain::Drains;
 use super::logs::Logs;
 use crate::admin::Source;
@@ -34,7 +35,7 @@ pub(super) struct AgentSource {
     node: Arc<str>,
     ca_url: String,
     long_stream: u64,
-    workers: usize,
+    seats: Seats,
     records: String,
     started: Instant,
     discovery: Discovery,
@@ -65,7 +66,7 @@ impl AgentSource {
     pub(super) fn new(
         args: &AgentArgs,
         node: Arc<str>,
-        workers: usize,
+        seats: Seats,
         records: String,
         discovery: Discovery,
         svids: SvidStore,
@@ -84,7 +85,7 @@ impl AgentSource {
             node,
             ca_url: args.ca_url.clone(),
             long_stream: args.long_stream,
-            workers,
+            seats,
             records,
             started: Instant::now(),
             discovery,
@@ -162,7 +163,7 @@ impl Source for AgentSource {
             trust_domain: snapshot.mesh.trust_domain.to_string(),
             ready: self.ready(),
             uptime_seconds: self.started.elapsed().as_secs(),
-            workers: self.workers,
+            workers: self.accepted().len(),
             records: self.records.clone(),
             discovery_generation: snapshot.generation,
             discovery_error: self.discovery.health.borrow().error.clone(),
@@ -458,6 +459,11 @@ impl AgentSource {
     pub(super) fn clock_skew(&self) -> Option<f64> {
         #[expect(clippy::cast_precision_loss, reason = "no clock is wrong by more than 2^53 seconds")]
         self.svids.clock_skew().map(|seconds| seconds as f64)
+    }
+
+    /// How many accepted tunnels each worker carries.
+    pub(super) fn accepted(&self) -> Vec<usize> {
+        self.seats.taken()
     }
 
     /// Age of the heartbeat in seconds.

@@ -1,7 +1,7 @@
 //! Workers: a thread each with a runtime of its own, its own tunnels and its own listeners in every pod.
 
 use std::collections::HashMap;
-use std::net::{SocketAddr, TcpListener as StdListener};
+use std::net::TcpListener as StdListener;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,12 +11,13 @@ use lark_bpf::{Accepted, Claims, Kernel};
 use lark_core::identity::TrustDomain;
 use lark_core::snapshot::Snapshot;
 use lark_identity::SvidStore;
-use lark_tunnel::{Acceptor, Dialer, PodSocketListener, TunnelSettings};
+use lark_tunnel::{Acceptor, Dialer, PodSocketListener, Proved, TunnelSettings};
 use tokio::net::TcpListener;
 use tokio::runtime::LocalOptions;
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
+use super::accept::{Accepting, Seat, Seats, accept};
 use super::heartbeat::{self, Pulse, Watched};
 use crate::capture::{Pod, PodListener, Pods, ToWorker};
 use crate::deliver::Dial;
@@ -39,8 +40,11 @@ pub(super) struct Shared {
     pub(super) spin: Duration,
 }
 
-enum Message {
+/// What a worker is told.
+pub(super) enum Message {
     Accept(StdListener),
+    /// Another worker made the handshake.
+    Carry(Box<Proved>, Seat),
     Drain,
     Listen(Arc<Pod>, StdListener),
     Unlisten(Arc<str>),
@@ -50,6 +54,7 @@ enum Message {
 pub(super) struct Workers {
     senders: Vec<mpsc::UnboundedSender<Message>>,
     pulses: Vec<Pulse>,
+    seats: Seats,
 }
 
 /// Hands listeners to workers.
@@ -72,9 +77,9 @@ impl ToWorker for Sender {
 
 impl Workers {
     pub(super) fn start(count: usize, kernel: &Kernel, shared: &Shared) -> anyhow::Result<Self> {
-        let mut workers = Self { senders: Vec::new(), pulses: Vec::new() };
-        for number in 0..count {
-            let (sender, messages) = mpsc::unbounded_channel();
+        let (senders, receivers): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::unbounded_channel()).unzip();
+        let mut workers = Self { senders, pulses: Vec::new(), seats: Seats::new(count) };
+        for (number, messages) in receivers.into_iter().enumerate() {
             let pulse = Pulse::default();
             let parts = Parts {
                 shared: shared.clone(),
@@ -82,6 +87,9 @@ impl Workers {
                 claims: kernel.claims()?,
                 messages,
                 pulse: pulse.clone(),
+                number,
+                seats: workers.seats.clone(),
+                others: workers.senders.iter().map(mpsc::UnboundedSender::downgrade).collect(),
             };
             std::thread::Builder::new()
                 .name(format!("lark-worker-{number}"))
@@ -91,10 +99,14 @@ impl Workers {
                     }
                 })
                 .context("a worker thread cannot be started")?;
-            workers.senders.push(sender);
             workers.pulses.push(pulse);
         }
         Ok(workers)
+    }
+
+    /// How many accepted tunnels each carries.
+    pub(super) fn seats(&self) -> Seats {
+        self.seats.clone()
     }
 
     pub(super) fn sender(&self) -> Sender {
@@ -132,6 +144,10 @@ struct Parts {
     claims: Claims,
     messages: mpsc::UnboundedReceiver<Message>,
     pulse: Pulse,
+    number: usize,
+    seats: Seats,
+    /// All workers, this one too.
+    others: Vec<mpsc::WeakUnboundedSender<Message>>,
 }
 
 fn work(parts: Parts) -> anyhow::Result<()> {
@@ -141,7 +157,7 @@ fn work(parts: Parts) -> anyhow::Result<()> {
 }
 
 async fn run(parts: Parts) -> anyhow::Result<()> {
-    let Parts { shared, accepted, claims, mut messages, pulse } = parts;
+    let Parts { shared, accepted, claims, mut messages, pulse, number, seats, others } = parts;
     tokio::task::spawn_local(heartbeat::turn(pulse));
     let watcher: Rc<dyn lark_tunnel::Observer> = Rc::new(Tunnels(shared.observer.clone()));
     let dial = Rc::new(Dial::new(claims));
@@ -181,6 +197,14 @@ async fn run(parts: Parts) -> anyhow::Result<()> {
         shared.settings.clone(),
         watcher,
     );
+    let accepting = Rc::new(Accepting {
+        worker: number,
+        acceptor,
+        inbound,
+        observer: shared.observer.clone(),
+        seats,
+        workers: others,
+    });
     let mut tunnels: Option<AbortHandle> = None;
     // The kernel's number of a pod, and its listeners' tasks.
     let mut listening: HashMap<Arc<str>, (u32, Vec<AbortHandle>)> = HashMap::new();
@@ -188,17 +212,16 @@ async fn run(parts: Parts) -> anyhow::Result<()> {
         match message {
             Message::Accept(listener) => {
                 let listener = TcpListener::from_std(listener)?;
-                let task = tokio::task::spawn_local(accept_tunnels(
-                    listener,
-                    acceptor.clone(),
-                    inbound.clone(),
-                    shared.observer.clone(),
-                ));
+                let task = tokio::task::spawn_local(accept_tunnels(listener, accepting.clone()));
                 tunnels = Some(task.abort_handle());
+            }
+            Message::Carry(proved, seat) => {
+                let accepting = accepting.clone();
+                tokio::task::spawn_local(async move { accepting.carry(*proved, seat).await });
             }
             Message::Drain => {
                 tunnels.iter().for_each(AbortHandle::abort);
-                acceptor.drain();
+                accepting.acceptor.drain();
                 outbound.dialer.drain();
             }
             Message::Listen(pod, socket) => {
@@ -231,42 +254,14 @@ async fn accept_pod(listener: TcpListener, pod: Arc<Pod>, outbound: Rc<Outbound>
     .await;
 }
 
-async fn accept_tunnels(
-    listener: TcpListener,
-    acceptor: Acceptor,
-    inbound: Rc<dyn lark_tunnel::Deliver>,
-    observer: Observer,
-) {
+async fn accept_tunnels(listener: TcpListener, accepting: Rc<Accepting>) {
     accept(
         async || listener.accept().await,
         "tunnels",
         |socket, peer| {
-            let (acceptor, inbound, observer) = (acceptor.clone(), inbound.clone(), observer.clone());
-            tokio::task::spawn_local(async move {
-                if let Err(error) = acceptor.serve(socket, peer, inbound).await
-                    && let Some(left_out) = observer.line()
-                {
-                    tracing::warn!(reason = %error.reason(), cause = error.cause().label(), %error, left_out, "no tunnel");
-                }
-            });
+            let accepting = accepting.clone();
+            tokio::task::spawn_local(async move { accepting.serve(socket, peer).await });
         },
     )
     .await;
-}
-
-/// Accepts for ever; an error (descriptors exhausted, most of all) is waited out.
-async fn accept<S>(
-    next: impl AsyncFn() -> std::io::Result<(S, SocketAddr)>,
-    of: &str,
-    mut serve: impl FnMut(S, SocketAddr),
-) {
-    loop {
-        match next().await {
-            Ok((socket, peer)) => serve(socket, peer),
-            Err(error) => {
-                tracing::warn!(of, %error, "accept failed");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        }
-    }
 }

@@ -12,6 +12,7 @@ use lark_core::identity::{SpiffeId, TrustDomain};
 use lark_core::policy::Denial;
 use lark_core::quota::{Full, Origin};
 use lark_core::reason::Reason;
+use lark_core::spread::Pair;
 use lark_identity::SvidStore;
 use lark_identity::svid::Svid;
 use lark_identity::verify::{spiffe_id, validity};
@@ -164,12 +165,38 @@ impl std::fmt::Debug for Acceptor {
     }
 }
 
-struct Proved {
+/// A connection whose handshake is done, on its way to the worker that carries the tunnel.
+#[must_use]
+pub struct Proved {
+    socket: std::net::TcpStream,
+    peer: SocketAddr,
+    origin: Origin,
     client: SpiffeId,
     server: SpiffeId,
     proof: Proof,
     finished: Finished<ServerConnectionData>,
-    permit: Permit,
+}
+
+impl Proved {
+    /// What it has in common with others that carry the same pair's traffic.
+    pub fn pair(&self) -> Pair {
+        let node = self.peer.ip().to_canonical();
+        Pair { node, client: self.client.clone(), server: self.server.clone() }
+    }
+}
+
+impl std::fmt::Debug for Proved {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Proved").field("pair", &self.pair()).finish_non_exhaustive()
+    }
+}
+
+/// What a handshake has proved.
+struct Shown {
+    client: SpiffeId,
+    server: SpiffeId,
+    proof: Proof,
+    finished: Finished<ServerConnectionData>,
 }
 
 impl Acceptor {
@@ -198,17 +225,26 @@ impl Acceptor {
         self.0.load.tunnels()
     }
 
-    /// Serves one accepted connection until its end. Dropping the future closes the tunnel and resets
-    /// its streams' sockets.
+    /// Serves one accepted connection until its end, all of it on this worker: [`Self::accept`], then
+    /// [`Self::carry`].
     ///
     /// # Errors
-    /// When it became no tunnel, or the tunnel was lost; its streams were told.
+    /// Theirs.
     pub async fn serve(
         &self,
         socket: TcpStream,
         peer: SocketAddr,
         deliver: Rc<dyn Deliver>,
     ) -> Result<(), ServeError> {
+        let proved = self.accept(socket, peer).await?;
+        self.carry(proved, deliver).await
+    }
+
+    /// Makes the handshake of one accepted connection. What comes of it may be carried by any worker.
+    ///
+    /// # Errors
+    /// When it becomes no tunnel.
+    pub async fn accept(&self, socket: TcpStream, peer: SocketAddr) -> Result<Proved, ServeError> {
         let inner = &self.0;
         set_nodelay(&socket);
         if let Some(congestion) = &inner.settings.congestion {
@@ -220,9 +256,23 @@ impl Acceptor {
         let result = self.admit(&socket, peer, origin).await;
         let outcome = result.as_ref().map(|_| ()).map_err(ServeError::cause);
         inner.observer.handshake(Side::Server, outcome, began.elapsed());
-        let Proved { client, server, proof, finished, permit: _permit } = result?;
-        let records = Records::new(socket, finished, inner.settings.ktls)
-            .map_err(|why| ServeError::Handshake { peer, why: why.into() })?;
+        let Shown { client, server, proof, finished } = result?;
+        let socket = socket.into_std().map_err(|why| ServeError::Handshake { peer, why: why.into() })?;
+        Ok(Proved { socket, peer, origin, client, server, proof, finished })
+    }
+
+    /// Carries a tunnel until its end. Dropping the future closes it and resets its streams' sockets.
+    ///
+    /// # Errors
+    /// When this worker has as many tunnels as it takes, or the tunnel was lost; its streams were told.
+    pub async fn carry(&self, proved: Proved, deliver: Rc<dyn Deliver>) -> Result<(), ServeError> {
+        let inner = &self.0;
+        let Proved { socket, peer, origin, client, server, proof, finished } = proved;
+        let _tunnel = self.tunnel(peer, origin)?;
+        let records = TcpStream::from_std(socket)
+            .map_err(HandshakeError::from)
+            .and_then(|socket| Ok(Records::new(socket, finished, inner.settings.ktls)?))
+            .map_err(|why| ServeError::Handshake { peer, why })?;
         let terms =
             Terms { settings: inner.settings.clone(), proof: Rc::new(proof), held: inner.load.held(origin) };
         let accepting = Accepting {
@@ -247,24 +297,24 @@ impl Acceptor {
         }
     }
 
-    async fn admit(
-        &self,
-        socket: &TcpStream,
-        peer: SocketAddr,
-        origin: Origin,
-    ) -> Result<Proved, ServeError> {
-        let load = &self.0.load;
-        let too_many = |what| move |full| ServeError::TooMany { peer, what, full };
-        let _handshake = load.handshake(origin).map_err(too_many("handshakes"))?;
-        let permit = load.tunnel(origin).map_err(too_many("tunnels"))?;
+    fn tunnel(&self, peer: SocketAddr, origin: Origin) -> Result<Permit, ServeError> {
+        let too_many = |full| ServeError::TooMany { peer, what: "tunnels", full };
+        self.0.load.tunnel(origin).map_err(too_many)
+    }
+
+    async fn admit(&self, socket: &TcpStream, peer: SocketAddr, origin: Origin) -> Result<Shown, ServeError> {
+        let too_many = |full| ServeError::TooMany { peer, what: "handshakes", full };
+        let _handshake = self.0.load.handshake(origin).map_err(too_many)?;
+        // For as long as the handshake takes; whoever carries the tunnel counts it anew.
+        let _tunnel = self.tunnel(peer, origin)?;
         let limit = self.0.settings.handshake_timeout;
-        tokio::time::timeout(limit, self.handshake(socket, permit))
+        tokio::time::timeout(limit, self.handshake(socket))
             .await
             .map_err(|_| ServeError::TimedOut { peer, limit })?
             .map_err(|why| ServeError::Handshake { peer, why })
     }
 
-    async fn handshake(&self, socket: &TcpStream, permit: Permit) -> Result<Proved, HandshakeError> {
+    async fn handshake(&self, socket: &TcpStream) -> Result<Shown, HandshakeError> {
         let inner = &self.0;
         let (name, received) = read_hello(socket).await?;
         let own = match self.own(&name).await {
@@ -284,7 +334,7 @@ impl Acceptor {
         let client = spiffe_id(&finished.leaf).map_err(HandshakeError::Certificate)?;
         let (_, not_after, _) = validity(&finished.leaf).map_err(HandshakeError::Certificate)?;
         let proof = Proof::new(inner.svids.clone(), not_after.min(own.not_after), bundle);
-        Ok(Proved { client, server: own.id.clone(), proof, finished, permit })
+        Ok(Shown { client, server: own.id.clone(), proof, finished })
     }
 
     /// The certificate that a server name stands for. A workload may be on its way here: discovery and

@@ -1,8 +1,8 @@
 //! Workload mTLS between two agents, and the bytes of local connections.
 //!
 //! A tunnel is one TLS 1.3 connection under a pair of workload identities; many streams share it.
-//! Everything here lives on one worker thread: a worker has its own tunnels, and no lock lies on the
-//! way of a byte.
+//! A tunnel lives on one worker thread: a worker has its own tunnels, and no lock lies on the way of a
+//! byte. Only between its handshake and its first stream may an accepted one change the worker.
 
 #![forbid(unsafe_code)]
 
@@ -51,7 +51,7 @@ pub mod tls;
 /// What passes on one connection: counted and recognised.
 mod traffic;
 
-pub use acceptor::{Acceptor, Deliver, Delivery, Inbound, LocalIdentities, ServeError};
+pub use acceptor::{Acceptor, Deliver, Delivery, Inbound, LocalIdentities, Proved, ServeError};
 pub use dialer::{Carrying, Dialer};
 pub use ended::{End, Ended, Refusal};
 pub use engine::TunnelError;

@@ -1,0 +1,145 @@
+//! Which worker carries an accepted tunnel.
+//!
+//! Each worker of the dialling agent has a tunnel of its own for a pair of workloads, so that as many cores as
+//! there are workers encrypt what the pair exchanges. Which worker of the accepting agent takes a connection from
+//! the listener is chance: where all tunnels of a pair came to one, it carried alone what the others had sent
+//! together, its queue was full and small messages waited behind bulk.
+//!
+//! Invariants:
+//! - A tunnel goes to a worker that has no more of its pair's tunnels than any other, and of those to one that
+//!   has the fewest of all.
+//! - A pair without tunnels costs nothing.
+
+use std::net::IpAddr;
+
+use hashbrown::HashMap;
+
+use crate::identity::SpiffeId;
+
+/// What the tunnels have in common that carry the traffic of two workloads.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Pair {
+    /// The address that the tunnel comes from: the other agent's node.
+    pub node: IpAddr,
+    /// Whom it proved.
+    pub client: SpiffeId,
+    /// Whom we proved.
+    pub server: SpiffeId,
+}
+
+/// The accepted tunnels of all workers.
+#[derive(Debug)]
+pub struct Spread {
+    /// How many each worker has.
+    tunnels: Box<[usize]>,
+    /// The workers that have a pair's, once for each.
+    pairs: HashMap<Pair, Vec<usize>>,
+}
+
+impl Spread {
+    /// That many workers, without a tunnel.
+    pub fn new(workers: usize) -> Self {
+        Self { tunnels: vec![0; workers].into(), pairs: HashMap::new() }
+    }
+
+    /// The worker that the next tunnel of `pair` goes to: `here`, which accepted it, if it is as good as any.
+    pub fn take(&mut self, pair: &Pair, here: usize) -> usize {
+        let taken = self.pairs.entry_ref(pair).or_default();
+        let of_pair = |worker: usize| taken.iter().filter(|other| **other == worker).count();
+        let workers = self.tunnels.iter().enumerate();
+        let best = workers.min_by_key(|(worker, tunnels)| (of_pair(*worker), **tunnels, *worker != here));
+        let worker = best.map_or(here, |(worker, _)| worker);
+        taken.push(worker);
+        if let Some(tunnels) = self.tunnels.get_mut(worker) {
+            *tunnels += 1;
+        }
+        worker
+    }
+
+    /// A tunnel of `pair` on that worker is over.
+    pub fn give(&mut self, pair: &Pair, worker: usize) {
+        let Some(taken) = self.pairs.get_mut(pair) else { return };
+        let Some(place) = taken.iter().position(|other| *other == worker) else { return };
+        taken.swap_remove(place);
+        if taken.is_empty() {
+            self.pairs.remove(pair);
+        }
+        if let Some(tunnels) = self.tunnels.get_mut(worker) {
+            *tunnels -= 1;
+        }
+    }
+
+    /// How many each worker has.
+    pub fn tunnels(&self) -> &[usize] {
+        &self.tunnels
+    }
+}
+
+impl From<&Pair> for Pair {
+    fn from(pair: &Pair) -> Self {
+        pair.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn pair(number: u8) -> Pair {
+        let id = |account: &str| -> SpiffeId {
+            format!("spiffe://cluster.local/ns/shop/sa/{account}").parse().unwrap()
+        };
+        Pair {
+            node: [192, 168, 0, number / 2].into(),
+            client: id("web"),
+            server: id(if number.is_multiple_of(2) { "db" } else { "cache" }),
+        }
+    }
+
+    #[test]
+    fn one_worker_that_accepts_everything_keeps_its_share() {
+        let mut spread = Spread::new(4);
+        let taken: Vec<usize> = (0..4).map(|_| spread.take(&pair(0), 2)).collect();
+        assert_eq!(taken.first(), Some(&2), "what is as good here as anywhere stays");
+        assert_eq!(spread.tunnels(), [1; 4]);
+        // The pair comes first: another one's tunnels begin where there are the fewest in all.
+        spread.give(&pair(0), 3);
+        assert_eq!(spread.take(&pair(1), 2), 3);
+        assert_eq!(spread.take(&pair(0), 2), 3);
+        assert_eq!(spread.tunnels(), [1, 1, 1, 2]);
+    }
+
+    proptest! {
+        #[test]
+        fn no_worker_has_more_of_a_pair_than_its_share_and_nothing_is_forgotten(
+            workers in 1_usize..9, events in prop::collection::vec((0_u8..6, 0_usize..8, any::<bool>()), 1..200),
+        ) {
+            let mut spread = Spread::new(workers);
+            let mut open: Vec<(u8, usize)> = Vec::new();
+            for (number, here, opens) in events {
+                if opens {
+                    let of_pair = |worker| open.iter().filter(|tunnel| **tunnel == (number, worker)).count();
+                    let fewest = (0..workers).map(of_pair).min();
+                    let in_all = |worker| open.iter().filter(|(_, other)| *other == worker).count();
+                    let good = |worker: &usize| Some(of_pair(*worker)) == fewest;
+                    let least = (0..workers).filter(good).map(in_all).min();
+                    let worker = spread.take(&pair(number), here % workers);
+                    prop_assert!(good(&worker) && Some(in_all(worker)) == least);
+                    open.push((number, worker));
+                } else if !open.is_empty() {
+                    let (number, worker) = open.swap_remove(here % open.len());
+                    spread.give(&pair(number), worker);
+                }
+                for (worker, tunnels) in spread.tunnels().iter().enumerate() {
+                    prop_assert_eq!(*tunnels, open.iter().filter(|(_, other)| *other == worker).count());
+                }
+            }
+            for (number, worker) in open {
+                spread.give(&pair(number), worker);
+            }
+            prop_assert!(spread.pairs.is_empty() && spread.tunnels().iter().all(|tunnels| *tunnels == 0));
+        }
+    }
+}
