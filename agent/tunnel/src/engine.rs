@@ -127,6 +127,8 @@ pub(crate) struct Engine {
     rest: Vec<u8>,
     /// Where the received bytes are, for what need not be read.
     place: splice::Place,
+    /// Bytes received and sent since others of the worker had their turn.
+    moved: usize,
     dials: FuturesUnordered<Dial>,
     held: Held,
     proof: Rc<Proof>,
@@ -222,6 +224,7 @@ impl Engine {
             queue: VecDeque::new(),
             rest: Vec::new(),
             place: splice::Place::Unknown,
+            moved: 0,
             dials: FuturesUnordered::new(),
             held,
             proof,

@@ -126,6 +126,7 @@ impl Engine {
     /// Sends `count` bytes that lie in the frame behind the room for its header.
     fn send(&mut self, number: u32, mut frame: Vec<u8>, count: usize) -> Result<bool, ServeError> {
         let Some(stream) = self.streams.get(&number) else { return Ok(false) };
+        self.moved += count;
         if let Some(room) = frame.first_chunk_mut() {
             *room = self.h2.data_header(stream.id, count, false);
         }

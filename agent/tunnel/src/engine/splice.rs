@@ -67,6 +67,7 @@ impl Engine {
             Poll::Ready(Ok(Spliced::NotData)) => None,
             Poll::Ready(Ok(Spliced::Bytes)) => {
                 self.heard = Instant::now();
+                self.moved += pipe.holds();
                 let end = self.h2.passed(pipe.holds());
                 self.place = if pipe.holds() < left { Place::Inside } else { Place::Behind };
                 self.give(id, pipe);
@@ -94,6 +95,7 @@ impl Engine {
         if count == 0 {
             return Ok(None);
         }
+        self.moved += count;
         // It is not known whether that was all.
         stream.waker.push();
         let header = self.h2.data_header(stream.id, count, false);
