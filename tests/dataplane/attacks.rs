@@ -21,7 +21,7 @@ use rustls::sign::CertifiedKey;
 use serde_json::json;
 use tokio::runtime::Runtime;
 
-use crate::house::House;
+use crate::house::{House, metric};
 
 /// What no application may be told.
 const CANARY: &str = "GET /canary";
@@ -63,13 +63,6 @@ fn listeners(pod: &Pod) -> Vec<u16> {
     let ports =
         said.lines().filter_map(|line| line.split_whitespace().nth(3)?.rsplit_once(':')?.1.parse().ok());
     ports.collect()
-}
-
-fn metric(house: &House, series: &str) -> u64 {
-    let url = format!("http://{}:15020/metrics", house.nodes.1.ip);
-    let text = house.nodes.1.place.run("curl", &["-sS", "--max-time", "10", &url]).unwrap();
-    let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
-    line.unwrap_or_else(|| panic!("no series {series}")).parse().unwrap()
 }
 
 #[test]

@@ -91,6 +91,14 @@ impl House {
     }
 }
 
+/// A metric of the second node's agent.
+pub(crate) fn metric(house: &House, series: &str) -> u64 {
+    let url = format!("http://{}:15020/metrics", house.nodes.1.ip);
+    let text = house.nodes.1.place.run("curl", &["-sS", "--max-time", "10", &url]).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("no series {series}")).parse().unwrap()
+}
+
 /// Connects, waits for a byte or the end, and says what came.
 const FATE: &str = r"
 import socket, sys

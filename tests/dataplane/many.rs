@@ -9,7 +9,7 @@ use lark_abi::{DestinationKey, DestinationValue, Flow, PodEntry, Tuple};
 use lark_testbed::{Agent, Nginx, Record, Redis, eventually};
 use serde_json::Value;
 
-use crate::house::House;
+use crate::house::{House, metric};
 
 /// What an agent holds; equal before and after.
 fn held(agent: &Agent) -> (usize, u64, u64, u64) {
@@ -70,6 +70,22 @@ fn two_hundred_thousand_short_connections_leave_nothing_behind() {
         assert!(memory_after < memory_before + 16 * 1024, "memory: {memory_before} then {memory_after} KiB");
     }
     assert_eq!(denied(&house.one), 0, "connections were refused");
+}
+
+#[test]
+fn tunnels_of_a_pair_are_spread_over_the_workers_that_accept_them() {
+    let house = House::captured_with(&["--workers", "4"]);
+    let _nginx = Nginx::start(&house.bed, &house.server).unwrap();
+    let url = format!("http://{}:8080/", house.server.ip);
+    for pod in [&house.client, &house.neighbour] {
+        // A connection each; every worker of the dialling agent gets some.
+        let mut curl = vec!["-sS", "--max-time", "20", "-H", "Connection: close", "-o", "/dev/null"];
+        curl.extend([url.as_str(); 100]);
+        pod.place.run("curl", &curl).unwrap_or_else(|e| panic!("{e:#}\n{}", house.logs()));
+    }
+    // Two pairs, four tunnels of each: wherever each was accepted, no worker has two of a pair.
+    let of = |worker| metric(&house, &format!("lark_tunnel_accepted{{worker=\"{worker}\"}}"));
+    assert_eq!([0, 1, 2, 3].map(of), [2; 4]);
 }
 
 const THOUSAND: &str = r"

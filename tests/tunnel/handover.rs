@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use lark_core::reason::Reason;
+use lark_core::spread::Pair;
 use lark_testbed::hostile::{END, frame, kind};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection};
@@ -14,7 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::ends::{
-    Client, Node, Seen, World, config, echo, echoes, id, on_worker, quick, to, until, watched,
+    Client, Node, Seen, World, acceptor, config, echo, echoes, id, on_worker, quick, to, until, watched,
 };
 
 /// A client that says what it likes, when it likes.
@@ -119,6 +120,44 @@ fn frames_that_come_with_the_last_flight_are_taken() {
         client.socket.write_all(&cut[9..]).await.unwrap();
         heard(&mut client, b"cut here").await;
         assert_eq!((seen.handshakes(), seen.failures()), (1, 0));
+    });
+}
+
+#[test]
+fn another_worker_carries_what_one_has_accepted_with_what_came_behind_the_last_flight() {
+    on_worker(async {
+        let world = World::new();
+        let application = echo().await;
+        let (accepted, mut proved) = tokio::sync::mpsc::unbounded_channel();
+        let (ours, theirs) = (world.store(&["db"]), world.store(&["db"]));
+        let other = std::thread::spawn(move || {
+            on_worker(async move {
+                // It ends by the peer's leaving, in whichever way.
+                let _ = acceptor(theirs, quick()).carry(proved.recv().await.unwrap(), to(application)).await;
+            });
+        });
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::task::spawn_local(async move {
+            let (socket, peer) = listener.accept().await.unwrap();
+            let proved = acceptor(ours, quick()).accept(socket, peer).await.unwrap();
+            let pair = Pair { node: peer.ip(), client: id("web"), server: id("db") };
+            assert_eq!(proved.pair(), pair);
+            accepted.send(proved).unwrap();
+        });
+        let mut client = Slow::new(&world, address).await;
+        client.shakes_hands().await;
+        client.says_hello(b"together");
+        let mut together = client.waiting();
+        client.says(&frame(kind::PING, 0, 0, b"cut here"));
+        let cut = client.waiting();
+        together.extend_from_slice(&cut[..9]);
+        client.socket.write_all(&together).await.unwrap();
+        heard(&mut client, b"together").await;
+        client.socket.write_all(&cut[9..]).await.unwrap();
+        heard(&mut client, b"cut here").await;
+        drop(client);
+        tokio::task::spawn_blocking(move || other.join().unwrap()).await.unwrap();
     });
 }
 
