@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use lark_testbed::{Load, Record, Running, eventually};
+use lark_testbed::{Agent, Load, Nginx, Record, Running, eventually};
 
-use crate::house::{House, fate};
+use crate::house::{House, fate, metric};
 
 /// Stops one thread of a process, until this is killed: then it runs again. Arguments: process, thread's name.
 const STOP_THREAD: &str = r"
@@ -20,10 +20,10 @@ print('stopped', flush=True)
 time.sleep(600)
 ";
 
-/// Stops that thread of node one's agent, until the returned program is killed.
-fn stop_thread(house: &House, name: &str) -> Running {
+/// Stops that thread of an agent, until the returned program is killed.
+fn stop_thread(house: &House, agent: &Agent, name: &str) -> Running {
     let mut stop = house.nodes.0.place.command("python3");
-    stop.args(["-c", STOP_THREAD, &house.one.process.pid().to_string(), name]);
+    stop.args(["-c", STOP_THREAD, &agent.process.pid().to_string(), name]);
     let stop = house.nodes.0.place.start(stop, &house.bed.directory().join("stop.log")).unwrap();
     eventually(Duration::from_secs(20), "the thread is stopped", || Ok(stop.log().contains("stopped")))
         .unwrap_or_else(|e| panic!("{e:#}\n{}", stop.log()));
@@ -43,7 +43,7 @@ fn a_stopped_agent_counts_as_dead_and_what_it_carries_goes_on_when_it_does() {
     let traffic = house.traffic(Load { short: 0, ..Load::default() });
     house.one.process.signal("STOP");
     record.injected(1);
-    let nginx = lark_testbed::Nginx::start(&house.bed, &house.server).unwrap();
+    let nginx = Nginx::start(&house.bed, &house.server).unwrap();
     let url = format!("http://{}:8080/who", house.server.ip);
     // In the first two seconds connects are accepted by the kernel, and answered by nobody.
     eventually(Duration::from_secs(30), "connects are left alone", || {
@@ -67,7 +67,7 @@ fn a_stuck_worker_counts_as_a_dead_agent_and_is_said() {
     let house = House::captured_with(&["--keepalive", "600"]);
     let _echo = house.echo();
     let traffic = house.traffic(Load { short: 0, ..Load::default() });
-    let mut stop = stop_thread(&house, "lark-worker-0");
+    let mut stop = stop_thread(&house, &house.one, "lark-worker-0");
     record.injected(1);
     eventually(Duration::from_secs(20), "connects are left alone", || {
         house
@@ -106,7 +106,7 @@ fn a_stuck_control_runtime_is_said_and_carries_on() {
     let _echo = house.echo();
     let traffic = house.traffic(Load::default());
     let before = (traffic.seen().unwrap(), untouched(&house));
-    let mut stop = stop_thread(&house, "lark");
+    let mut stop = stop_thread(&house, &house.one, "lark");
     record.injected(1);
     // Nobody answers on the admin socket meanwhile: the log is the heartbeat thread's.
     eventually(Duration::from_secs(20), "it is said", || {
@@ -125,4 +125,23 @@ fn a_stuck_control_runtime_is_said_and_carries_on() {
     assert_eq!(seen.failed(), 0, "{seen:?}");
     record.traffic(seen);
     record.write("said as control; open and new connections as before").unwrap();
+}
+
+#[test]
+fn a_stuck_worker_is_given_no_tunnel_that_another_has_accepted() {
+    let house = House::captured_with(&["--workers", "4", "--keepalive", "600"]);
+    let _nginx = Nginx::start(&house.bed, &house.server).unwrap();
+    let stop = stop_thread(&house, &house.two, "lark-worker-0");
+    eventually(Duration::from_secs(20), "it is seen to be stuck", || {
+        Ok(house.two.process.log().contains("does not turn"))
+    })
+    .unwrap_or_else(|e| panic!("{e:#}\n{}", house.logs()));
+    // Every worker of the dialling agent gets some, and opens a tunnel.
+    for _ in 0..40 {
+        house.curl(&format!("http://{}:8080/", house.server.ip));
+    }
+    let of = |worker| metric(&house, &format!("lark_tunnel_accepted{{worker=\"{worker}\"}}"));
+    let tunnels = [0, 1, 2, 3].map(of);
+    assert_eq!((tunnels[0], tunnels.iter().sum()), (0, 4), "{tunnels:?}");
+    drop(stop);
 }

@@ -132,18 +132,25 @@ fn another_worker_carries_what_one_has_accepted_with_what_came_behind_the_last_f
         let (ours, theirs) = (world.store(&["db"]), world.store(&["db"]));
         let other = std::thread::spawn(move || {
             on_worker(async move {
-                // It ends by the peer's leaving, in whichever way.
-                let _ = acceptor(theirs, quick()).carry(proved.recv().await.unwrap(), to(application)).await;
+                let acceptor = acceptor(theirs, quick());
+                while let Some(proved) = proved.recv().await {
+                    let (acceptor, deliver) = (acceptor.clone(), to(application));
+                    // It ends by the peer's leaving, in whichever way.
+                    tokio::task::spawn_local(async move { acceptor.carry(proved, deliver).await });
+                }
             });
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        tokio::task::spawn_local(async move {
-            let (socket, peer) = listener.accept().await.unwrap();
-            let proved = acceptor(ours, quick()).accept(socket, peer).await.unwrap();
-            let pair = Pair { node: peer.ip(), client: id("web"), server: id("db") };
-            assert_eq!(proved.pair(), pair);
-            accepted.send(proved).unwrap();
+        let accepting = tokio::task::spawn_local(async move {
+            let acceptor = acceptor(ours, quick());
+            loop {
+                let (socket, peer) = listener.accept().await.unwrap();
+                let proved = acceptor.accept(socket, peer).await.unwrap();
+                let pair = Pair { node: peer.ip(), client: id("web"), server: id("db") };
+                assert_eq!(proved.pair(), pair);
+                accepted.send(proved).unwrap();
+            }
         });
         let mut client = Slow::new(&world, address).await;
         client.shakes_hands().await;
@@ -156,7 +163,12 @@ fn another_worker_carries_what_one_has_accepted_with_what_came_behind_the_last_f
         heard(&mut client, b"together").await;
         client.socket.write_all(&cut[9..]).await.unwrap();
         heard(&mut client, b"cut here").await;
-        drop(client);
+        // And streams.
+        let dialling = Client::new(world.store(&["web"]), address, quick()).await;
+        let (mut application, ..) = dialling.connect().await;
+        echoes(&mut application).await;
+        accepting.abort();
+        let _ = accepting.await;
         tokio::task::spawn_blocking(move || other.join().unwrap()).await.unwrap();
     });
 }

@@ -6,8 +6,8 @@
 //! together, its queue was full and small messages waited behind bulk.
 //!
 //! Invariants:
-//! - A tunnel goes to a worker that has no more of its pair's tunnels than any other, and of those to one that
-//!   has the fewest of all.
+//! - Of the workers that take tunnels one goes to that which has the fewest of its pair, and of those to one that
+//!   has the fewest in all.
 //! - A pair without tunnels costs nothing.
 
 use std::net::IpAddr;
@@ -30,10 +30,10 @@ pub struct Pair {
 /// The accepted tunnels of all workers.
 #[derive(Debug)]
 pub struct Spread {
-    /// How many each worker has.
+    /// How many each has.
     tunnels: Box<[usize]>,
-    /// The workers that have a pair's, once for each.
-    pairs: HashMap<Pair, Vec<usize>>,
+    /// How many of a pair's each has.
+    pairs: HashMap<Pair, Box<[usize]>>,
 }
 
 impl Spread {
@@ -42,26 +42,28 @@ impl Spread {
         Self { tunnels: vec![0; workers].into(), pairs: HashMap::new() }
     }
 
-    /// The worker that the next tunnel of `pair` goes to: `here`, which accepted it, if it is as good as any.
-    pub fn take(&mut self, pair: &Pair, here: usize) -> usize {
-        let taken = self.pairs.entry_ref(pair).or_default();
-        let of_pair = |worker: usize| taken.iter().filter(|other| **other == worker).count();
-        let workers = self.tunnels.iter().enumerate();
-        let best = workers.min_by_key(|(worker, tunnels)| (of_pair(*worker), **tunnels, *worker != here));
+    /// The worker that the next tunnel of `pair` goes to, of those that `takes` says take one: `here`, which accepted
+    /// it and always does, if it is as good as any.
+    pub fn take(&mut self, pair: &Pair, here: usize, takes: impl Fn(usize) -> bool) -> usize {
+        let of_pair = self.pairs.entry_ref(pair).or_insert_with(|| vec![0; self.tunnels.len()].into());
+        let workers = of_pair.iter().zip(&self.tunnels).enumerate();
+        let taking = workers.filter(|(worker, _)| *worker == here || takes(*worker));
+        let best = taking.min_by_key(|(worker, (of_pair, all))| (**of_pair, **all, *worker != here));
         let worker = best.map_or(here, |(worker, _)| worker);
-        taken.push(worker);
-        if let Some(tunnels) = self.tunnels.get_mut(worker) {
-            *tunnels += 1;
+        for counts in [of_pair, &mut self.tunnels] {
+            if let Some(count) = counts.get_mut(worker) {
+                *count += 1;
+            }
         }
         worker
     }
 
     /// A tunnel of `pair` on that worker is over.
     pub fn give(&mut self, pair: &Pair, worker: usize) {
-        let Some(taken) = self.pairs.get_mut(pair) else { return };
-        let Some(place) = taken.iter().position(|other| *other == worker) else { return };
-        taken.swap_remove(place);
-        if taken.is_empty() {
+        let Some(of_pair) = self.pairs.get_mut(pair) else { return };
+        let Some(own @ 1..) = of_pair.get_mut(worker) else { return };
+        *own -= 1;
+        if of_pair.iter().all(|count| *count == 0) {
             self.pairs.remove(pair);
         }
         if let Some(tunnels) = self.tunnels.get_mut(worker) {
@@ -101,31 +103,39 @@ mod tests {
     #[test]
     fn one_worker_that_accepts_everything_keeps_its_share() {
         let mut spread = Spread::new(4);
-        let taken: Vec<usize> = (0..4).map(|_| spread.take(&pair(0), 2)).collect();
-        assert_eq!(taken.first(), Some(&2), "what is as good here as anywhere stays");
-        assert_eq!(spread.tunnels(), [1; 4]);
-        // The pair comes first: another one's tunnels begin where there are the fewest in all.
+        let mut take = |number, takes: &dyn Fn(usize) -> bool| spread.take(&pair(number), 2, takes);
+        assert_eq!(take(0, &|_| true), 2, "what is as good here as anywhere stays");
+        assert_eq!([(); 3].map(|()| take(0, &|_| true)), [0, 1, 3]);
+        // One that takes none has the fewest, and gets none.
         spread.give(&pair(0), 3);
-        assert_eq!(spread.take(&pair(1), 2), 3);
-        assert_eq!(spread.take(&pair(0), 2), 3);
-        assert_eq!(spread.tunnels(), [1, 1, 1, 2]);
+        assert_eq!(spread.take(&pair(1), 2, |worker| worker != 3), 2);
+        assert_eq!(spread.take(&pair(1), 2, |_| false), 2);
+        // The pair comes first, then what each has in all.
+        assert_eq!(spread.take(&pair(1), 2, |_| true), 3);
+        assert_eq!(spread.take(&pair(0), 2, |_| true), 3);
+        assert_eq!(spread.tunnels(), [1, 1, 3, 2]);
     }
 
     proptest! {
         #[test]
         fn no_worker_has_more_of_a_pair_than_its_share_and_nothing_is_forgotten(
-            workers in 1_usize..9, events in prop::collection::vec((0_u8..6, 0_usize..8, any::<bool>()), 1..200),
+            workers in 1_usize..9,
+            events in prop::collection::vec((0_u8..6, 0_usize..8, any::<u8>(), any::<bool>()), 1..200),
         ) {
             let mut spread = Spread::new(workers);
             let mut open: Vec<(u8, usize)> = Vec::new();
-            for (number, here, opens) in events {
+            for (number, here, ready, opens) in events {
                 if opens {
+                    let here = here % workers;
+                    let takes = |worker: usize| ready >> worker & 1 == 1;
+                    let taking: Vec<usize> = (0..workers).filter(|w| *w == here || takes(*w)).collect();
                     let of_pair = |worker| open.iter().filter(|tunnel| **tunnel == (number, worker)).count();
-                    let fewest = (0..workers).map(of_pair).min();
+                    let fewest = taking.iter().copied().map(of_pair).min();
                     let in_all = |worker| open.iter().filter(|(_, other)| *other == worker).count();
                     let good = |worker: &usize| Some(of_pair(*worker)) == fewest;
-                    let least = (0..workers).filter(good).map(in_all).min();
-                    let worker = spread.take(&pair(number), here % workers);
+                    let least = taking.iter().copied().filter(good).map(in_all).min();
+                    let worker = spread.take(&pair(number), here, takes);
+                    prop_assert!(taking.contains(&worker));
                     prop_assert!(good(&worker) && Some(in_all(worker)) == least);
                     open.push((number, worker));
                 } else if !open.is_empty() {

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -10,10 +11,14 @@ use lark_tunnel::{Acceptor, Proved, ServeError};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
+use super::heartbeat::Pulse;
 use super::worker::Message;
 use crate::observe::Observer;
 
-/// The accepted tunnels of all workers. Locked when one opens or closes.
+/// Most tunnels on their way to a worker. More stay where they were accepted: the worker has much to do, or is stuck.
+const CROSSING_MAX: usize = 64;
+
+/// The accepted tunnels of all workers. Locked when one opens or closes, and to be told of.
 #[derive(Debug, Clone)]
 pub(super) struct Seats(Arc<Mutex<Spread>>);
 
@@ -26,8 +31,8 @@ impl Seats {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take(&self, pair: Pair, here: usize) -> Seat {
-        let worker = self.spread().take(&pair, here);
+    fn take(&self, pair: Pair, here: usize, takes: impl Fn(usize) -> bool) -> Seat {
+        let worker = self.spread().take(&pair, here, takes);
         Seat { seats: self.clone(), pair, worker }
     }
 
@@ -50,6 +55,59 @@ impl Drop for Seat {
     }
 }
 
+/// A worker, as the others see it.
+#[derive(Clone)]
+pub(super) struct Other {
+    /// It ends when nobody else has anything for it.
+    messages: mpsc::WeakUnboundedSender<Message>,
+    pulse: Pulse,
+    crossing: Arc<AtomicUsize>,
+}
+
+impl Other {
+    pub(super) fn new(messages: &mpsc::UnboundedSender<Message>, pulse: Pulse) -> Self {
+        Self { messages: messages.downgrade(), pulse, crossing: Arc::default() }
+    }
+
+    fn takes_tunnels(&self) -> bool {
+        let ends = || self.messages.upgrade().is_none_or(|messages| messages.is_closed());
+        !self.pulse.is_stuck() && self.crossing.load(Ordering::Relaxed) < CROSSING_MAX && !ends()
+    }
+
+    /// Sends it a tunnel. Gives that back if the worker has just ended.
+    fn send(&self, mut tunnel: Arrived) -> Option<Arrived> {
+        let Some(messages) = self.messages.upgrade() else { return Some(tunnel) };
+        tunnel.crossing = Some(Crossing::new(&self.crossing));
+        match messages.send(Message::Carry(tunnel)) {
+            Err(mpsc::error::SendError(Message::Carry(tunnel))) => Some(tunnel),
+            _ => None,
+        }
+    }
+}
+
+/// Counts a tunnel that is on its way, until it is dropped.
+struct Crossing(Arc<AtomicUsize>);
+
+impl Crossing {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count.clone())
+    }
+}
+
+impl Drop for Crossing {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A tunnel whose handshake is done, with its place.
+pub(super) struct Arrived {
+    proved: Box<Proved>,
+    seat: Seat,
+    crossing: Option<Crossing>,
+}
+
 /// The accepting end of one worker.
 pub(super) struct Accepting {
     pub(super) worker: usize,
@@ -57,29 +115,35 @@ pub(super) struct Accepting {
     pub(super) inbound: Rc<dyn lark_tunnel::Deliver>,
     pub(super) observer: Observer,
     pub(super) seats: Seats,
-    /// All workers by their numbers. They end when nobody else has anything for them.
-    pub(super) workers: Vec<mpsc::WeakUnboundedSender<Message>>,
+    /// All workers by their numbers.
+    pub(super) workers: Arc<[Other]>,
 }
 
 impl Accepting {
     /// Makes the handshake here, and a tunnel where the fewest of its pair are.
     pub(super) async fn serve(&self, socket: TcpStream, peer: SocketAddr) {
         let proved = match self.acceptor.accept(socket, peer).await {
-            Ok(proved) => proved,
+            Ok(proved) => Box::new(proved),
             Err(error) => return self.tell(&error),
         };
-        let seat = self.seats.take(proved.pair(), self.worker);
+        let takes = |worker| self.workers.get(worker).is_some_and(Other::takes_tunnels);
+        let seat = self.seats.take(proved.pair(), self.worker, takes);
         let other = if seat.worker == self.worker { None } else { self.workers.get(seat.worker) };
-        match other.and_then(mpsc::WeakUnboundedSender::upgrade) {
-            // A worker that is gone takes its tunnels with it, and this one, which is then dialled again.
-            Some(sender) => drop(sender.send(Message::Carry(Box::new(proved), seat))),
-            None => self.carry(proved, seat).await,
+        let arrived = Arrived { proved, seat, crossing: None };
+        let here = match other {
+            Some(other) => other.send(arrived),
+            None => Some(arrived),
+        };
+        if let Some(arrived) = here {
+            self.carry(arrived).await;
         }
     }
 
     /// Carries a tunnel here until its end.
-    pub(super) async fn carry(&self, proved: Proved, _seat: Seat) {
-        if let Err(error) = self.acceptor.carry(proved, self.inbound.clone()).await {
+    pub(super) async fn carry(&self, arrived: Arrived) {
+        let Arrived { proved, seat: _seat, crossing } = arrived;
+        drop(crossing);
+        if let Err(error) = self.acceptor.carry(*proved, self.inbound.clone()).await {
             self.tell(&error);
         }
     }

@@ -9,8 +9,24 @@ use std::time::Duration;
 use lark_bpf::Heartbeat;
 use lark_core::constants::{HEARTBEAT_EVERY, HEARTBEAT_STALE};
 
-/// Counts up with each turn of a runtime's loop.
-pub(super) type Pulse = Arc<AtomicU64>;
+/// Of one runtime's loop.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Pulse(Arc<Beats>);
+
+#[derive(Debug, Default)]
+struct Beats {
+    /// Counts up with each turn.
+    turns: AtomicU64,
+    /// It has not moved for as long as counts.
+    stuck: AtomicBool,
+}
+
+impl Pulse {
+    /// Whether the runtime does not turn, as far as the heart has seen.
+    pub(super) fn is_stuck(&self) -> bool {
+        self.0.stuck.load(Ordering::Relaxed)
+    }
+}
 
 /// A runtime that is watched.
 pub(super) struct Watched {
@@ -23,7 +39,7 @@ pub(super) struct Watched {
 /// Beats a pulse for as long as the current runtime turns.
 pub(super) async fn turn(pulse: Pulse) {
     loop {
-        pulse.fetch_add(1, Ordering::Relaxed);
+        pulse.0.turns.fetch_add(1, Ordering::Relaxed);
         tokio::time::sleep(HEARTBEAT_EVERY / 2).await;
     }
 }
@@ -59,7 +75,7 @@ fn beat(map: &Mutex<Heartbeat>, watched: &[Watched], stopped: &AtomicBool) {
         std::thread::sleep(HEARTBEAT_EVERY);
         let mut stuck = false;
         for (watched, (last, still)) in watched.iter().zip(&mut seen) {
-            let now = watched.pulse.load(Ordering::Relaxed);
+            let now = watched.pulse.0.turns.load(Ordering::Relaxed);
             if now == *last {
                 *still += 1;
             } else {
@@ -76,6 +92,7 @@ fn beat(map: &Mutex<Heartbeat>, watched: &[Watched], stopped: &AtomicBool) {
                 };
                 tracing::error!(runtime = watched.name, then, "does not turn");
             }
+            watched.pulse.0.stuck.store(*still >= limit, Ordering::Relaxed);
             stuck |= watched.carries && *still >= limit;
         }
         let mut map = map.lock().unwrap_or_else(PoisonError::into_inner);

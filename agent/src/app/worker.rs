@@ -11,13 +11,13 @@ use lark_bpf::{Accepted, Claims, Kernel};
 use lark_core::identity::TrustDomain;
 use lark_core::snapshot::Snapshot;
 use lark_identity::SvidStore;
-use lark_tunnel::{Acceptor, Dialer, PodSocketListener, Proved, TunnelSettings};
+use lark_tunnel::{Acceptor, Dialer, PodSocketListener, TunnelSettings};
 use tokio::net::TcpListener;
 use tokio::runtime::LocalOptions;
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
-use super::accept::{Accepting, Seat, Seats, accept};
+use super::accept::{Accepting, Arrived, Other, Seats, accept};
 use super::heartbeat::{self, Pulse, Watched};
 use crate::capture::{Pod, PodListener, Pods, ToWorker};
 use crate::deliver::Dial;
@@ -44,7 +44,7 @@ pub(super) struct Shared {
 pub(super) enum Message {
     Accept(StdListener),
     /// Another worker made the handshake.
-    Carry(Box<Proved>, Seat),
+    Carry(Arrived),
     Drain,
     Listen(Arc<Pod>, StdListener),
     Unlisten(Arc<str>),
@@ -78,9 +78,11 @@ impl ToWorker for Sender {
 impl Workers {
     pub(super) fn start(count: usize, kernel: &Kernel, shared: &Shared) -> anyhow::Result<Self> {
         let (senders, receivers): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::unbounded_channel()).unzip();
-        let mut workers = Self { senders, pulses: Vec::new(), seats: Seats::new(count) };
-        for (number, messages) in receivers.into_iter().enumerate() {
-            let pulse = Pulse::default();
+        let pulses: Vec<_> = (0..count).map(|_| Pulse::default()).collect();
+        let others: Arc<[Other]> =
+            senders.iter().zip(&pulses).map(|(s, p)| Other::new(s, p.clone())).collect();
+        let workers = Self { senders, pulses, seats: Seats::new(count) };
+        for (number, (messages, pulse)) in receivers.into_iter().zip(&workers.pulses).enumerate() {
             let parts = Parts {
                 shared: shared.clone(),
                 accepted: kernel.accepted()?,
@@ -89,7 +91,7 @@ impl Workers {
                 pulse: pulse.clone(),
                 number,
                 seats: workers.seats.clone(),
-                others: workers.senders.iter().map(mpsc::UnboundedSender::downgrade).collect(),
+                others: others.clone(),
             };
             std::thread::Builder::new()
                 .name(format!("lark-worker-{number}"))
@@ -99,7 +101,6 @@ impl Workers {
                     }
                 })
                 .context("a worker thread cannot be started")?;
-            workers.pulses.push(pulse);
         }
         Ok(workers)
     }
@@ -147,7 +148,7 @@ struct Parts {
     number: usize,
     seats: Seats,
     /// All workers, this one too.
-    others: Vec<mpsc::WeakUnboundedSender<Message>>,
+    others: Arc<[Other]>,
 }
 
 fn work(parts: Parts) -> anyhow::Result<()> {
@@ -215,9 +216,9 @@ async fn run(parts: Parts) -> anyhow::Result<()> {
                 let task = tokio::task::spawn_local(accept_tunnels(listener, accepting.clone()));
                 tunnels = Some(task.abort_handle());
             }
-            Message::Carry(proved, seat) => {
+            Message::Carry(tunnel) => {
                 let accepting = accepting.clone();
-                tokio::task::spawn_local(async move { accepting.carry(*proved, seat).await });
+                tokio::task::spawn_local(async move { accepting.carry(tunnel).await });
             }
             Message::Drain => {
                 tunnels.iter().for_each(AbortHandle::abort);

@@ -175,6 +175,7 @@ pub struct Proved {
     server: SpiffeId,
     proof: Proof,
     finished: Finished<ServerConnectionData>,
+    took: Duration,
 }
 
 impl Proved {
@@ -253,12 +254,15 @@ impl Acceptor {
         let address = peer.ip().to_canonical();
         let origin = if inner.local.is_node(address) { Origin::Node(address) } else { Origin::Elsewhere };
         let began = Instant::now();
-        let result = self.admit(&socket, peer, origin).await;
-        let outcome = result.as_ref().map(|_| ()).map_err(ServeError::cause);
-        inner.observer.handshake(Side::Server, outcome, began.elapsed());
-        let Shown { client, server, proof, finished } = result?;
-        let socket = socket.into_std().map_err(|why| ServeError::Handshake { peer, why: why.into() })?;
-        Ok(Proved { socket, peer, origin, client, server, proof, finished })
+        let admitted = self.admit(&socket, peer, origin).await;
+        let result = admitted.and_then(|Shown { client, server, proof, finished }| {
+            let socket = socket.into_std().map_err(|why| ServeError::Handshake { peer, why: why.into() })?;
+            let took = began.elapsed();
+            Ok(Proved { socket, peer, origin, client, server, proof, finished, took })
+        });
+        // One that succeeded is told of when it is a tunnel.
+        result
+            .inspect_err(|error| inner.observer.handshake(Side::Server, Err(error.cause()), began.elapsed()))
     }
 
     /// Carries a tunnel until its end. Dropping the future closes it and resets its streams' sockets.
@@ -267,12 +271,17 @@ impl Acceptor {
     /// When this worker has as many tunnels as it takes, or the tunnel was lost; its streams were told.
     pub async fn carry(&self, proved: Proved, deliver: Rc<dyn Deliver>) -> Result<(), ServeError> {
         let inner = &self.0;
-        let Proved { socket, peer, origin, client, server, proof, finished } = proved;
-        let _tunnel = self.tunnel(peer, origin)?;
-        let records = TcpStream::from_std(socket)
-            .map_err(HandshakeError::from)
-            .and_then(|socket| Ok(Records::new(socket, finished, inner.settings.ktls)?))
-            .map_err(|why| ServeError::Handshake { peer, why })?;
+        let Proved { socket, peer, origin, client, server, proof, finished, took } = proved;
+        let taken = self.tunnel(peer, origin).and_then(|permit| {
+            let records = TcpStream::from_std(socket)
+                .map_err(HandshakeError::from)
+                .and_then(|socket| Ok(Records::new(socket, finished, inner.settings.ktls)?))
+                .map_err(|why| ServeError::Handshake { peer, why })?;
+            Ok((permit, records))
+        });
+        let outcome = taken.as_ref().map(|_| ()).map_err(ServeError::cause);
+        inner.observer.handshake(Side::Server, outcome, took);
+        let (_permit, records) = taken?;
         let terms =
             Terms { settings: inner.settings.clone(), proof: Rc::new(proof), held: inner.load.held(origin) };
         let accepting = Accepting {

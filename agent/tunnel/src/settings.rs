@@ -46,7 +46,7 @@ pub struct TunnelSettings {
     /// Most tunnels for one pair of identities and one node; each takes as many streams as its peer
     /// allows.
     pub tunnels_a_key: usize,
-    /// Most accepted tunnels. More are closed before their handshake.
+    /// Most accepted tunnels. More are closed, before their handshake if its worker has that many.
     pub tunnels_max: usize,
     /// Most handshakes under way at the accepting end. More are closed at once.
     pub handshakes_max: usize,

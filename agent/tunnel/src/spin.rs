@@ -22,6 +22,11 @@ pub fn moved(sockets: usize) {
     }
 }
 
+/// There is more to move after the reactor has looked: whoever spins may stop.
+pub(crate) fn busy() {
+    moved(usize::try_from(BUSY).map_or(usize::MAX, |busy| busy + 1));
+}
+
 /// Spins for at most `limit` after bytes were moved, for ever. A task of the worker's own runtime: each of
 /// its turns lets the reactor look for events without sleeping, and other processes have the CPU first.
 pub async fn spin(limit: Duration) {

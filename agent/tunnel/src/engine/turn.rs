@@ -63,8 +63,9 @@ impl Engine {
                 break;
             }
         }
-        // Again when the reactor has looked. A task that wakes itself is polled 61 times before that, and then what
-        // small messages of other tunnels wait for is not seen for a tenth of a second.
+        crate::spin::busy();
+        // Again when the reactor has looked. Tokio polls a task that wakes itself up to 61 times before it looks, and
+        // so long nobody sees what small messages bring.
         let _ = pin!(tokio::task::yield_now()).poll(cx);
         Poll::Pending
     }
