@@ -9,6 +9,7 @@ use std::sync::Arc;
 use lark_core::reason::Reason;
 use lark_core::spread::Pair;
 use lark_testbed::hostile::{END, frame, kind};
+use lark_tunnel::TunnelSettings;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -170,6 +171,43 @@ fn another_worker_carries_what_one_has_accepted_with_what_came_behind_the_last_f
         accepting.abort();
         let _ = accepting.await;
         tokio::task::spawn_blocking(move || other.join().unwrap()).await.unwrap();
+    });
+}
+
+#[test]
+fn a_worker_that_has_as_many_tunnels_as_it_takes_refuses_one_from_another() {
+    on_worker(async {
+        let world = World::new();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (accepts, carries) = (Rc::<Seen>::default(), Rc::<Seen>::default());
+        let accepting = watched(world.store(&["db"]), quick(), accepts.clone());
+        let few = TunnelSettings { tunnels_max: 1, ..quick() };
+        let carrying = watched(world.store(&["db"]), few, carries.clone());
+        let deliver = to(echo().await);
+        let mut open = Vec::new();
+        for n in 0..2 {
+            let mut client = Slow::new(&world, address).await;
+            let (socket, peer) = listener.accept().await.unwrap();
+            let accepting = accepting.clone();
+            let proved = tokio::task::spawn_local(async move { accepting.accept(socket, peer).await });
+            client.shakes_hands().await;
+            client.send().await;
+            let proved = proved.await.unwrap().unwrap();
+            let (carrying, deliver) = (carrying.clone(), deliver.clone());
+            let carried = tokio::task::spawn_local(async move { carrying.carry(proved, deliver).await });
+            if n == 0 {
+                // It goes on, and is what the worker has.
+                until(|| carries.handshakes() == 1).await;
+                open.push(client);
+            } else {
+                let refused = carried.await.unwrap().unwrap_err();
+                assert_eq!(refused.reason(), Reason::LimitReached, "{refused}");
+            }
+        }
+        // One outcome of each connection, at whoever was to carry it.
+        assert_eq!((carries.handshakes(), carries.failures()), (1, 1));
+        assert_eq!((accepts.handshakes(), accepts.failures()), (0, 0));
     });
 }
 

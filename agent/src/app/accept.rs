@@ -131,12 +131,18 @@ impl Accepting {
         let other = if seat.worker == self.worker { None } else { self.workers.get(seat.worker) };
         let arrived = Arrived { proved, seat, crossing: None };
         let here = match other {
-            Some(other) => other.send(arrived),
+            Some(other) => other.send(arrived).map(|arrived| self.keep(arrived)),
             None => Some(arrived),
         };
         if let Some(arrived) = here {
             self.carry(arrived).await;
         }
+    }
+
+    /// Has the place of a tunnel here, not with the worker that has ended.
+    fn keep(&self, arrived: Arrived) -> Arrived {
+        let seat = self.seats.take(arrived.proved.pair(), self.worker, |_| false);
+        Arrived { seat, crossing: None, ..arrived }
     }
 
     /// Carries a tunnel here until its end.
@@ -169,5 +175,46 @@ pub(super) async fn accept<S>(
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_takes_tunnels_while_it_lives_and_few_are_on_their_way() {
+        let (messages, receiver) = mpsc::unbounded_channel();
+        let other = Other::new(&messages, Pulse::default());
+        assert!(other.takes_tunnels());
+        let mut crossing: Vec<_> = (0..CROSSING_MAX).map(|_| Crossing::new(&other.crossing)).collect();
+        assert!(!other.takes_tunnels(), "so many are on their way");
+        crossing.pop();
+        assert!(other.takes_tunnels());
+        drop(receiver);
+        assert!(!other.takes_tunnels(), "it has ended");
+        let (messages, _receiver) = mpsc::unbounded_channel();
+        let other = Other::new(&messages, Pulse::default());
+        drop(messages);
+        assert!(!other.takes_tunnels(), "it is about to end");
+    }
+
+    #[test]
+    fn a_place_is_free_when_its_tunnel_is_over() -> Result<(), Box<dyn std::error::Error>> {
+        let pair = Pair {
+            node: [192, 168, 0, 1].into(),
+            client: "spiffe://cluster.local/ns/shop/sa/web".parse()?,
+            server: "spiffe://cluster.local/ns/shop/sa/db".parse()?,
+        };
+        let seats = Seats::new(2);
+        let first = seats.take(pair.clone(), 1, |_| true);
+        let second = seats.take(pair.clone(), 1, |_| true);
+        assert_eq!((first.worker, second.worker, seats.taken()), (1, 0, vec![1, 1]));
+        drop(first);
+        let again = seats.take(pair, 0, |_| true);
+        assert_eq!((again.worker, seats.taken()), (1, vec![1, 1]));
+        drop((again, second));
+        assert_eq!(seats.taken(), [0, 0]);
+        Ok(())
     }
 }
