@@ -103,6 +103,19 @@ pub(crate) async fn node(world: &World) -> (Node, Rc<Seen>) {
     (Node::new(acceptor, to(echo().await)).await, seen)
 }
 
+/// Behind the flight, whole records and the beginning of one; both are answered.
+async fn speaks_with_the_last_flight(client: &mut Slow) {
+    client.says_hello(b"together");
+    let mut together = client.waiting();
+    client.says(&frame(kind::PING, 0, 0, b"cut here"));
+    let cut = client.waiting();
+    together.extend_from_slice(&cut[..9]);
+    client.socket.write_all(&together).await.unwrap();
+    heard(client, b"together").await;
+    client.socket.write_all(&cut[9..]).await.unwrap();
+    heard(client, b"cut here").await;
+}
+
 #[test]
 fn frames_that_come_with_the_last_flight_are_taken() {
     on_worker(async {
@@ -110,16 +123,7 @@ fn frames_that_come_with_the_last_flight_are_taken() {
         let (node, seen) = node(&world).await;
         let mut client = Slow::new(&world, node.address).await;
         client.shakes_hands().await;
-        client.says_hello(b"together");
-        // Behind the flight, whole records and the beginning of one.
-        let mut together = client.waiting();
-        client.says(&frame(kind::PING, 0, 0, b"cut here"));
-        let cut = client.waiting();
-        together.extend_from_slice(&cut[..9]);
-        client.socket.write_all(&together).await.unwrap();
-        heard(&mut client, b"together").await;
-        client.socket.write_all(&cut[9..]).await.unwrap();
-        heard(&mut client, b"cut here").await;
+        speaks_with_the_last_flight(&mut client).await;
         assert_eq!((seen.handshakes(), seen.failures()), (1, 0));
     });
 }
@@ -155,15 +159,7 @@ fn another_worker_carries_what_one_has_accepted_with_what_came_behind_the_last_f
         });
         let mut client = Slow::new(&world, address).await;
         client.shakes_hands().await;
-        client.says_hello(b"together");
-        let mut together = client.waiting();
-        client.says(&frame(kind::PING, 0, 0, b"cut here"));
-        let cut = client.waiting();
-        together.extend_from_slice(&cut[..9]);
-        client.socket.write_all(&together).await.unwrap();
-        heard(&mut client, b"together").await;
-        client.socket.write_all(&cut[9..]).await.unwrap();
-        heard(&mut client, b"cut here").await;
+        speaks_with_the_last_flight(&mut client).await;
         // And streams.
         let dialling = Client::new(world.store(&["web"]), address, quick()).await;
         let (mut application, ..) = dialling.connect().await;

@@ -45,7 +45,7 @@ impl Spread {
     /// The worker that the next tunnel of `pair` goes to, of those that `takes` says take one: `here`, which accepted
     /// it and always does, if it is as good as any.
     pub fn take(&mut self, pair: &Pair, here: usize, takes: impl Fn(usize) -> bool) -> usize {
-        let of_pair = self.pairs.entry_ref(pair).or_insert_with(|| vec![0; self.tunnels.len()].into());
+        let of_pair = self.pairs.entry(pair.clone()).or_insert_with(|| vec![0; self.tunnels.len()].into());
         let workers = of_pair.iter().zip(&self.tunnels).enumerate();
         let taking = workers.filter(|(worker, _)| *worker == here || takes(*worker));
         let best = taking.min_by_key(|(worker, (of_pair, all))| (**of_pair, **all, *worker != here));
@@ -74,12 +74,6 @@ impl Spread {
     /// How many each worker has.
     pub fn tunnels(&self) -> &[usize] {
         &self.tunnels
-    }
-}
-
-impl From<&Pair> for Pair {
-    fn from(pair: &Pair) -> Self {
-        pair.clone()
     }
 }
 
