@@ -1,15 +1,17 @@
 //! Bytes, ends and resets.
 
+use std::collections::HashSet;
 use std::io::ErrorKind;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use lark_core::observe::ByteCounters;
-use lark_testbed::hostile::{END_HEADERS, connect_to, frame, kind};
+use lark_testbed::hostile::{END, END_HEADERS, connect_to, frame, kind};
 use lark_tunnel::{End, TunnelSettings};
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
 
 use crate::ends::{Client, World, accept, echo, echoes, on_worker, quick, raw, until};
 
@@ -295,6 +297,46 @@ fn whoever_speaks_first_is_answered_before_the_first_byte_and_though_there_is_no
             if speaks {
                 let said = next().await;
                 assert_eq!((said.kind, said.payload.as_slice()), (kind::DATA, b"hello".as_slice()));
+            }
+        }
+    });
+}
+
+#[test]
+fn the_second_end_of_a_stream_comes_though_nothing_follows_it() {
+    on_worker(async {
+        // One, and more than are put off at once; while the tunnel stays, and when it closes with the last of them.
+        for (count, closes) in [(1, false), (150, false), (1, true), (150, true)] {
+            let world = World::new();
+            // No ping has anything to do with it.
+            let settings = TunnelSettings { keepalive: Duration::from_secs(3600), ..quick() };
+            let node = accept(world.store(&["db"]), echo().await, settings).await;
+            let mut peer = raw(&world.store(&["web"]), Ipv4Addr::LOCALHOST.into(), node).await;
+            peer.hello(&[]).await.unwrap();
+            let request = connect_to("10.0.0.2:80", "for=\"10.0.0.1:4242\"");
+            let mut open: HashSet<u32> = (0..count).map(|n| 2 * n + 1).collect();
+            let mut opens = Vec::new();
+            for stream in (0..count).map(|n| 2 * n + 1) {
+                opens.extend(frame(kind::HEADERS, END_HEADERS, stream, &request));
+                opens.extend(frame(kind::DATA, END, stream, b"last"));
+            }
+            if closes {
+                opens.extend(frame(kind::GOAWAY, 0, 0, &[0; 8]));
+            }
+            peer.send(&opens).await.unwrap();
+            let mut said = vec![Vec::new(); usize::try_from(2 * count).unwrap()];
+            while !open.is_empty() {
+                let next = timeout(Duration::from_secs(20), peer.next()).await.expect("no end").unwrap();
+                if next.kind == kind::DATA {
+                    said[usize::try_from(next.stream).unwrap()].extend(next.payload);
+                    if next.flags & END != 0 {
+                        assert!(open.remove(&next.stream), "{} ended twice", next.stream);
+                    }
+                }
+            }
+            assert!(said.iter().skip(1).step_by(2).all(|bytes| bytes == b"last"));
+            if closes {
+                peer.closed().await;
             }
         }
     });

@@ -28,7 +28,7 @@ use std::time::Duration;
 use futures_util::stream::FuturesUnordered;
 use hashbrown::HashMap;
 use lark_core::explain::{Cause, Tunnel};
-use lark_core::framing::{Connection, ConnectionError, ErrorCode, Role, StreamId};
+use lark_core::framing::{Connection, ConnectionError, ErrorCode, FRAME_HEADER, Role, StreamId};
 use lark_core::identity::SpiffeId;
 use lark_core::quota::Origin;
 use lark_core::reason::Reason;
@@ -41,14 +41,15 @@ use crate::fate::{Outcome, Teller};
 use crate::held::Held;
 use crate::proof::Proof;
 use crate::ready::ReadyList;
-use crate::record::{ROOM, RecordError, Records};
+use crate::record::{FRAGMENT, ROOM, RecordError, Records};
 use crate::settings::{Observer, Side, TunnelSettings};
 use crate::stream::{Carried, Stream, Told};
 
-/// Most bytes read from one pod in a turn, so that a bulk stream does not hold up the small ones.
-const QUANTUM: usize = 256 * 1024;
+/// Most bytes read from one pod in a turn, so that a bulk stream does not hold up the small ones. With the header of
+/// their frame they fill whole records.
+const QUANTUM: usize = 16 * FRAGMENT - FRAME_HEADER;
 /// The same while several streams are ready.
-const SHARED_QUANTUM: usize = 64 * 1024;
+const SHARED_QUANTUM: usize = 4 * FRAGMENT - FRAME_HEADER;
 /// Most pieces of one stream that are written to its pod at once.
 pub(crate) const RUN: usize = 32;
 
@@ -139,8 +140,10 @@ pub(crate) struct Engine {
     /// Since when the peer takes nothing of what waits for it.
     stuck: Option<Instant>,
     timer: Pin<Box<Sleep>>,
-    /// When answers that were put off are due.
-    answers_due: Option<Instant>,
+    /// Ends of streams that were put off.
+    late_ends: Vec<u8>,
+    /// When what was put off is due.
+    late_due: Option<Instant>,
 }
 
 /// Why a tunnel is over.
@@ -235,7 +238,8 @@ impl Engine {
             stuck: None,
             // At once: the first tick knows when the next is due.
             timer: Box::pin(tokio::time::sleep_until(now)),
-            answers_due: None,
+            late_ends: Vec::new(),
+            late_due: None,
         }
     }
 
@@ -286,7 +290,7 @@ impl Engine {
             Ok(()) | Err(TunnelError::Protocol(_)) => true,
         };
         if orderly {
-            self.h2.answer_late();
+            self.say_late();
             self.h2.go_away(ErrorCode::NO_ERROR);
             if self.write_control().is_err() {
                 return;
@@ -372,6 +376,7 @@ impl Engine {
     fn write_control(&mut self) -> Result<(), RecordError> {
         let out = self.h2.output();
         if !out.is_empty() && self.records.has_room() {
+            out.append(&mut self.late_ends);
             self.records.write(out)?;
             out.clear();
             // A burst of control frames is no reason to keep its memory.

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Wake, Waker};
 
 use futures_util::task::AtomicWaker;
@@ -12,8 +12,16 @@ use futures_util::task::AtomicWaker;
 /// it once at most.
 #[derive(Debug, Default)]
 pub(crate) struct ReadyList {
-    queue: Mutex<VecDeque<u32>>,
+    queues: Mutex<Queues>,
     task: AtomicWaker,
+}
+
+#[derive(Debug, Default)]
+struct Queues {
+    /// Have bytes to move, or may have.
+    bytes: VecDeque<u32>,
+    /// Have only to end, which can wait until the bytes of others are on their way.
+    ends: VecDeque<u32>,
 }
 
 /// A stream's waker.
@@ -42,13 +50,22 @@ impl ReadyList {
 
     /// Whether no stream has anything to do.
     pub(crate) fn is_empty(&self) -> bool {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+        let queues = self.queues();
+        queues.bytes.is_empty() && queues.ends.is_empty()
     }
 
-    /// All numbers that are in the list now.
+    /// All numbers that are in the list now, but for those that have only to end.
     pub(crate) fn take(&self, into: &mut VecDeque<u32>) {
-        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        into.append(&mut queue);
+        into.append(&mut self.queues().bytes);
+    }
+
+    /// Those that have only to end.
+    pub(crate) fn take_ends(&self, into: &mut VecDeque<u32>) {
+        into.append(&mut self.queues().ends);
+    }
+
+    fn queues(&self) -> MutexGuard<'_, Queues> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -61,7 +78,14 @@ impl StreamWaker {
     /// Puts the stream into the list.
     pub(crate) fn push(&self) {
         if !self.queued.swap(true, Ordering::AcqRel) {
-            self.list.queue.lock().unwrap_or_else(PoisonError::into_inner).push_back(self.stream);
+            self.list.queues().bytes.push_back(self.stream);
+        }
+    }
+
+    /// Puts the stream into the list, behind all that have bytes to move, unless it is there.
+    pub(crate) fn push_end(&self) {
+        if !self.queued.swap(true, Ordering::AcqRel) {
+            self.list.queues().ends.push_back(self.stream);
         }
     }
 }
@@ -74,5 +98,35 @@ impl Wake for StreamWaker {
     fn wake_by_ref(self: &Arc<Self>) {
         self.push();
         self.list.task.wake();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_has_only_to_end_comes_behind_the_others_and_each_once() {
+        let list = Arc::<ReadyList>::default();
+        let [one, two, three] = [1, 2, 3].map(|stream| list.waker(stream));
+        one.push_end();
+        two.push();
+        // It is there already.
+        one.push();
+        two.push_end();
+        three.push_end();
+        assert!(!list.is_empty());
+        let (mut bytes, mut ends) = (VecDeque::new(), VecDeque::new());
+        list.take(&mut bytes);
+        assert!(!list.is_empty());
+        list.take_ends(&mut ends);
+        assert!(list.is_empty());
+        assert_eq!((bytes, ends), (VecDeque::from([2]), VecDeque::from([1, 3])));
+        // Whoever was looked at may come again.
+        one.taken();
+        one.push();
+        let mut again = VecDeque::new();
+        list.take(&mut again);
+        assert_eq!(again, [1]);
     }
 }

@@ -39,6 +39,7 @@ use open::Opening;
 pub(crate) use open::RECORD_MAX;
 use outgoing::Outgoing;
 use protocol::{Protocol, Renewed, alert_of, goodbye};
+pub(crate) use seal::FRAGMENT;
 use seal::Sealing;
 pub(crate) use splice::Spliced;
 

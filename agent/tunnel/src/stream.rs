@@ -152,7 +152,7 @@ impl Stream {
     /// The peer sends no more.
     pub(crate) fn peer_ended(&mut self) {
         self.peer_ended = true;
-        self.waker.push();
+        self.waker.push_end();
     }
 
     /// Gives the pod DATA of the peer, as much as it takes at once. Returns how many bytes; the rest is to

@@ -78,12 +78,15 @@ impl Engine {
         }
         if stream.owes_end() {
             stream.end_sent();
-            let header = self.h2.data_header(stream.id, 0, true);
-            self.write_control().and_then(|()| self.records.write(&header)).map_err(ServeError::Tunnel)?;
             // Once more, for the watch or the end.
-            if let Some(stream) = self.streams.get(&number) {
-                stream.waker.push();
+            stream.waker.push_end();
+            let (id, is_last) = (stream.id, stream.is_settled());
+            let header = self.h2.data_header(id, 0, true);
+            if is_last {
+                self.end_soon(&header);
+                return Ok(true);
             }
+            self.write_control().and_then(|()| self.records.write(&header)).map_err(ServeError::Tunnel)?;
             return Ok(true);
         }
         let limit = room.min(stream.may_read());
@@ -111,7 +114,7 @@ impl Engine {
             }
             Ok(FromPod::End) => {
                 FRAME.set(frame);
-                stream.waker.push();
+                stream.waker.push_end();
                 Ok(true)
             }
             Ok(FromPod::Bytes { count, more }) => {
@@ -130,9 +133,16 @@ impl Engine {
         if let Some(room) = frame.first_chunk_mut() {
             *room = self.h2.data_header(stream.id, count, false);
         }
-        let bytes = frame.get(..FRAME_HEADER + count).unwrap_or_default();
+        let mut whole = FRAME_HEADER + count;
         // The stream's HEADERS may be among the control frames.
-        let written = self.write_control().and_then(|()| self.records.write(bytes));
+        let written = self.write_control().and_then(|()| {
+            if let Some(room) = frame.get_mut(whole..whole + self.late_ends.len()) {
+                room.copy_from_slice(&self.late_ends);
+                whole += self.late_ends.len();
+                self.late_ends.clear();
+            }
+            self.records.write(frame.get(..whole).unwrap_or_default())
+        });
         FRAME.set(frame);
         written.map(|()| true).map_err(ServeError::Tunnel)
     }

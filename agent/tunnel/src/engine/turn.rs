@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::stream::Stream as _;
-use lark_core::framing::{ErrorCode, OpenError, StreamId};
+use lark_core::framing::{ErrorCode, FRAME_HEADER, OpenError, StreamId};
 use tokio::time::Instant;
 
 use super::{Dialling, Engine, Open, Part, TunnelError};
@@ -17,8 +17,12 @@ use crate::stream::Stream;
 /// The timer's own precision.
 const SOONEST: Duration = Duration::from_millis(1);
 
-/// For how long an answer is put off. The peer waits for it only before it says more than fits into the first record.
-const ANSWER: Duration = Duration::from_millis(2);
+/// For how long is put off what nobody waits for: an answer, which the peer needs only before it says more than fits
+/// into the first record, and the second end of a stream, whose pod has said before that it sends no more.
+const LATE: Duration = Duration::from_millis(2);
+
+/// Bytes of ends that are put off at most.
+const LATE_ENDS: usize = 64 * FRAME_HEADER;
 
 /// Turns before others of the worker get theirs, and its reactor looks for what has arrived.
 const TURNS: usize = 8;
@@ -45,11 +49,21 @@ impl Engine {
                 }
                 received => received?,
             };
+            if progress {
+                // A connection that is new comes before one that is over.
+                self.take_dials(cx);
+            }
             self.ready.take(&mut self.queue);
             let ready = self.queue.len();
             progress |= self.serve_ready()?;
             self.write_control()?;
-            let flushed = self.records.poll_flush(cx)?.is_ready();
+            let mut flushed = self.records.poll_flush(cx)?.is_ready();
+            self.ready.take_ends(&mut self.queue);
+            if !self.queue.is_empty() {
+                progress |= self.serve_ready()?;
+                self.write_control()?;
+                flushed = self.records.poll_flush(cx)?.is_ready();
+            }
             // Whoever found no room before the flush finds it now.
             progress |= flushed && !(self.ready.is_empty() && self.h2.output().is_empty());
             if flushed && self.is_over() {
@@ -74,6 +88,7 @@ impl Engine {
     pub(super) fn poll_settled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.ready.register(cx.waker());
         self.ready.take(&mut self.queue);
+        self.ready.take_ends(&mut self.queue);
         // Nothing is sent any more, so nothing but pods can fail, and those were told.
         let _ = self.serve_ready();
         if self.streams.is_empty() { Poll::Ready(()) } else { Poll::Pending }
@@ -122,10 +137,10 @@ impl Engine {
                 left => next = next.min(now + left),
             }
         }
-        match self.answers_due {
+        match self.late_due {
             Some(due) if due <= now => {
-                self.answers_due = None;
-                self.h2.answer_late();
+                self.late_due = None;
+                self.say_late();
             }
             Some(due) => next = next.min(due),
             None => {}
@@ -199,13 +214,34 @@ impl Engine {
     /// each connection whose source speaks first.
     pub(super) fn answer_soon(&mut self, id: StreamId) {
         self.h2.open_late(id);
-        if self.answers_due.is_none() {
-            let due = Instant::now() + ANSWER;
-            self.answers_due = Some(due);
+        self.soon();
+    }
+
+    /// Says that a stream is over, of which the peer has said so before, but with what else there is to say.
+    pub(super) fn end_soon(&mut self, header: &[u8; FRAME_HEADER]) {
+        self.late_ends.extend_from_slice(header);
+        if self.late_ends.len() >= LATE_ENDS {
+            self.h2.output().append(&mut self.late_ends);
+        } else {
+            self.soon();
+        }
+    }
+
+    /// What was put off is due soon.
+    fn soon(&mut self) {
+        if self.late_due.is_none() {
+            let due = Instant::now() + LATE;
+            self.late_due = Some(due);
             if due < self.timer.deadline() {
                 self.timer.as_mut().reset(due);
             }
         }
+    }
+
+    /// Says what was put off.
+    pub(super) fn say_late(&mut self) {
+        self.h2.answer_late();
+        self.h2.output().append(&mut self.late_ends);
     }
 
     fn take_dials(&mut self, cx: &mut Context<'_>) {

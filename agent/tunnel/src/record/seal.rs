@@ -13,7 +13,7 @@ use super::open::HEADER;
 use super::outgoing::Outgoing;
 
 /// Most plaintext of a record.
-pub(super) const FRAGMENT: usize = 16_384;
+pub(crate) const FRAGMENT: usize = 16_384;
 /// What is encrypted behind a record's plaintext, and what proves all of it.
 const TAIL: usize = 1 + TAG;
 /// All three ciphers have tags of this length (RFC 5116, section 5; RFC 8439, section 2.8).
