@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use lark_identity::SvidStore;
+use lark_testbed::hostile::{END, END_HEADERS, frame, kind, setting};
 use lark_tunnel::TunnelSettings;
 use lark_tunnel::cipher::{Cipher, by_speed, provider};
 use rustls::pki_types::ServerName;
@@ -262,5 +263,76 @@ fn a_client_without_a_certificate_gets_no_tunnel() {
         let mut answer = Vec::new();
         let _ = plain.read_to_end(&mut answer).await;
         assert!(answer.len() <= 7, "plaintext was answered with more than an alert: {answer:?}");
+    });
+}
+
+/// A tunnel's accepting end of raw frames that takes one stream at a time. It answers a stream's first bytes with the same
+/// and ends it; says how many streams it has had when the peer has closed.
+async fn takes_one_at_a_time(mut tls: server::TlsStream<TcpStream>) -> usize {
+    let mut preface = [0; 24];
+    tls.read_exact(&mut preface).await.unwrap();
+    tls.write_all(&frame(kind::SETTINGS, 0, 0, &setting(3, 1))).await.unwrap();
+    let (mut open, mut had) = (None, 0);
+    loop {
+        let mut header = [0; 9];
+        if tls.read_exact(&mut header).await.is_err() {
+            return had;
+        }
+        let [high, middle, low, kind, flags, stream @ ..] = header;
+        let stream = u32::from_be_bytes(stream);
+        let mut payload = vec![0; usize::try_from(u32::from_be_bytes([0, high, middle, low])).unwrap()];
+        tls.read_exact(&mut payload).await.unwrap();
+        match kind {
+            kind::SETTINGS if flags == 0 => {
+                tls.write_all(&frame(kind::SETTINGS, 1, 0, &[])).await.unwrap();
+            }
+            kind::HEADERS => {
+                assert_eq!(open, None, "{stream} comes before the end of another");
+                open = Some(stream);
+                had += 1;
+            }
+            kind::DATA => {
+                if !payload.is_empty() {
+                    // Status 200 of HPACK's static table.
+                    let answer = frame(kind::HEADERS, END_HEADERS, stream, &[0x88]);
+                    tls.write_all(&[answer, frame(kind::DATA, END, stream, &payload)].concat())
+                        .await
+                        .unwrap();
+                }
+                if flags & END != 0 {
+                    assert_eq!(open.take(), Some(stream));
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn a_peer_that_takes_one_stream_at_a_time_hears_of_its_end_before_the_next_one() {
+    on_worker(async {
+        let world = World::new();
+        let store = world.store(&["db"]);
+        let svid = store.current(&id("db")).unwrap();
+        let config = lark_tunnel::tls::server(&provider(&by_speed()), &svid, &store, domain()).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let node = listener.local_addr().unwrap();
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let peer = tokio::task::spawn_local(async move {
+            let (socket, _) = listener.accept().await.unwrap();
+            takes_one_at_a_time(acceptor.accept(socket).await.unwrap()).await
+        });
+        {
+            let client = crate::ends::Client::new(world.store(&["web"]), node, quick()).await;
+            for _ in 0..100 {
+                let (mut socket, _, ended) = client.connect().await;
+                crate::ends::echoes(&mut socket).await;
+                assert_eq!(socket.read(&mut [0; 1]).await.unwrap(), 0);
+                drop(socket);
+                assert_eq!(ended.await.unwrap().how, lark_tunnel::End::Clean);
+            }
+            client.dialer.drain();
+        }
+        assert_eq!(peer.await.unwrap(), 100);
     });
 }

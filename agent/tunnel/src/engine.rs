@@ -49,7 +49,7 @@ use crate::stream::{Carried, Stream, Told};
 /// their frame they fill whole records.
 const QUANTUM: usize = 16 * FRAGMENT - FRAME_HEADER;
 /// The same while several streams are ready.
-const SHARED_QUANTUM: usize = 4 * FRAGMENT - FRAME_HEADER;
+pub(crate) const SHARED_QUANTUM: usize = 4 * FRAGMENT - FRAME_HEADER;
 /// Most pieces of one stream that are written to its pod at once.
 pub(crate) const RUN: usize = 32;
 

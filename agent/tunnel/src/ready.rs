@@ -20,7 +20,7 @@ pub(crate) struct ReadyList {
 struct Queues {
     /// Have bytes to move, or may have.
     bytes: VecDeque<u32>,
-    /// Have only to end, which can wait until the bytes of others are on their way.
+    /// Have to end, which can wait until the bytes of others are on their way.
     ends: VecDeque<u32>,
 }
 
@@ -54,12 +54,12 @@ impl ReadyList {
         queues.bytes.is_empty() && queues.ends.is_empty()
     }
 
-    /// All numbers that are in the list now, but for those that have only to end.
+    /// All numbers that are in the list now, but for those that have to end.
     pub(crate) fn take(&self, into: &mut VecDeque<u32>) {
         into.append(&mut self.queues().bytes);
     }
 
-    /// Those that have only to end.
+    /// Those that have to end.
     pub(crate) fn take_ends(&self, into: &mut VecDeque<u32>) {
         into.append(&mut self.queues().ends);
     }

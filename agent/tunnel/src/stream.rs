@@ -20,7 +20,7 @@ use crate::traffic::Traffic;
 const EARLY: usize = 16 * 1024;
 
 /// A read that brings so much brings more after it, probably.
-const BULK: usize = 64 * 1024;
+const BULK: usize = crate::engine::SHARED_QUANTUM;
 
 /// A connection of a pod on its way into a tunnel; it may come back and go into another.
 pub(crate) struct Carried {
@@ -82,6 +82,8 @@ pub(crate) struct Stream {
     peer_ended: bool,
     /// ... and we said so to the pod.
     shut: bool,
+    /// The pod has said something since.
+    spoke_after: bool,
 }
 
 impl Stream {
@@ -116,6 +118,7 @@ impl Stream {
             end_sent: false,
             peer_ended: false,
             shut: false,
+            spoke_after: false,
         }
     }
 
@@ -152,7 +155,11 @@ impl Stream {
     /// The peer sends no more.
     pub(crate) fn peer_ended(&mut self) {
         self.peer_ended = true;
-        self.waker.push_end();
+        if self.pod.is_some() && self.backlog.is_empty() {
+            self.waker.push_end();
+        } else {
+            self.waker.push();
+        }
     }
 
     /// Gives the pod DATA of the peer, as much as it takes at once. Returns how many bytes; the rest is to
@@ -221,7 +228,8 @@ impl Stream {
         Ok(count)
     }
 
-    fn count_from_pod(&self, bytes: usize) {
+    fn count_from_pod(&mut self, bytes: usize) {
+        self.spoke_after |= self.peer_ended;
         match self.side {
             Side::Client => self.traffic.add_sent(bytes),
             Side::Server => self.traffic.add_received(bytes),
@@ -331,6 +339,12 @@ impl Stream {
             Poll::Ready(error) => Err(error),
             Poll::Pending => Ok(()),
         }
+    }
+
+    /// Whether the end may wait: the peer's pod ended first and was told nothing since, so it has closed, most likely,
+    /// and does not read on.
+    pub(crate) fn may_end_late(&self) -> bool {
+        self.peer_ended && !self.spoke_after
     }
 
     /// Whether both ends have said everything; the pod may still have to take some of it.

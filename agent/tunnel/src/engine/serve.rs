@@ -80,9 +80,9 @@ impl Engine {
             stream.end_sent();
             // Once more, for the watch or the end.
             stream.waker.push_end();
-            let (id, is_last) = (stream.id, stream.is_settled());
+            let (id, may_wait) = (stream.id, stream.may_end_late());
             let header = self.h2.data_header(id, 0, true);
-            if is_last {
+            if may_wait {
                 self.end_soon(&header);
                 return Ok(true);
             }
@@ -136,12 +136,17 @@ impl Engine {
         let mut whole = FRAME_HEADER + count;
         // The stream's HEADERS may be among the control frames.
         let written = self.write_control().and_then(|()| {
-            if let Some(room) = frame.get_mut(whole..whole + self.late_ends.len()) {
-                room.copy_from_slice(&self.late_ends);
-                whole += self.late_ends.len();
+            let ends = frame.get_mut(whole..whole + self.late_ends.len());
+            let fits = ends.is_some();
+            if let Some(ends) = ends {
+                ends.copy_from_slice(&self.late_ends);
+                whole += ends.len();
+            }
+            self.records.write(frame.get(..whole).unwrap_or_default())?;
+            if fits {
                 self.late_ends.clear();
             }
-            self.records.write(frame.get(..whole).unwrap_or_default())
+            Ok(())
         });
         FRAME.set(frame);
         written.map(|()| true).map_err(ServeError::Tunnel)

@@ -17,8 +17,8 @@ use crate::stream::Stream;
 /// The timer's own precision.
 const SOONEST: Duration = Duration::from_millis(1);
 
-/// For how long is put off what nobody waits for: an answer, which the peer needs only before it says more than fits
-/// into the first record, and the second end of a stream, whose pod has said before that it sends no more.
+/// For how long is put off what hardly anybody waits for: an answer, which the peer needs only before it says more than
+/// fits into the first record, and the end of a stream whose peer has ended before and was told nothing since.
 const LATE: Duration = Duration::from_millis(2);
 
 /// Bytes of ends that are put off at most.
@@ -67,7 +67,12 @@ impl Engine {
             // Whoever found no room before the flush finds it now.
             progress |= flushed && !(self.ready.is_empty() && self.h2.output().is_empty());
             if flushed && self.is_over() {
-                return Poll::Ready(Ok(()));
+                if self.late_ends.is_empty() {
+                    return Poll::Ready(Ok(()));
+                }
+                // Nothing else will take them along, and the peer has to have them before the tunnel closes.
+                self.say_late();
+                progress = true;
             }
             if !progress {
                 return Poll::Pending;
@@ -187,6 +192,8 @@ impl Engine {
 
     fn open(&mut self, open: Open) {
         let Open { carried, teller } = open;
+        // The peer counts a stream until it is told of its end.
+        self.h2.output().append(&mut self.late_ends);
         match self.h2.connect(&carried.request) {
             Ok(id) => {
                 let number = id.value();
@@ -217,7 +224,7 @@ impl Engine {
         self.soon();
     }
 
-    /// Says that a stream is over, of which the peer has said so before, but with what else there is to say.
+    /// Ends a stream that the peer has ended before, but with what else there is to say.
     pub(super) fn end_soon(&mut self, header: &[u8; FRAME_HEADER]) {
         self.late_ends.extend_from_slice(header);
         if self.late_ends.len() >= LATE_ENDS {
