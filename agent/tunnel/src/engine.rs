@@ -140,6 +140,10 @@ pub(crate) struct Engine {
     /// Since when the peer takes nothing of what waits for it.
     stuck: Option<Instant>,
     timer: Pin<Box<Sleep>>,
+    /// Streams whose pods have ended. The peer is told in the next turn, when whoever is ready now has had one: a
+    /// client mostly closes one connection when it has opened another, whose CONNECT then goes first and takes the
+    /// end along.
+    owing: Vec<u32>,
     /// Ends of streams that were put off.
     late_ends: Vec<u8>,
     /// When what was put off is due.
@@ -238,6 +242,7 @@ impl Engine {
             stuck: None,
             // At once: the first tick knows when the next is due.
             timer: Box::pin(tokio::time::sleep_until(now)),
+            owing: Vec::new(),
             late_ends: Vec::new(),
             late_due: None,
         }

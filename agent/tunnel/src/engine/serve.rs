@@ -114,7 +114,11 @@ impl Engine {
             }
             Ok(FromPod::End) => {
                 FRAME.set(frame);
-                stream.waker.push_end();
+                if stream.may_end_late() {
+                    stream.waker.push_end();
+                } else {
+                    self.owing.push(number);
+                }
                 Ok(true)
             }
             Ok(FromPod::Bytes { count, more }) => {

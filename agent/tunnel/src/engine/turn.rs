@@ -35,6 +35,9 @@ impl Engine {
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TunnelError>> {
         self.ready.register(cx.waker());
         self.moved = 0;
+        for stream in self.owing.drain(..).filter_map(|number| self.streams.get(&number)) {
+            stream.waker.push();
+        }
         for _ in 0..TURNS {
             self.take_dials(cx);
             // Behind what may set it, and before what it may close.
@@ -75,6 +78,9 @@ impl Engine {
                 progress = true;
             }
             if !progress {
+                if !self.owing.is_empty() {
+                    cx.waker().wake_by_ref();
+                }
                 return Poll::Pending;
             }
             crate::spin::moved(ready.max(1));
