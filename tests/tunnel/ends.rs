@@ -247,6 +247,17 @@ impl Client {
     ) -> (TcpStream, Arc<ByteCounters>, tokio::task::JoinHandle<Ended>) {
         let application = TcpStream::connect(self.listener.local_addr().unwrap()).await.unwrap();
         let (pod, _) = self.listener.accept().await.unwrap();
+        let (counters, ended) = self.carry(destination, port, pod);
+        (application, counters, ended)
+    }
+
+    /// Carries what somebody has accepted.
+    pub(crate) fn carry(
+        &self,
+        destination: &str,
+        port: u16,
+        pod: TcpStream,
+    ) -> (Arc<ByteCounters>, tokio::task::JoinHandle<Ended>) {
         let key = PoolKey { source: id("web"), destination: id(destination), node: self.node };
         let request = ConnectRequest {
             authority: SocketAddr::from(([10, 0, 0, 2], port)),
@@ -257,7 +268,7 @@ impl Client {
         let (dialer, counted) = (self.dialer.clone(), counters.clone());
         let ended =
             tokio::task::spawn_local(async move { dialer.carry(key, request, pod, counted, |_| {}).await });
-        (application, counters, ended)
+        (counters, ended)
     }
 
     pub(crate) async fn connect(&self) -> (TcpStream, Arc<ByteCounters>, tokio::task::JoinHandle<Ended>) {

@@ -266,17 +266,24 @@ fn a_client_without_a_certificate_gets_no_tunnel() {
     });
 }
 
-/// A tunnel's accepting end of raw frames that takes one stream at a time. It answers a stream's first bytes with the same
-/// and ends it; says how many streams it has had when the peer has closed.
-async fn takes_one_at_a_time(mut tls: server::TlsStream<TcpStream>) -> usize {
+/// What a peer said of a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Said {
+    Begins(u32),
+    Ends(u32),
+}
+
+/// A tunnel's accepting end of raw frames. It answers a stream's first bytes with the same, and ends it then or when the
+/// peer does; says what it heard when the peer has closed.
+async fn hears(mut tls: server::TlsStream<TcpStream>, settings: &[u8], ends: bool) -> Vec<Said> {
     let mut preface = [0; 24];
     tls.read_exact(&mut preface).await.unwrap();
-    tls.write_all(&frame(kind::SETTINGS, 0, 0, &setting(3, 1))).await.unwrap();
-    let (mut open, mut had) = (None, 0);
+    tls.write_all(&frame(kind::SETTINGS, 0, 0, settings)).await.unwrap();
+    let mut heard = Vec::new();
     loop {
         let mut header = [0; 9];
         if tls.read_exact(&mut header).await.is_err() {
-            return had;
+            return heard;
         }
         let [high, middle, low, kind, flags, stream @ ..] = header;
         let stream = u32::from_be_bytes(stream);
@@ -286,21 +293,19 @@ async fn takes_one_at_a_time(mut tls: server::TlsStream<TcpStream>) -> usize {
             kind::SETTINGS if flags == 0 => {
                 tls.write_all(&frame(kind::SETTINGS, 1, 0, &[])).await.unwrap();
             }
-            kind::HEADERS => {
-                assert_eq!(open, None, "{stream} comes before the end of another");
-                open = Some(stream);
-                had += 1;
-            }
+            kind::HEADERS => heard.push(Said::Begins(stream)),
             kind::DATA => {
                 if !payload.is_empty() {
                     // Status 200 of HPACK's static table.
                     let answer = frame(kind::HEADERS, END_HEADERS, stream, &[0x88]);
-                    tls.write_all(&[answer, frame(kind::DATA, END, stream, &payload)].concat())
-                        .await
-                        .unwrap();
+                    let said = frame(kind::DATA, if ends { END } else { 0 }, stream, &payload);
+                    tls.write_all(&[answer, said].concat()).await.unwrap();
                 }
                 if flags & END != 0 {
-                    assert_eq!(open.take(), Some(stream));
+                    heard.push(Said::Ends(stream));
+                    if !ends {
+                        tls.write_all(&frame(kind::DATA, END, stream, &[])).await.unwrap();
+                    }
                 }
             }
             _ => {}
@@ -308,31 +313,75 @@ async fn takes_one_at_a_time(mut tls: server::TlsStream<TcpStream>) -> usize {
     }
 }
 
+/// A dialling end at such a peer, and what that will have heard.
+async fn heard_by(
+    world: &World,
+    settings: Vec<u8>,
+    ends: bool,
+) -> (crate::ends::Client, tokio::task::JoinHandle<Vec<Said>>) {
+    let store = world.store(&["db"]);
+    let svid = store.current(&id("db")).unwrap();
+    let config = lark_tunnel::tls::server(&provider(&by_speed()), &svid, &store, domain()).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let node = listener.local_addr().unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let heard = tokio::task::spawn_local(async move {
+        let (socket, _) = listener.accept().await.unwrap();
+        hears(acceptor.accept(socket).await.unwrap(), &settings, ends).await
+    });
+    (crate::ends::Client::new(world.store(&["web"]), node, quick()).await, heard)
+}
+
 #[test]
 fn a_peer_that_takes_one_stream_at_a_time_hears_of_its_end_before_the_next_one() {
     on_worker(async {
-        let world = World::new();
-        let store = world.store(&["db"]);
-        let svid = store.current(&id("db")).unwrap();
-        let config = lark_tunnel::tls::server(&provider(&by_speed()), &svid, &store, domain()).unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let node = listener.local_addr().unwrap();
-        let acceptor = TlsAcceptor::from(Arc::new(config));
-        let peer = tokio::task::spawn_local(async move {
-            let (socket, _) = listener.accept().await.unwrap();
-            takes_one_at_a_time(acceptor.accept(socket).await.unwrap()).await
-        });
-        {
-            let client = crate::ends::Client::new(world.store(&["web"]), node, quick()).await;
-            for _ in 0..100 {
-                let (mut socket, _, ended) = client.connect().await;
-                crate::ends::echoes(&mut socket).await;
-                assert_eq!(socket.read(&mut [0; 1]).await.unwrap(), 0);
-                drop(socket);
-                assert_eq!(ended.await.unwrap().how, lark_tunnel::End::Clean);
-            }
-            client.dialer.drain();
+        let (client, heard) = heard_by(&World::new(), setting(3, 1), true).await;
+        for _ in 0..100 {
+            let (mut socket, _, ended) = client.connect().await;
+            crate::ends::echoes(&mut socket).await;
+            assert_eq!(socket.read(&mut [0; 1]).await.unwrap(), 0);
+            drop(socket);
+            assert_eq!(ended.await.unwrap().how, lark_tunnel::End::Clean);
         }
-        assert_eq!(peer.await.unwrap(), 100);
+        client.dialer.drain();
+        drop(client);
+        let one_by_one = (0..100).map(|n| 2 * n + 1).flat_map(|n| [Said::Begins(n), Said::Ends(n)]);
+        assert_eq!(heard.await.unwrap(), one_by_one.collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn a_connection_that_is_opened_before_another_is_closed_goes_first() {
+    on_worker(async {
+        let (client, heard) = heard_by(&World::new(), Vec::new(), false).await;
+        let client = Rc::new(client);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let carried = client.clone();
+        // Accepts like an agent: a task for each connection.
+        tokio::task::spawn_local(async move {
+            while let Ok((pod, _)) = listener.accept().await {
+                drop(carried.carry("db", 80, pod));
+            }
+        });
+        let mut open = TcpStream::connect(address).await.unwrap();
+        crate::ends::echoes(&mut open).await;
+        let mut expected = vec![Said::Begins(1)];
+        for n in 1..20 {
+            // Both happen while the worker does something else, so it hears of them at once.
+            let mut next = std::net::TcpStream::connect(address).unwrap();
+            drop(open);
+            io::Write::write_all(&mut next, b"x").unwrap();
+            std::thread::sleep(std::time::Duration::from_millis(5));
+            next.set_nonblocking(true).unwrap();
+            open = TcpStream::from_std(next).unwrap();
+            open.read_exact(&mut [0; 1]).await.unwrap();
+            expected.extend([Said::Begins(2 * n + 1), Said::Ends(2 * n - 1)]);
+        }
+        client.dialer.drain();
+        // The tunnel closes with its last stream.
+        drop((open, client));
+        expected.push(Said::Ends(39));
+        assert_eq!(heard.await.unwrap(), expected);
     });
 }

@@ -140,9 +140,9 @@ pub(crate) struct Engine {
     /// Since when the peer takes nothing of what waits for it.
     stuck: Option<Instant>,
     timer: Pin<Box<Sleep>>,
-    /// Streams whose pods have ended. The peer is told in the next turn, when whoever is ready now has had one: a
-    /// client mostly closes one connection when it has opened another, whose CONNECT then goes first and takes the
-    /// end along.
+    /// Streams that this end opened and whose pods have ended. The peer is told when whoever is ready now has had a
+    /// turn of the worker: a client mostly closes one connection when it has opened another, whose CONNECT then goes
+    /// first and takes the end along.
     owing: Vec<u32>,
     /// Ends of streams that were put off.
     late_ends: Vec<u8>,

@@ -20,7 +20,7 @@ pub(crate) struct ReadyList {
 struct Queues {
     /// Have bytes to move, or may have.
     bytes: VecDeque<u32>,
-    /// Have to end, which can wait until the bytes of others are on their way.
+    /// Their peer has ended, or both sides have: closing can wait until the bytes of others are on their way.
     ends: VecDeque<u32>,
 }
 
@@ -54,12 +54,12 @@ impl ReadyList {
         queues.bytes.is_empty() && queues.ends.is_empty()
     }
 
-    /// All numbers that are in the list now, but for those that have to end.
+    /// All numbers that are in the list now, but for those that are only to be closed.
     pub(crate) fn take(&self, into: &mut VecDeque<u32>) {
         into.append(&mut self.queues().bytes);
     }
 
-    /// Those that have to end.
+    /// Those that are only to be closed.
     pub(crate) fn take_ends(&self, into: &mut VecDeque<u32>) {
         into.append(&mut self.queues().ends);
     }
@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whoever_has_only_to_end_comes_behind_the_others_and_each_once() {
+    fn whoever_is_only_to_be_closed_comes_behind_the_others_and_each_once() {
         let list = Arc::<ReadyList>::default();
         let [one, two, three] = [1, 2, 3].map(|stream| list.waker(stream));
         one.push_end();

@@ -341,8 +341,8 @@ impl Stream {
         }
     }
 
-    /// Whether the end may wait: the peer's pod ended first and was told nothing since, so it has closed, most likely,
-    /// and does not read on.
+    /// Whether the end may wait: the peer has ended too, and its pod was told nothing since, so it has closed, most
+    /// likely, and does not read on.
     pub(crate) fn may_end_late(&self) -> bool {
         self.peer_ended && !self.spoke_after
     }

@@ -4,7 +4,7 @@ use std::io;
 
 use lark_core::framing::FRAME_HEADER;
 
-use super::{Engine, FRAME, QUANTUM, SHARED_QUANTUM, TunnelError};
+use super::{Engine, FRAME, Part, QUANTUM, SHARED_QUANTUM, TunnelError};
 use crate::ended::End;
 use crate::record::RecordError;
 use crate::stream::{FromPod, Stream};
@@ -86,7 +86,9 @@ impl Engine {
                 self.end_soon(&header);
                 return Ok(true);
             }
-            self.write_control().and_then(|()| self.records.write(&header)).map_err(ServeError::Tunnel)?;
+            // Behind control frames, and before ends that were put off: one record for all of them.
+            self.h2.output().extend_from_slice(&header);
+            self.write_control().map_err(ServeError::Tunnel)?;
             return Ok(true);
         }
         let limit = room.min(stream.may_read());
@@ -114,7 +116,7 @@ impl Engine {
             }
             Ok(FromPod::End) => {
                 FRAME.set(frame);
-                if stream.may_end_late() {
+                if matches!(self.part, Part::Accepting(_)) || stream.may_end_late() {
                     stream.waker.push_end();
                 } else {
                     self.owing.push(number);
