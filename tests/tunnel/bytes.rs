@@ -347,3 +347,39 @@ fn the_second_end_of_a_stream_comes_though_nothing_follows_it() {
         }
     });
 }
+
+#[test]
+fn a_peer_that_says_nothing_is_asked_seldom_however_many_streams_end_meanwhile() {
+    on_worker(async {
+        // Each closes later than the one before it, long after the peer has ended all of them.
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let application = listener.local_addr().unwrap();
+        tokio::task::spawn_local(async move {
+            for n in 0..100 {
+                let (mut socket, _) = listener.accept().await.unwrap();
+                tokio::task::spawn_local(async move {
+                    while socket.read(&mut [0; 8]).await.unwrap() > 0 {}
+                    tokio::time::sleep(Duration::from_millis(1100 + 6 * n)).await;
+                });
+            }
+        });
+        let world = World::new();
+        let settings = TunnelSettings { keepalive: Duration::from_secs(3), ..quick() };
+        let node = accept(world.store(&["db"]), application, settings).await;
+        let mut peer = raw(&world.store(&["web"]), Ipv4Addr::LOCALHOST.into(), node).await;
+        peer.hello(&[]).await.unwrap();
+        let request = connect_to("10.0.0.2:80", "for=\"10.0.0.1:4242\"");
+        let opens = |n: u32| {
+            let begins = frame(kind::HEADERS, END_HEADERS, 2 * n + 1, &request);
+            [begins, frame(kind::DATA, END, 2 * n + 1, b"last")].concat()
+        };
+        peer.send(&(0..100).flat_map(opens).collect::<Vec<u8>>()).await.unwrap();
+        let (mut pings, mut ends) = (0, 0);
+        while let Ok(said) = peer.next().await {
+            pings += usize::from(said.kind == kind::PING);
+            ends += usize::from(said.kind == kind::DATA && said.flags & END != 0);
+        }
+        assert_eq!(ends, 100);
+        assert!((1..=3).contains(&pings), "asked {pings} times");
+    });
+}

@@ -21,13 +21,18 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
 use crate::ends::{World, accept, domain, echo, id, on_worker, quick, renews};
 
-/// A listener that shows one identity's certificate whatever name is asked for.
-pub(crate) async fn shows_always(store: SvidStore, account: &str) -> SocketAddr {
+/// A listener, what shows an identity's certificate on it, and its address.
+async fn shows(store: &SvidStore, account: &str) -> (TcpListener, TlsAcceptor, SocketAddr) {
     let svid = store.current(&id(account)).unwrap();
-    let config = lark_tunnel::tls::server(&provider(&by_speed()), &svid, &store, domain()).unwrap();
+    let config = lark_tunnel::tls::server(&provider(&by_speed()), &svid, store, domain()).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let acceptor = TlsAcceptor::from(Arc::new(config));
+    (listener, TlsAcceptor::from(Arc::new(config)), address)
+}
+
+/// A listener that shows one identity's certificate whatever name is asked for.
+pub(crate) async fn shows_always(store: SvidStore, account: &str) -> SocketAddr {
+    let (listener, acceptor, address) = shows(&store, account).await;
     tokio::task::spawn_local(async move {
         loop {
             let (socket, _) = listener.accept().await.unwrap();
@@ -185,12 +190,7 @@ fn the_h2_crate_tunnels_through_our_accepting_end_and_renews_its_keys() {
 fn our_dialling_end_tunnels_through_the_h2_crate_which_renews_its_keys() {
     on_worker(async {
         let world = World::new();
-        let store = world.store(&["db"]);
-        let svid = store.current(&id("db")).unwrap();
-        let config = lark_tunnel::tls::server(&provider(&by_speed()), &svid, &store, domain()).unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let node = listener.local_addr().unwrap();
-        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let (listener, acceptor, node) = shows(&world.store(&["db"]), "db").await;
         let renewed = Rc::default();
         let counted = Rc::clone(&renewed);
         tokio::task::spawn_local(async move {
@@ -319,12 +319,7 @@ async fn heard_by(
     settings: Vec<u8>,
     ends: bool,
 ) -> (crate::ends::Client, tokio::task::JoinHandle<Vec<Said>>) {
-    let store = world.store(&["db"]);
-    let svid = store.current(&id("db")).unwrap();
-    let config = lark_tunnel::tls::server(&provider(&by_speed()), &svid, &store, domain()).unwrap();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let node = listener.local_addr().unwrap();
-    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let (listener, acceptor, node) = shows(&world.store(&["db"]), "db").await;
     let heard = tokio::task::spawn_local(async move {
         let (socket, _) = listener.accept().await.unwrap();
         hears(acceptor.accept(socket).await.unwrap(), &settings, ends).await

@@ -136,6 +136,8 @@ pub(crate) struct Engine {
     settings: TunnelSettings,
     began: Instant,
     heard: Instant,
+    /// When the peer was last asked whether it is there.
+    asked: Option<Instant>,
     idle_since: Instant,
     /// Since when the peer takes nothing of what waits for it.
     stuck: Option<Instant>,
@@ -238,6 +240,7 @@ impl Engine {
             settings,
             began: now,
             heard: now,
+            asked: None,
             idle_since: now,
             stuck: None,
             // At once: the first tick knows when the next is due.

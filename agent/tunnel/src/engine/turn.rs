@@ -125,7 +125,9 @@ impl Engine {
             return Err(TunnelError::Silent(keepalive));
         }
         let mut next = if silent < ask { self.heard + ask } else { (now + ask).min(self.heard + keepalive) };
-        if silent >= ask {
+        // Not at each tick, of which what is put off makes many: a peer takes too many pings for an attack.
+        if silent >= ask && self.asked.is_none_or(|asked| now.duration_since(asked) >= ask) {
+            self.asked = Some(now);
             self.h2.ping(*b"lark-ka\0");
         }
         let stuck = self.records.is_stuck().then(|| self.stuck.unwrap_or(now));
