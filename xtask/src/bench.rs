@@ -19,6 +19,8 @@ mod beside;
 mod counts;
 /// Medians, ratios, spread.
 mod figures;
+/// What agents execute.
+mod layout;
 /// What the figures depend on.
 mod machine;
 /// What each row must reach.
@@ -50,6 +52,11 @@ use peer::Peer;
 use rows::{JOBS, Job, ROWS, Row, named};
 use stage::{Contestant, Programs, Stage};
 use twins::Twins;
+
+pub(crate) use layout::PROFILES;
+
+/// Congestion control, unless another one is asked for.
+const CONGESTION: &str = "reno";
 
 /// Measures Lark on this machine (needs root).
 ///
@@ -116,7 +123,7 @@ pub(crate) struct Args {
     /// TCP congestion control of the pods, the nodes and the load, for example cubic; what Lark has on loopback is reno.
     ///
     /// Default reno: bbr paces on loopback, and under it plain TCP itself falls to a third.
-    #[arg(long, value_name = "NAME", default_value = "reno")]
+    #[arg(long, value_name = "NAME", default_value = CONGESTION)]
     congestion: String,
     /// Measure this binary of Lark instead of the one that is built, to compare with one from before.
     #[arg(long, value_name = "FILE")]
@@ -238,6 +245,18 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         0 => Ok(()),
         count => bail!("{count} turns failed:\n{}", failures.join("\n")),
     }
+}
+
+/// Runs every load with agents that this program runs under callgrind, and tells where it has written what they executed.
+///
+/// # Errors
+/// When a load does not run.
+pub(crate) fn profiled(lark: &Path, directory: &Path) -> Result<Vec<PathBuf>> {
+    let programs = build(Some(lark))?;
+    let mut stage = Stage::set_up(&programs, CONGESTION, &[], Vec::new())?;
+    let meter = Meter::new(&stage, &programs.reference, CONGESTION, Duration::ZERO);
+    layout::profiled(&meter, &mut stage, directory)
+        .with_context(|| format!("agents under callgrind\n{}", stage.last_words()))
 }
 
 /// The rows asked for; all when none is named.

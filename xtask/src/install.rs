@@ -49,6 +49,9 @@ pub(crate) const BENCH: [Tool; 4] = [
 /// For what the bench counts.
 pub(crate) const COUNTS: Tool = tool("perf", "linux-perf");
 
+/// For what an agent executes.
+pub(crate) const PROFILE: [Tool; 2] = [tool("valgrind", "valgrind"), tool("nm", "binutils")];
+
 /// For the tests, beyond the demo's.
 pub(crate) const TESTS: [Tool; 17] = [
     tool("dbus-daemon", "dbus"),

@@ -24,6 +24,8 @@ mod fuzz;
 mod image;
 /// What comes from Debian, from crates.io and from PyPI.
 mod install;
+/// Where functions lie in the binary.
+mod layout;
 /// The plain manifests, from the chart.
 mod manifests;
 /// Node.js, for the page.
@@ -80,6 +82,8 @@ enum Task {
     Fuzz(fuzz::Args),
     /// Make a container image as an OCI layout, without a container engine, and the list of what is inside.
     Image(image::Args),
+    /// Write agent/layout.ld, by which functions that run together lie together, from what agents execute (needs root).
+    Layout,
     /// Write the plain manifests of deploy/kubernetes from the chart.
     Manifests,
     /// Run every test, the privileged ones included (needs root).
@@ -104,6 +108,7 @@ fn main() -> ExitCode {
         Task::Soak(args) => soak::run(&args),
         Task::Fuzz(args) => fuzz::run(&args),
         Task::Image(args) => image::run(&args),
+        Task::Layout => layout::run(),
         Task::Manifests => manifests::run(),
         Task::Test(args) => test::run(&args),
         Task::Tidy => tidy::run(),
