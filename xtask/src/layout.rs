@@ -123,6 +123,11 @@ mod tests {
         [Vec::new(), vec![brought, "-fuse-ld=lld".to_owned()]]
     }
 
+    /// What a line of the file names.
+    fn pattern(line: &str) -> Option<&str> {
+        line.trim().strip_prefix("*(.text.")?.strip_suffix(')')
+    }
+
     #[test]
     fn linkers_put_what_a_file_names_into_a_part_of_its_own() {
         let directory = tempfile::tempdir().unwrap();
@@ -144,12 +149,40 @@ mod tests {
             assert_eq!(section(&linked(&file, &flags), "main"), Some(".text"), "{flags:?}");
         }
         let text = fs::read_to_string(file).unwrap();
-        let name = |line: &str| line.trim().strip_prefix("*(.text.")?.strip_suffix(")").map(str::to_owned);
-        let names: Vec<String> = text.lines().filter_map(name).collect();
+        let names: Vec<String> = text.lines().filter_map(pattern).map(str::to_owned).collect();
         assert_eq!(text, script::text(&names));
         assert!(
             names.iter().any(|name| name.starts_with("_ZN11lark_tunnel")),
             "the tunnel is what runs most"
+        );
+    }
+    /// Whether a name is what a pattern with stars stands for.
+    fn is_named(name: &str, pattern: &str) -> bool {
+        let (start, rest) = pattern.split_once('*').unwrap_or((pattern, ""));
+        let Some(mut left) = name.strip_prefix(start) else { return false };
+        rest.split('*').all(|part| match left.split_once(part) {
+            Some((_, after)) => {
+                left = after;
+                true
+            }
+            None => false,
+        })
+    }
+
+    #[test]
+    fn most_of_what_the_committed_file_names_is_in_a_binary() {
+        let lark = lark_testbed::lark_binary().unwrap();
+        let names: Vec<String> = symbols(&lark).unwrap().into_iter().map(|symbol| symbol.name).collect();
+        let text = fs::read_to_string(metadata().unwrap().workspace_root.join("agent/layout.ld")).unwrap();
+        let patterns: Vec<&str> = text.lines().filter_map(pattern).collect();
+        let is_there = |pattern: &&&str| names.iter().any(|name| is_named(name, pattern));
+        let found = patterns.iter().filter(is_there).count();
+        // Some are only in releases, where more is inlined into fewer.
+        assert!(
+            found * 4 >= patterns.len() * 3,
+            "of {} names in agent/layout.ld {} have {found}: `cargo xtask layout` writes it anew",
+            patterns.len(),
+            lark.display()
         );
     }
 }

@@ -7,17 +7,17 @@ pub(crate) fn executed(text: &str) -> BTreeSet<String> {
     let (mut executed, mut current) = (BTreeSet::new(), None);
     let mut is_call = false;
     for line in text.lines() {
-        let (key, value) = line.split_once('=').unwrap_or((line, ""));
-        match key {
-            "fn" => current = named(&mut names, value),
-            "cfn" => drop(named(&mut names, value)),
-            // The line that follows is what the call cost, which is not this function's.
-            "calls" => is_call = true,
-            _ if line.starts_with(|c: char| c.is_ascii_digit() || "+-*".contains(c)) => {
-                if !std::mem::take(&mut is_call) {
-                    executed.extend(current.map(str::to_owned));
-                }
+        if line.starts_with(|c: char| c.is_ascii_digit() || "+-*".contains(c)) {
+            // The line after a call is what that cost, which is not this function's.
+            if !std::mem::take(&mut is_call) {
+                executed.extend(current.map(str::to_owned));
             }
+            continue;
+        }
+        match line.split_once('=') {
+            Some(("fn", name)) => current = named(&mut names, name),
+            Some(("cfn", name)) => drop(named(&mut names, name)),
+            Some(("calls", _)) => is_call = true,
             _ => {}
         }
     }
