@@ -180,7 +180,7 @@ mod tests {
         // Some are only in releases, where more is inlined into fewer.
         assert!(
             found * 4 >= patterns.len() * 3,
-            "of {} names in agent/layout.ld {} have {found}: `cargo xtask layout` writes it anew",
+            "of {} names in agent/layout.ld {} has {found}: `cargo xtask layout` writes it anew",
             patterns.len(),
             lark.display()
         );

@@ -36,8 +36,8 @@ struct Part {
 }
 
 /// Modules and functions of which at least half was executed, by size: the largest that are so. A module that is warm
-/// takes along what is added to it later. Instances of one generic function have one name in a symbol's first part, so
-/// they are warm or cold together.
+/// takes along what is added to it later. Instances of one generic function differ in nothing but the hash, so they are
+/// warm or cold together.
 pub(crate) fn warm(symbols: &[Symbol], executed: &BTreeSet<String>) -> Warm {
     let mut all = Part::default();
     for symbol in symbols {
