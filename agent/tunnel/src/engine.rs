@@ -13,6 +13,7 @@
 
 mod events;
 mod serve;
+mod silence;
 mod splice;
 mod turn;
 
@@ -135,9 +136,7 @@ pub(crate) struct Engine {
     proof: Rc<Proof>,
     settings: TunnelSettings,
     began: Instant,
-    heard: Instant,
-    /// When the peer was last asked whether it is there.
-    asked: Option<Instant>,
+    silence: silence::Silence,
     idle_since: Instant,
     /// Since when the peer takes nothing of what waits for it.
     stuck: Option<Instant>,
@@ -239,8 +238,7 @@ impl Engine {
             proof,
             settings,
             began: now,
-            heard: now,
-            asked: None,
+            silence: silence::Silence::new(now),
             idle_since: now,
             stuck: None,
             // At once: the first tick knows when the next is due.

@@ -312,7 +312,7 @@ impl Engine {
             Poll::Pending => Ok(false),
             Poll::Ready(Err(error)) => Err(error.into()),
             Poll::Ready(Ok(count)) => {
-                self.heard = Instant::now();
+                self.silence.heard(Instant::now());
                 self.moved += count;
                 self.place = Place::Unknown;
                 self.take_records(received.get_mut(..count).unwrap_or_default()).map(|()| true)

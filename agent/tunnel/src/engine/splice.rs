@@ -66,7 +66,7 @@ impl Engine {
             Poll::Ready(Err(error)) => Some(Err(error.into())),
             Poll::Ready(Ok(Spliced::NotData)) => None,
             Poll::Ready(Ok(Spliced::Bytes)) => {
-                self.heard = Instant::now();
+                self.silence.heard(Instant::now());
                 self.moved += pipe.holds();
                 let end = self.h2.passed(pipe.holds());
                 self.place = if pipe.holds() < left { Place::Inside } else { Place::Behind };

@@ -119,17 +119,11 @@ impl Engine {
     fn tick(&mut self) -> Result<Instant, TunnelError> {
         let now = Instant::now();
         let TunnelSettings { keepalive, idle, max_age, .. } = self.settings;
-        let ask = keepalive / 3;
-        let silent = now.duration_since(self.heard);
-        if silent >= keepalive {
-            return Err(TunnelError::Silent(keepalive));
-        }
-        let mut next = if silent < ask { self.heard + ask } else { (now + ask).min(self.heard + keepalive) };
-        // Not at each tick, of which what is put off makes many: a peer takes too many pings for an attack.
-        if silent >= ask && self.asked.is_none_or(|asked| now.duration_since(asked) >= ask) {
-            self.asked = Some(now);
+        let look = self.silence.look(now, keepalive).ok_or(TunnelError::Silent(keepalive))?;
+        if look.ask {
             self.h2.ping(*b"lark-ka\0");
         }
+        let mut next = look.again;
         let stuck = self.records.is_stuck().then(|| self.stuck.unwrap_or(now));
         self.stuck = stuck;
         if stuck.is_some_and(|since| now.duration_since(since) >= keepalive) {
