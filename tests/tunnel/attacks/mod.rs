@@ -136,7 +136,10 @@ impl Stage {
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        panic!("{what} was counted {} times, not {least}", count(self));
+        let text = self.observer.metrics(&vec![]).unwrap();
+        let lost: Vec<&str> =
+            text.lines().filter(|line| line.starts_with("lark_tunnel_lost_total")).collect();
+        panic!("{what} was counted {} times, not {least}; of tunnels there are {lost:#?}", count(self));
     }
 
     /// The stream that was open goes on, another opens on its tunnel, and one on a new tunnel.
