@@ -115,8 +115,8 @@ fn bomb() -> Vec<u8> {
 fn broken_protocols_are_counted_each_by_its_kind_and_harm_nobody() {
     on_worker(async {
         let few = framing::Settings { max_streams: 50, ..framing::Settings::default() };
-        // Where much arrives at once, the share of deliveries would be used up first: who then resets a stream has been
-        // answered before, and may do that.
+        // So many that the first attack ends by its resets: what arrives in one turn is otherwise more than a node's
+        // share, and refused before its reset, which is then none that counts (the next test).
         let settings = TunnelSettings { framing: few, deliveries_max: 100_000, ..quick() };
         let mut stage = Stage::new(settings).await;
         for (what, piece, cause) in ATTACKS {
@@ -142,6 +142,32 @@ fn broken_protocols_are_counted_each_by_its_kind_and_harm_nobody() {
         let count = ATTACKS.len() + 1;
         let seen = format!("{count} of {count} ended and counted by cause; {}", mib(stage.grown()));
         Record::told(fault, u64::try_from(count).unwrap(), seen).unwrap();
+    });
+}
+
+/// Refused streams cost a decision and an answer each, and whoever reads these may go on.
+#[test]
+fn streams_opened_and_reset_beyond_a_share_are_refused_and_harm_nobody() {
+    on_worker(async {
+        let mut stage = Stage::new(TunnelSettings { deliveries_max: 40, ..quick() }).await;
+        let mut hostile = stage.tunnel(&[]).await;
+        let mut refused = 0;
+        for n in 0..100 {
+            // Whatever of them was under way when its reset came is not answered.
+            hostile.send(&each(100, n, |n| [open(n), reset(n)].concat())).await.unwrap();
+            hostile.send(&frame(PING, 0, 0, &[7; 8])).await.unwrap();
+            loop {
+                match hostile.next().await.unwrap() {
+                    said if said.kind == HEADERS && said.flags & END != 0 => refused += 1,
+                    said if said.kind == PING => break,
+                    _ => {}
+                }
+            }
+        }
+        assert_eq!(stage.refused("limit_reached"), refused);
+        assert!((7_000..10_000).contains(&refused), "{refused} of 10,000 were refused");
+        stage.others_are_unharmed().await;
+        assert!(stage.grown() < 48 << 20, "{} bytes", stage.grown());
     });
 }
 

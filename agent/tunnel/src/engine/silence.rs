@@ -16,7 +16,7 @@ pub(super) struct Silence {
 pub(super) struct Look {
     /// Whether the peer is to be asked now.
     pub(super) ask: bool,
-    /// When to look again, always later than now.
+    /// When to look again: later than now, unless a third of the keepalive is nothing.
     pub(super) again: Instant,
 }
 
@@ -30,20 +30,22 @@ impl Silence {
         self.heard = now;
     }
 
-    /// Looks how long the silence lasts: nothing if as long as `keepalive`, which is the end. The peer is asked after a
-    /// third of that and once for each third, however often this is called: it takes too many questions for an attack.
+    /// Looks how long the silence lasts: nothing if for `keepalive`, and a third of it since the peer was asked, which is
+    /// the end. The peer is asked once for each third, however often this is called: it takes too many questions for an
+    /// attack. Whoever looks late, after a pause of his whole machine for one, asks before he gives up.
     pub(super) fn look(&mut self, now: Instant, keepalive: Duration) -> Option<Look> {
-        let (third, end) = (keepalive / 3, self.heard + keepalive);
-        if now >= end {
+        // Rounded up, so that the third of them is no sooner than the end.
+        let third = (keepalive + Duration::from_nanos(2)) / 3;
+        let asked = self.asked.filter(|asked| *asked > self.heard);
+        let due = asked.unwrap_or(self.heard) + third;
+        if now < due {
+            return Some(Look { ask: false, again: due });
+        }
+        if asked.is_some() && now >= self.heard + keepalive {
             return None;
         }
-        let due = self.heard + third;
-        let due = self.asked.map_or(due, |asked| due.max(asked + third));
-        let ask = due <= now;
-        if ask {
-            self.asked = Some(now);
-        }
-        Some(Look { ask, again: if ask { now + third } else { due }.min(end) })
+        self.asked = Some(now);
+        Some(Look { ask: true, again: now + third })
     }
 }
 
@@ -65,33 +67,60 @@ mod tests {
         assert_eq!(silence.look(at(1000), KEEPALIVE), look(true, 2000));
         // What else is due makes no difference.
         assert_eq!(silence.look(at(1700), KEEPALIVE), look(false, 2000));
-        assert_eq!(silence.look(at(2100), KEEPALIVE), look(true, 3000));
+        assert_eq!(silence.look(at(2000), KEEPALIVE), look(true, 3000));
         assert_eq!(silence.look(at(2999), KEEPALIVE), look(false, 3000));
         assert_eq!(silence.look(at(3000), KEEPALIVE), None);
         silence.heard(at(2999));
         assert_eq!(silence.look(at(3000), KEEPALIVE), look(false, 3999));
     }
 
+    #[test]
+    fn who_looks_late_asks_before_he_gives_up() {
+        let began = Instant::now();
+        let mut silence = Silence::new(began);
+        let at = |ms: u64| began + Duration::from_millis(ms);
+        assert_eq!(silence.look(at(60_000), KEEPALIVE), Some(Look { ask: true, again: at(61_000) }));
+        assert_eq!(silence.look(at(60_999), KEEPALIVE), Some(Look { ask: false, again: at(61_000) }));
+        assert_eq!(silence.look(at(61_000), KEEPALIVE), None);
+    }
+
     proptest! {
         #[test]
-        fn a_silent_peer_is_asked_twice_however_often_anybody_looks(
-            mut other in prop::collection::vec(0_u64..3000, 0..50),
+        fn a_peer_is_asked_once_a_third_and_given_up_only_in_vain(
+            keepalive in 3_u64..100_000,
+            // Looks besides those that were asked for, words of the peer, and how late all of it is, in milliseconds.
+            events in prop::collection::vec((0_u64..50_000, any::<bool>()), 0..50),
+            late in 0_u64..5_000,
         ) {
-            other.sort_unstable();
-            let began = Instant::now();
-            let mut silence = Silence::new(began);
-            let mut asked = Vec::new();
-            let mut other = other.into_iter().map(|ms| began + Duration::from_millis(ms)).peekable();
-            let mut now = began;
-            while let Some(look) = silence.look(now, KEEPALIVE) {
+            let (keepalive, late) = (Duration::from_millis(keepalive), Duration::from_millis(late));
+            let mut now = Instant::now();
+            let mut silence = Silence::new(now);
+            let (mut heard, mut asked) = (now, None);
+            let mut events = events.into_iter();
+            while let Some(look) = silence.look(now, keepalive) {
                 prop_assert!(look.again > now);
                 if look.ask {
-                    asked.push((now - began).as_millis());
+                    let last: Instant = asked.replace(now).unwrap_or(heard).max(heard);
+                    prop_assert!(now - last >= keepalive / 3);
                 }
-                now = other.next_if(|at| *at < look.again).unwrap_or(look.again).max(now);
+                let on_time = look.again + late;
+                now = match events.next() {
+                    Some((after, speaks)) if now + Duration::from_millis(after) < on_time => {
+                        now += Duration::from_millis(after);
+                        if speaks {
+                            silence.heard(now);
+                            heard = now;
+                        }
+                        now
+                    }
+                    _ => on_time,
+                };
             }
-            prop_assert_eq!(now, began + KEEPALIVE);
-            prop_assert_eq!(asked, vec![1000, 2000]);
+            // The last question had its third, and no more than two looks were late.
+            let asked = asked.unwrap();
+            prop_assert!(asked > heard && now - asked >= keepalive / 3);
+            prop_assert!(now - heard >= keepalive);
+            prop_assert!(now - heard <= keepalive + (keepalive / 3 + Duration::from_nanos(1) + late) * 2);
         }
     }
 }
