@@ -19,7 +19,7 @@ const ROOMS: [Room; 8] = [
     Room {
         name: "lark-core",
         ours: &["lark-abi"],
-        others: Some(&["serde", "thiserror", "hashbrown", "httlib-huffman"]),
+        others: Some(&["serde", "thiserror", "foldhash", "hashbrown", "httlib-huffman"]),
         never: &[],
     },
     Room {

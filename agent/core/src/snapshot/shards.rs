@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash};
 use std::sync::Arc;
 
-use foldhash::quality::RandomState;
+use foldhash::quality::FixedState;
 use hashbrown::HashTable;
 
 use super::Turned;
@@ -34,18 +34,19 @@ pub(crate) trait Entry: Clone {
 type Piece<E> = HashTable<E>;
 type Group<E> = [Arc<Piece<E>>; PIECES];
 
-/// Hashes keys, which are names that are chosen by whoever makes a pod. The hasher's own key is made of addresses,
-/// so the chance that std keys its maps by goes into each hash; the same in all copies of a map. Its faster kind lets keys
+/// Hashes keys, which are names that are chosen by whoever makes a pod. The chance that std keys its maps by
+/// is the hasher's seed and goes into each hash too; the same in all copies of a map. Its faster kind lets keys
 /// in a row, as addresses are, fall into some pieces and leave others empty, for one key of its own in sixty.
 #[derive(Debug, Clone)]
 struct Keyed {
-    hasher: RandomState,
+    hasher: FixedState,
     secret: u64,
 }
 
 impl Default for Keyed {
     fn default() -> Self {
-        Self { hasher: RandomState::default(), secret: HashMap::<(), ()>::new().hasher().hash_one(()) }
+        let secret = HashMap::<(), ()>::new().hasher().hash_one(());
+        Self { hasher: FixedState::with_seed(secret), secret }
     }
 }
 
