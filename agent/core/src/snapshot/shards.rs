@@ -6,10 +6,11 @@
 //! each. The one hash of a key says in which piece an entry is, and where in it.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, Hash};
-use std::sync::Arc;
+use std::hash::{BuildHasher, Hash, Hasher};
+use std::sync::{Arc, LazyLock};
 
-use foldhash::quality::FixedState;
+use foldhash::SharedSeed;
+use foldhash::quality::FoldHasher;
 use hashbrown::HashTable;
 
 use super::Turned;
@@ -34,25 +35,33 @@ pub(crate) trait Entry: Clone {
 type Piece<E> = HashTable<E>;
 type Group<E> = [Arc<Piece<E>>; PIECES];
 
-/// Hashes keys, which are names that are chosen by whoever makes a pod. The chance that std keys its maps by
-/// is the hasher's seed and goes into each hash too; the same in all copies of a map. Its faster kind lets keys
-/// in a row, as addresses are, fall into some pieces and leave others empty, for one key of its own in sixty.
+/// What the hasher mixes pieces of long keys with: whoever knew it could choose names of one hash.
+static MIXED: LazyLock<SharedSeed> = LazyLock::new(|| SharedSeed::from_u64(chance()));
+
+/// The chance that std keys its maps by, another one each time; the hasher's own is made of addresses.
+fn chance() -> u64 {
+    HashMap::<(), ()>::new().hasher().hash_one(())
+}
+
+/// Hashes keys, which are names that are chosen by whoever makes a pod; the same in all copies of a map. The hasher's
+/// faster kind lets keys in a row, as addresses are, fall into some pieces and leave others empty, for one seed in sixty.
 #[derive(Debug, Clone)]
 struct Keyed {
-    hasher: FixedState,
-    secret: u64,
+    mixed: &'static SharedSeed,
+    seed: u64,
 }
 
 impl Default for Keyed {
     fn default() -> Self {
-        let secret = HashMap::<(), ()>::new().hasher().hash_one(());
-        Self { hasher: FixedState::with_seed(secret), secret }
+        Self { mixed: &MIXED, seed: chance() }
     }
 }
 
 impl Keyed {
     fn of(&self, key: impl Hash) -> u64 {
-        self.hasher.hash_one((self.secret, key))
+        let mut hasher = FoldHasher::with_seed(self.seed, self.mixed);
+        key.hash(&mut hasher);
+        hasher.finish()
     }
 }
 
@@ -174,6 +183,8 @@ where
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
 
     impl Entry for Arc<(u32, u32)> {
@@ -261,7 +272,7 @@ mod tests {
     struct Colliding(u32);
 
     impl Hash for Colliding {
-        fn hash<H: std::hash::Hasher>(&self, _state: &mut H) {}
+        fn hash<H: Hasher>(&self, _state: &mut H) {}
     }
 
     impl Entry for Arc<Colliding> {
@@ -287,6 +298,16 @@ mod tests {
         let mut keys = keys;
         assert!(keys.all(|key| map.get(key).is_some() == (key.0 % 2 == 1)));
         assert_eq!(map.iter().count(), 150);
+    }
+
+    #[test]
+    fn names_cannot_be_chosen_by_what_the_hasher_is_made_of() {
+        // What foldhash mixes short keys with where nobody gives it a seed: its product with anything is nothing.
+        let known = 0x3f84_d5b5_b547_0917_u64.to_ne_bytes();
+        let keyed = Keyed::default();
+        let names = (0..1_000_u64).map(|name| [name.to_ne_bytes(), known].concat());
+        let hashes: HashSet<u64> = names.map(|name| keyed.of(name.as_slice())).collect();
+        assert_eq!(hashes.len(), 1_000);
     }
 
     #[test]
