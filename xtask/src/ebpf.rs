@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::env;
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -121,6 +122,34 @@ fn version(rustc: &str) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?.trim().to_owned())
 }
 
+/// A directory with the compiler's own LLVM and nothing else: bpf-linker loads the first libLLVM of
+/// `LD_LIBRARY_PATH`, in the order in which the directory lists them, and one that is older than the
+/// compiler's cannot read what it wrote.
+fn llvm() -> Result<PathBuf> {
+    let linked = Command::new("ldd").arg("/usr/bin/rustc").output().context("ldd cannot be started")?;
+    ensure!(
+        linked.status.success(),
+        "ldd /usr/bin/rustc failed: {}",
+        String::from_utf8_lossy(&linked.stderr)
+    );
+    let library = llvm_of(&String::from_utf8(linked.stdout)?)
+        .context("/usr/bin/rustc links no libLLVM: it is not Debian's rustc-web, which is what is needed")?;
+    let place = Path::new(BUILD).join("llvm");
+    let _ = fs::remove_dir_all(&place);
+    fs::create_dir_all(&place)?;
+    symlink(&library, place.join(library.file_name().context("libLLVM without a name")?))?;
+    Ok(place)
+}
+
+/// The libLLVM among what ldd says of a program (lines of `name => path (address)`).
+fn llvm_of(ldd: &str) -> Option<PathBuf> {
+    ldd.lines().find_map(|line| {
+        let (name, rest) = line.trim().split_once(" => ")?;
+        name.starts_with("libLLVM")
+            .then(|| PathBuf::from(rest.split_once(" (").map_or(rest, |(path, _)| path)))
+    })
+}
+
 fn build(root: &Path) -> Result<Vec<u8>> {
     let place = Path::new(BUILD);
     // Sources only: what was compiled before is used again.
@@ -165,8 +194,7 @@ fn build(root: &Path) -> Result<Vec<u8>> {
             .env("RUSTC", "/usr/bin/rustc")
             // Stable's features for BPF are unstable ones; users never build this.
             .env("RUSTC_BOOTSTRAP", "1")
-            // bpf-linker finds the compiler's LLVM there.
-            .env("LD_LIBRARY_PATH", "/usr/lib/x86_64-linux-gnu")
+            .env("LD_LIBRARY_PATH", llvm()?)
             .env("CARGO_TARGET_DIR", place.join("target"))
             .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
             .env_remove("CARGO")
@@ -234,6 +262,15 @@ mod guard;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_llvm_is_the_one_that_the_compiler_links() {
+        let ldd = "\tlinux-vdso.so.1 (0x00007f6fe22ac000)\n\
+                   \tlibrustc_driver-ea0e.so => /lib/x/librustc_driver-ea0e.so (0x00007f6fdc800000)\n\
+                   \tlibLLVM.so.22.1 => /lib/x/libLLVM.so.22.1 (0x00007f6fd3600000)\n";
+        assert_eq!(llvm_of(ldd), Some(PathBuf::from("/lib/x/libLLVM.so.22.1")));
+        assert_eq!(llvm_of("\tlibc.so.6 => /lib/x/libc.so.6 (0x00007f6fdc61e000)\n"), None);
+    }
 
     #[test]
     fn a_build_with_a_stale_object_fails_and_says_what_to_do() {
