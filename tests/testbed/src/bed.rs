@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use lark_sys::netns::NetNs;
 
 use crate::place::{Place, eventually};
 use crate::reaper::Reaper;
@@ -206,10 +207,23 @@ impl Testbed {
         Ok(())
     }
 
+    /// An empty network namespace, in which addresses can be used at once: a link-local one is asked for on the wire for
+    /// one to two seconds otherwise, in which a router finds no neighbour and keeps what it was to forward
+    /// (`ndisc_send_ns`, net/ipv6/ndisc.c).
+    fn namespace(&self, name: &str) -> Result<()> {
+        ip(&["netns", "add", name])?;
+        let unasked = || {
+            ["all", "default"]
+                .iter()
+                .try_for_each(|of| std::fs::write(format!("/proc/sys/net/ipv6/conf/{of}/accept_dad"), "0"))
+        };
+        NetNs::open(&Path::new("/run/netns").join(name))?.within(unasked)?.context("accept_dad cannot be set")
+    }
+
     /// The network namespace of a node, on the wire, with ways to all other nodes.
     fn connect(&self, n: u8, name: &str) -> Result<String> {
         let (wire, own) = (self.netns("wire"), self.netns(name));
-        ip(&["netns", "add", &own])?;
+        self.namespace(&own)?;
         let port = format!("n{n}");
         batch(
             &wire,
@@ -251,7 +265,7 @@ impl Testbed {
         let free = self.free.get_mut(usize::from(n) - 1).context("the node is another bed's")?;
         let p = free.pop().context("a node has room for 250 pods")?;
         let (there, own) = (self.netns(&node.name), self.netns(&format!("p-{name}")));
-        ip(&["netns", "add", &own])?;
+        self.namespace(&own)?;
         let port = format!("p{p}");
         batch(
             &there,
