@@ -10,10 +10,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hashbrown::{HashMap, HashSet};
+use hashbrown::HashSet;
 use lark_core::policy::Passage;
 use lark_core::snapshot::{PolicyChange, Snapshot};
 use lark_sys::connections::destroy;
+use slab::Slab;
 use tokio::sync::watch;
 
 use crate::capture::Pod;
@@ -29,10 +30,10 @@ const AGAIN: Duration = Duration::from_secs(1);
 pub struct Standing(Rc<RefCell<Table>>);
 
 struct Table {
-    next: u64,
-    open: HashMap<u64, Open>,
+    /// By number. One that is free goes to the next connection; a [`Held`] keeps its own.
+    open: Slab<Open>,
     /// Those that are not allowed any more and could not be ended yet.
-    lingering: HashSet<u64>,
+    lingering: HashSet<usize>,
     observer: Observer,
 }
 
@@ -58,13 +59,13 @@ enum Fate {
 /// One connection's place in the table; left when dropped.
 pub(super) struct Held {
     table: Rc<RefCell<Table>>,
-    number: u64,
+    number: usize,
 }
 
 impl Held {
     /// Why policies ended it, if they did.
     pub(super) fn denied(&self) -> Option<String> {
-        match &self.table.borrow().open.get(&self.number)?.fate {
+        match &self.table.borrow().open.get(self.number)?.fate {
             Fate::Ended(why) => Some(why.clone()),
             Fate::Stands | Fate::Lingers(_) => None,
         }
@@ -74,21 +75,21 @@ impl Held {
 impl Drop for Held {
     fn drop(&mut self) {
         let mut table = self.table.borrow_mut();
-        table.open.remove(&self.number);
+        table.open.try_remove(self.number);
         table.settle(self.number);
     }
 }
 
 impl Table {
     /// Nothing has to be done about a connection any more.
-    fn settle(&mut self, number: u64) {
+    fn settle(&mut self, number: usize) {
         if self.lingering.remove(&number) {
             self.observer.denied_open(-1);
         }
     }
 
     /// A connection goes on that may not.
-    fn linger(&mut self, number: u64) {
+    fn linger(&mut self, number: usize) {
         if self.lingering.insert(number) {
             self.observer.denied_open(1);
         }
@@ -98,7 +99,7 @@ impl Table {
 impl Standing {
     /// An empty table.
     pub fn new(observer: Observer) -> Self {
-        let table = Table { next: 0, open: HashMap::new(), lingering: HashSet::new(), observer };
+        let table = Table { open: Slab::new(), lingering: HashSet::new(), observer };
         Self(Rc::new(RefCell::new(table)))
     }
 
@@ -111,10 +112,8 @@ impl Standing {
         local: SocketAddr,
         remote: SocketAddr,
     ) -> Held {
-        let mut table = self.0.borrow_mut();
-        let number = table.next;
-        table.next += 1;
-        table.open.insert(number, Open { passage, pod, local, remote, fate: Fate::Stands, failures: 0 });
+        let open = Open { passage, pod, local, remote, fate: Fate::Stands, failures: 0 };
+        let number = self.0.borrow_mut().open.insert(open);
         Held { table: self.0.clone(), number }
     }
 
@@ -135,26 +134,28 @@ impl Standing {
                 },
                 () = tokio::time::sleep(AGAIN), if lingers => false,
             };
-            let snapshot = snapshots.borrow_and_update().clone();
-            let numbers: Vec<u64> = {
+            let numbers: Vec<usize> = {
                 let table = self.0.borrow();
                 if changed {
-                    table.open.keys().copied().collect()
+                    table.open.iter().map(|(number, _)| number).collect()
                 } else {
                     table.lingering.iter().copied().collect()
                 }
             };
             for batch in numbers.chunks(BATCH) {
+                // The newest: a number may by now be that of a connection which the last one would not have allowed.
+                // Not marked as seen: the others, and those of batches before, are judged by it after this.
+                let snapshot = snapshots.borrow().clone();
                 batch.iter().for_each(|number| self.judge(*number, &snapshot));
                 tokio::task::yield_now().await;
             }
         }
     }
 
-    fn judge(&self, number: u64, snapshot: &Snapshot) {
+    fn judge(&self, number: usize, snapshot: &Snapshot) {
         let mut table = self.0.borrow_mut();
         let table = &mut *table;
-        let Some(open) = table.open.get_mut(&number) else { return };
+        let Some(open) = table.open.get_mut(number) else { return };
         let why = match &open.fate {
             Fate::Ended(_) => return,
             _ if snapshot.mesh.policy_change == PolicyChange::Keep => None,
@@ -215,7 +216,7 @@ mod tests {
             name: name.into(),
             account: name.into(),
             identity: SpiffeId::new(&domain, "shop", name).unwrap(),
-            labels: Arc::default(),
+            labels: Arc::new([("app".to_owned(), name.to_owned())].into()),
             addresses: [address.into()].into(),
             contested: Box::default(),
             node: "one".into(),
@@ -229,8 +230,8 @@ mod tests {
         }
     }
 
-    /// Two pods of one node; with `denied`, nobody may connect to any.
-    fn snapshot(denied: bool) -> Arc<Snapshot> {
+    /// Two pods of one node, and those of them to which nobody may connect.
+    fn snapshot(denied: &[&str]) -> Arc<Snapshot> {
         let mesh = MeshSettings {
             trust_domain: TrustDomain::new("cluster.local").unwrap(),
             same_node: SameNode::default(),
@@ -245,14 +246,14 @@ mod tests {
             zone: None,
         };
         let workloads = vec![workload("web", [10, 0, 0, 1]), workload("db", [10, 0, 0, 2])];
-        let closed = NetworkPolicy {
+        let closed = |name: &&str| NetworkPolicy {
             namespace: "shop".into(),
-            name: "closed".into(),
-            pods: Selector::default(),
+            name: format!("closed-{name}").into(),
+            pods: Selector { labels: [("app".to_owned(), (*name).to_owned())].into(), ..Selector::default() },
             ingress: Some(vec![]),
             egress: None,
         };
-        let network = if denied { vec![closed] } else { vec![] };
+        let network = denied.iter().map(closed).collect();
         let built = Snapshot::build(1, mesh, vec![node], workloads, vec![]).unwrap();
         Arc::new(built.with_policies(Policies { network, ..Policies::default() }))
     }
@@ -270,48 +271,128 @@ mod tests {
         line.unwrap().to_owned()
     }
 
+    /// A connection of a pod, from `name` at `port` to the other one, held by the socket `agent_end`.
+    fn hold(standing: &Standing, known: &Snapshot, to: &str, agent_end: &TcpStream) -> Held {
+        let from = if to == "db" { "web" } else { "db" };
+        let named = |name| known.workload_named("shop", name).unwrap();
+        let address = named(to).addresses[0];
+        let own = named(from).addresses[0];
+        let passage =
+            Passage::new(named(from), own, Some(named(to)), SocketAddr::new(address, 80), At::Destination);
+        let netns = NetNs::current().unwrap();
+        let pod = Pod::new(
+            "shop.db".into(),
+            1,
+            "shop/db".to_owned(),
+            netns,
+            cgroup::own().unwrap(),
+            Box::default(),
+        );
+        let ends = (agent_end.local_addr().unwrap(), agent_end.peer_addr().unwrap());
+        standing.hold(passage, Arc::new(pod), ends.0, ends.1)
+    }
+
+    /// The pod's end of a connection, and the agent's.
+    fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let pod_end = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        pod_end.set_nonblocking(true).unwrap();
+        (pod_end, listener.accept().unwrap().0)
+    }
+
+    fn read(pod_end: &mut TcpStream) -> ErrorKind {
+        pod_end.read(&mut [0]).unwrap_err().kind()
+    }
+
+    async fn turns() {
+        for _ in 0..16 {
+            tokio::task::yield_now().await;
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_connection_that_cannot_be_ended_is_counted_and_tried_until_it_is() {
         tokio::task::LocalSet::new()
             .run_until(async {
-                let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-                let mut pod_end = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-                let (agent_end, _) = listener.accept().unwrap();
-                let own = cgroup::own().unwrap();
-                let netns = NetNs::current().unwrap();
-                let pod =
-                    Arc::new(Pod::new("shop.db".into(), 1, "shop/db".to_owned(), netns, own, Box::default()));
-                let (snapshots, watched) = watch::channel(snapshot(false));
-                let known = watched.borrow().clone();
-                let named = |name| known.workload_named("shop", name).unwrap();
-                let to = "10.0.0.2:80".parse().unwrap();
-                let passage = Passage::new(
-                    named("web"),
-                    "10.0.0.1".parse().unwrap(),
-                    Some(named("db")),
-                    to,
-                    At::Destination,
-                );
+                let (mut pod_end, agent_end) = pair();
+                let (snapshots, watched) = watch::channel(snapshot(&[]));
                 let observer = Observer::new().unwrap();
                 let standing = Standing::new(observer.clone());
-                let (local, remote) = (agent_end.local_addr().unwrap(), agent_end.peer_addr().unwrap());
-                let held = standing.hold(passage, pod, local, remote);
+                let held = hold(&standing, &snapshot(&[]), "db", &agent_end);
                 tokio::task::spawn_local(standing.follow(watched));
 
                 may_reset(false);
-                snapshots.send_replace(snapshot(true));
+                snapshots.send_replace(snapshot(&["web", "db"]));
                 tokio::time::sleep(AGAIN * 5).await;
                 assert_eq!((held.denied(), metric(&observer).as_str()), (None, "1"));
-                pod_end.set_nonblocking(true).unwrap();
-                assert_eq!(pod_end.read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
+                assert_eq!(read(&mut pod_end), ErrorKind::WouldBlock);
 
                 // No change of discovery is needed for another try.
                 may_reset(true);
                 tokio::time::sleep(AGAIN * 2).await;
-                assert!(held.denied().unwrap().contains("NetworkPolicy shop/closed"));
+                assert!(held.denied().unwrap().contains("NetworkPolicy shop/closed-db"));
                 assert_eq!(metric(&observer), "0");
-                pod_end.set_nonblocking(false).unwrap();
-                assert_eq!(pod_end.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+                assert_eq!(read(&mut pod_end), ErrorKind::ConnectionReset);
+            })
+            .await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_at_the_moment_of_another_try_is_a_change_for_all() {
+        tokio::task::LocalSet::new()
+            .run_until(async {
+                let (_pod_end, agent_end) = pair();
+                let (_other_end, other) = pair();
+                let (snapshots, watched) = watch::channel(snapshot(&[]));
+                let observer = Observer::new().unwrap();
+                let standing = Standing::new(observer.clone());
+                let held = ["db", "web"].map(|to| {
+                    let socket = if to == "db" { &agent_end } else { &other };
+                    hold(&standing, &snapshot(&[]), to, socket)
+                });
+                tokio::task::spawn_local(standing.follow(watched));
+                may_reset(false);
+                // Which of the two it looks at first is chance.
+                for _ in 0..32 {
+                    for (denied, count) in [(&["db"][..], "1"), (&["db", "web"], "2")] {
+                        // Both wait for this moment, and this comes first.
+                        tokio::time::sleep(AGAIN).await;
+                        snapshots.send_replace(snapshot(denied));
+                        turns().await;
+                        assert_eq!(metric(&observer), count);
+                    }
+                }
+                drop(held);
+                may_reset(true);
+            })
+            .await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_number_that_is_given_again_is_judged_by_what_its_connection_was_allowed_by() {
+        tokio::task::LocalSet::new()
+            .run_until(async {
+                let (_many, many) = pair();
+                let (mut pod_end, agent_end) = pair();
+                let (snapshots, watched) = watch::channel(snapshot(&[]));
+                let observer = Observer::new().unwrap();
+                let standing = Standing::new(observer.clone());
+                let known = snapshot(&[]);
+                let mut held: Vec<Held> =
+                    (0..BATCH + 1).map(|_| hold(&standing, &known, "db", &many)).collect();
+                tokio::task::spawn_local(standing.clone().follow(watched));
+                turns().await;
+
+                snapshots.send_replace(snapshot(&["web"]));
+                // It has judged a batch; the number of the next is another's by then.
+                tokio::task::yield_now().await;
+                let number = held.pop().map(|held| held.number);
+                snapshots.send_replace(snapshot(&[]));
+                let again = hold(&standing, &known, "web", &agent_end);
+                assert_eq!(Some(again.number), number);
+                turns().await;
+                assert_eq!((again.denied(), metric(&observer).as_str()), (None, "0"));
+                assert_eq!(read(&mut pod_end), ErrorKind::WouldBlock);
             })
             .await;
     }
