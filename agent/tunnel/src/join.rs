@@ -38,11 +38,17 @@ pub async fn join(source: PodSocket, destination: PodSocket, traffic: impl Into<
     let (source, destination) = (source.into_inner(), destination.into_inner());
     let traffic = RefCell::new(traffic.into());
     let bytes = async {
-        let there = one_way(&source, &destination, Way { traffic: &traffic, back: false });
-        let back = one_way(&destination, &source, Way { traffic: &traffic, back: true });
         tokio::try_join!(
-            async { there.await.map_err(|failed| failed.whose(End::ResetBySource, End::ResetByDestination)) },
-            async { back.await.map_err(|failed| failed.whose(End::ResetByDestination, End::ResetBySource)) },
+            async {
+                let there = Way { traffic: &traffic, back: false };
+                let ended = one_way(&source, &destination, there).await;
+                ended.map_err(|failed| failed.whose(End::ResetBySource, End::ResetByDestination))
+            },
+            async {
+                let back = Way { traffic: &traffic, back: true };
+                let ended = one_way(&destination, &source, back).await;
+                ended.map_err(|failed| failed.whose(End::ResetByDestination, End::ResetBySource))
+            },
         )
     };
     let result = tokio::select! {
@@ -119,6 +125,7 @@ impl Way<'_> {
     }
 }
 
+/// What is awaited only while somebody does not take is in boxes, or every joined connection had room for it.
 async fn one_way(from: &TcpStream, to: &TcpStream, way: Way<'_>) -> Result<(), Failed> {
     // What the taker did not take at once; the shared buffer serves the others meanwhile.
     let mut rest = Vec::new();
@@ -137,7 +144,9 @@ async fn one_way(from: &TcpStream, to: &TcpStream, way: Way<'_>) -> Result<(), F
         if bulk {
             let count = splice(from, to, &mut rest, way).await?;
             if count > 0 {
-                finish(to, std::mem::take(&mut rest), way).await?;
+                if !rest.is_empty() {
+                    Box::pin(finish(to, std::mem::take(&mut rest), way)).await?;
+                }
                 bulk = count >= BULK;
                 continue;
             }
@@ -145,7 +154,9 @@ async fn one_way(from: &TcpStream, to: &TcpStream, way: Way<'_>) -> Result<(), F
         match step(from, to, &mut rest, way, std::mem::take(&mut is_new))? {
             Step::Nothing => {}
             Step::Moved(count) => {
-                finish(to, std::mem::take(&mut rest), way).await?;
+                if !rest.is_empty() {
+                    Box::pin(finish(to, std::mem::take(&mut rest), way)).await?;
+                }
                 bulk = count >= BULK && way.is_unseen();
             }
             Step::End => return SockRef::from(to).shutdown(Shutdown::Write).map_err(|_| Failed::Write),
@@ -169,7 +180,7 @@ async fn splice(from: &TcpStream, to: &TcpStream, rest: &mut Vec<u8>, way: Way<'
             Ok(written @ 1..) => way.count(written),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                 let until = *until.get_or_insert_with(|| Instant::now() + PATIENCE);
-                match tokio::time::timeout_at(until, to.writable()).await {
+                match Box::pin(tokio::time::timeout_at(until, to.writable())).await {
                     Ok(writable) => writable.map_err(|_| Failed::Write)?,
                     // Others may have the pipe.
                     Err(_) => *rest = pipe.take().map_err(|_| Failed::Read)?,
@@ -228,4 +239,19 @@ async fn finish(to: &TcpStream, bytes: Vec<u8>, way: Way<'_>) -> Result<(), Fail
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size<F>(_join: impl Fn(PodSocket, PodSocket, Traffic) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn an_idle_pair_holds_what_it_waits_with_and_no_more() {
+        let size = size(join);
+        assert!(size <= 1280, "{size}");
+    }
 }
