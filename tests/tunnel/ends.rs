@@ -21,8 +21,8 @@ use lark_sys::ktls::Offer;
 use lark_testbed::hostile::{self, Hostile};
 use lark_tunnel::cipher::{by_speed, provider};
 use lark_tunnel::{
-    Acceptor, Deliver, Delivery, Dialer, Ended, Inbound, LocalIdentities, Observer, PoolKey, Refusal,
-    ServeError, Side, Traffic, TunnelSettings,
+    Acceptor, Carried, Carrying, Deliver, Delivery, Dialer, Ended, Inbound, LocalIdentities, Observer,
+    PoolKey, Refusal, ServeError, Side, Traffic, TunnelSettings,
 };
 use rustls::ClientConfig;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -230,6 +230,8 @@ pub(crate) struct Client {
     pub(crate) dialer: Dialer,
     pub(crate) seen: Rc<Seen>,
     pub(crate) node: SocketAddr,
+    /// What carriers were told of their connections.
+    pub(crate) news: Rc<RefCell<Vec<String>>>,
     listener: TcpListener,
 }
 
@@ -237,7 +239,8 @@ impl Client {
     pub(crate) async fn new(store: SvidStore, node: SocketAddr, settings: TunnelSettings) -> Self {
         let seen = Rc::new(Seen::default());
         let dialer = Dialer::new(store, settings, seen.clone());
-        Self { dialer, seen, node, listener: TcpListener::bind("127.0.0.1:0").await.unwrap() }
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self { dialer, seen, node, news: Rc::default(), listener }
     }
 
     pub(crate) async fn connect_to(
@@ -266,8 +269,10 @@ impl Client {
         };
         let counters: Arc<ByteCounters> = Arc::default();
         let (dialer, counted) = (self.dialer.clone(), counters.clone());
-        let ended =
-            tokio::task::spawn_local(async move { dialer.carry(key, request, pod, counted, |_| {}).await });
+        let carried = Box::new(Carried::new(key, request, pod, counted));
+        let news = self.news.clone();
+        let told = move |is: Carrying| news.borrow_mut().push(format!("{is:?}"));
+        let ended = tokio::task::spawn_local(async move { dialer.carry(carried, told).await });
         (counters, ended)
     }
 

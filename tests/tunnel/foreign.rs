@@ -380,3 +380,36 @@ fn a_connection_that_is_opened_before_another_is_closed_goes_first() {
         assert_eq!(heard.await.unwrap(), expected);
     });
 }
+
+#[test]
+fn a_stream_that_was_answered_goes_nowhere_else_though_its_peer_says_that_it_never_saw_it() {
+    on_worker(async {
+        let world = World::new();
+        let (listener, acceptor, node) = shows(&world.store(&["db"]), "db").await;
+        tokio::task::spawn_local(async move {
+            let (socket, _) = listener.accept().await.unwrap();
+            let mut connection = h2::server::handshake(acceptor.accept(socket).await.unwrap()).await.unwrap();
+            while let Some(accepted) = connection.accept().await {
+                let (request, mut respond) = accepted.unwrap();
+                tokio::task::spawn_local(async move {
+                    let mut send = respond.send_response(http::Response::new(()), false).unwrap();
+                    let mut body = request.into_body();
+                    let said = body.data().await.unwrap().unwrap();
+                    send.send_data(said, false).unwrap();
+                    // What it said got here, so by another try it would get there twice.
+                    body.data().await.unwrap().unwrap();
+                    send.send_reset(h2::Reason::REFUSED_STREAM);
+                });
+            }
+        });
+        let client = crate::ends::Client::new(world.store(&["web"]), node, quick()).await;
+        let (mut socket, _, ended) = client.connect().await;
+        crate::ends::echoes(&mut socket).await;
+        socket.write_all(b"once").await.unwrap();
+        let ended = ended.await.unwrap();
+        assert_eq!((ended.established, ended.how), (true, lark_tunnel::End::Lost));
+        assert_eq!(ended.refusal.unwrap().reason, lark_core::reason::Reason::TunnelLost);
+        assert_eq!(socket.read(&mut [0; 1]).await.unwrap_err().kind(), ErrorKind::ConnectionReset);
+        assert_eq!((client.seen.handshakes(), client.dialer.tunnels()), (1, 1));
+    });
+}

@@ -38,7 +38,7 @@ fn issue(world: &World, store: &SvidStore, account: &str, life: Duration) {
     store.put(svid);
 }
 
-async fn refused(client: &Client) -> Refusal {
+async fn refused(client: &Client) -> Box<Refusal> {
     client.connect().await.2.await.unwrap().refusal.expect("nothing was refused")
 }
 
@@ -295,5 +295,27 @@ fn a_tunnel_that_was_lost_is_opened_again_before_anybody_asks() {
         echoes(&mut socket).await;
         assert_eq!(client.seen.handshakes(), 2, "the stream had to open one");
         warm.abort();
+    });
+}
+
+#[test]
+fn a_carrier_hears_whether_its_tunnel_was_there_and_then_that_it_is_open() {
+    on_worker(async {
+        let world = World::new();
+        let node = node(world.store(&["db"]), echo().await, quick()).await;
+        let client = Client::new(world.store(&["web"]), node.address, quick()).await;
+        let heard =
+            |was_there: bool| [format!("Tunnel {{ was_there: {was_there} }}"), "Opened(None)".to_owned()];
+        for was_there in [false, true, true] {
+            let (mut socket, _, ended) = client.connect().await;
+            echoes(&mut socket).await;
+            drop(socket);
+            ended.await.unwrap();
+            assert_eq!(client.news.take(), heard(was_there));
+        }
+        client.dialer.drain();
+        let (mut socket, ..) = client.connect().await;
+        echoes(&mut socket).await;
+        assert_eq!(client.news.take(), heard(false));
     });
 }

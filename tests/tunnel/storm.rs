@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use lark_core::framing::ConnectRequest;
-use lark_tunnel::{Acceptor, Deliver, Delivery, Dialer, Inbound, PoolKey, Refusal, Traffic, TunnelSettings};
+use lark_tunnel::{
+    Acceptor, Carried, Deliver, Delivery, Dialer, Inbound, PoolKey, Refusal, Traffic, TunnelSettings,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -66,9 +68,8 @@ fn a_thousand_handshakes_at_once_are_paced_and_none_is_lost() {
                 host: None,
             };
             let dialer = dialer.clone();
-            tokio::task::spawn_local(async move {
-                dialer.carry(key, request, pod, Traffic::default(), |_| {}).await
-            });
+            let carried = Box::new(Carried::new(key, request, pod, Traffic::default()));
+            tokio::task::spawn_local(async move { dialer.carry(carried, |_| {}).await });
             applications.push(application);
         }
         for (n, application) in applications.iter_mut().enumerate() {

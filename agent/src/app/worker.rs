@@ -248,8 +248,7 @@ async fn accept_pod(listener: TcpListener, pod: Arc<Pod>, outbound: Rc<Outbound>
         async || listener.accept().await,
         &pod.name,
         |socket, from| {
-            let (outbound, pod) = (outbound.clone(), pod.clone());
-            tokio::task::spawn_local(async move { outbound.serve(pod, socket, from).await });
+            tokio::task::spawn_local(outbound.clone().serve(pod.clone(), socket, from));
         },
     )
     .await;

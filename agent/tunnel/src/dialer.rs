@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lark_core::explain::{Cause, Tunnel as Lack};
-use lark_core::framing::ConnectRequest;
 use lark_core::policy::Denial;
 use lark_core::pool::{Facts, Limits, Pool, PoolKey, Want};
 use lark_core::quota::{Origin, Quota};
@@ -29,13 +28,11 @@ use crate::engine::{Engine, Open, Shared, Terms, TunnelError};
 use crate::fate::{self, News, Outcome};
 use crate::handshake::{self, HandshakeError};
 use crate::held::Held;
-use crate::pod::{Pod, PodSocket};
 use crate::proof::Proof;
 use crate::record::Records;
 use crate::settings::{Observer, Side, TunnelSettings};
 use crate::stream::Carried;
 use crate::tls;
-use crate::traffic::Traffic;
 
 /// Tunnels tried before a stream gives up.
 const ATTEMPTS: usize = 4;
@@ -162,33 +159,27 @@ impl Dialer {
         }
     }
 
-    /// Carries a pod's accepted socket to its destination and returns at the connection's end.
-    /// `told` hears how far it is.
+    /// Carries a pod's connection to its destination and returns at its end. `told` hears how far it is.
     ///
     /// Whatever does not end in order has reset the pod's socket, and says why. Dropping the future
     /// before the connection is on a tunnel resets the pod's socket; later it only stops the reports,
     /// the connection goes on.
-    pub async fn carry(
-        &self,
-        key: PoolKey,
-        request: ConnectRequest,
-        pod: impl Into<PodSocket>,
-        traffic: impl Into<Traffic>,
-        mut told: impl FnMut(Carrying),
-    ) -> Ended {
-        let pod = Pod::new(pod.into());
-        let traffic = traffic.into();
-        let mut carried = Carried { request, pod, traffic, early: Vec::new(), pod_ended: false };
+    pub async fn carry(&self, mut carried: Box<Carried>, mut told: impl FnMut(Carrying)) -> Ended {
         for _ in 0..ATTEMPTS {
-            let (tunnel, was_there) = match self.tunnel(&key).await {
-                Ok(found) => found,
-                Err(refusal) => return Ended::refused(refusal),
+            // Most find a tunnel. What waiting for one takes is in a box, or the task of each would have room for it.
+            let (tunnel, was_there) = match self.want(&carried.wanted.key) {
+                Want::Use(tunnel) => (tunnel, true),
+                want => match Box::pin(self.tunnel(&carried.wanted.key, want)).await {
+                    Ok(tunnel) => (tunnel, false),
+                    Err(refusal) => return Ended::refused(refusal),
+                },
             };
+            let node = carried.wanted.key.node;
             let (teller, mut listener) = fate::channel();
             tunnel.shared.streams.set(tunnel.shared.streams.get() + 1);
             if let Err(mpsc::error::SendError(open)) = tunnel.commands.send(Open { carried, teller }) {
-                self.forget(&key, &tunnel.shared);
                 carried = open.carried;
+                self.forget(&carried.wanted.key, &tunnel.shared);
                 continue;
             }
             told(Carrying::Tunnel { was_there });
@@ -199,33 +190,36 @@ impl Dialer {
                 match listener.next().await {
                     News::Opened(would_deny) => {
                         established = true;
-                        told(Carrying::Opened(would_deny));
+                        told(Carrying::Opened(would_deny.map(|denial| *denial)));
                     }
                     News::Over(Outcome::Ended(ended)) => return ended,
-                    News::Over(Outcome::NotTaken(back)) => break *back,
+                    News::Over(Outcome::NotTaken(back)) => break back,
                     News::Gone => {
-                        let detail = format!("the task of the tunnel to {} ended", key.node);
+                        let detail =
+                            format!("the task of the tunnel to {node} ended by a fault of this agent");
                         return Ended::lost(established, Refusal::new(Reason::TunnelLost, detail));
                     }
                 }
             };
         }
-        Ended::refused(Refusal::new(
-            Reason::TunnelLost,
-            format!("{ATTEMPTS} tunnels to {} as {} took no more streams", key.node, key.destination),
-        ))
+        let PoolKey { node, destination, .. } = &carried.wanted.key;
+        let detail = format!("{ATTEMPTS} tunnels to {node} as {destination} took no more streams");
+        Ended::refused(Refusal::new(Reason::TunnelLost, detail))
     }
 
     fn forget(&self, key: &PoolKey, shared: &Rc<Shared>) {
         self.0.pool.borrow_mut().closed(key, |tunnel| Rc::ptr_eq(&tunnel.shared, shared));
     }
 
-    /// A tunnel that takes a stream: one that is there, and then `true`, or a new one.
-    async fn tunnel(&self, key: &PoolKey) -> Result<(Rc<Tunnel>, bool), Refusal> {
-        let mut was_there = true;
+    /// A tunnel that takes a stream, waited for: there is none at present, and `want` is what the pool says of that.
+    async fn tunnel(
+        &self,
+        key: &PoolKey,
+        mut want: Want<Rc<Tunnel>, Opening, Refusal>,
+    ) -> Result<Rc<Tunnel>, Refusal> {
         loop {
-            let mut opening = match self.want(key) {
-                Want::Use(tunnel) => return Ok((tunnel, was_there)),
+            let mut opening = match want {
+                Want::Use(tunnel) => return Ok(tunnel),
                 Want::Failed(refusal) => return Err(refusal),
                 Want::Full(count) => {
                     let detail = format!("{count} tunnels to {} as {} are full", key.node, key.destination);
@@ -234,13 +228,13 @@ impl Dialer {
                 Want::Wait(opening) => opening,
                 Want::Open => self.begin(key),
             };
-            was_there = false;
             let outcome = opening.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone());
             match outcome {
                 Some(Ok(())) => {}
                 Some(Err(refusal)) => return Err(refusal),
                 None => return Err(Refusal::new(Reason::TunnelLost, "the handshake's task ended")),
             }
+            want = self.want(key);
         }
     }
 

@@ -66,7 +66,7 @@ pub struct Ended {
     /// How the bytes ended.
     pub how: End,
     /// Why it was refused or lost: there if and only if `how` is [`End::Lost`].
-    pub refusal: Option<Refusal>,
+    pub refusal: Option<Box<Refusal>>,
 }
 
 impl Ended {
@@ -77,7 +77,7 @@ impl Ended {
 
     /// Lost because the tunnel or an agent went.
     pub fn lost(established: bool, refusal: Refusal) -> Self {
-        Self { established, how: End::Lost, refusal: Some(refusal) }
+        Self { established, how: End::Lost, refusal: Some(Box::new(refusal)) }
     }
 
     /// Ended by one of the two pods.

@@ -64,7 +64,7 @@ thread_local! {
 
 /// A stream that the dialling end wants.
 pub(crate) struct Open {
-    pub(crate) carried: Carried,
+    pub(crate) carried: Box<Carried>,
     pub(crate) teller: Teller,
 }
 
@@ -122,7 +122,8 @@ pub(crate) struct Engine {
     name: String,
     records: Records,
     h2: Connection,
-    streams: HashMap<u32, Stream>,
+    /// Each in a box: a table has room for twice as many as it holds.
+    streams: HashMap<u32, Box<Stream>>,
     ready: Arc<ReadyList>,
     queue: VecDeque<u32>,
     /// Decrypted bytes of a frame that is not complete.
@@ -273,8 +274,8 @@ impl Engine {
             Ok(()) => Refusal::new(Reason::TunnelLost, format!("{} was closed", self.name)),
             Err(error) => Refusal::new(error.reason(), format!("{} was lost: {error}", self.name)),
         };
-        let lost = |(number, stream): (&u32, &Stream)| (!stream.is_settled()).then_some(*number);
-        let lost: Vec<u32> = self.streams.iter().filter_map(lost).collect();
+        let lost = self.streams.iter().filter(|(_, stream)| !stream.is_settled());
+        let lost: Vec<u32> = lost.map(|(number, _)| *number).collect();
         for number in lost {
             self.finish(number, End::Lost, Some(refusal.clone()));
         }
@@ -345,13 +346,13 @@ impl Engine {
     fn give_back(&mut self, number: u32) {
         let Some(stream) = self.remove(number) else { return };
         let (pod, traffic, early, pod_ended, told) = stream.into_parts();
-        if let (Some(pod), Told::Carrier(teller, request)) = (pod, told) {
-            let carried = Carried { request, pod, traffic, early, pod_ended };
+        if let (Some(pod), Told::Carrier(teller, Some(wanted))) = (pod, told) {
+            let carried = Carried { wanted, pod, traffic, early, pod_ended };
             teller.over(Outcome::NotTaken(Box::new(carried)));
         }
     }
 
-    fn remove(&mut self, number: u32) -> Option<Stream> {
+    fn remove(&mut self, number: u32) -> Option<Box<Stream>> {
         let stream = self.streams.remove(&number)?;
         self.held.release(stream.waiting());
         if let Part::Dialling(part) = &self.part {

@@ -23,7 +23,7 @@ pub(crate) enum Outcome {
 pub(crate) enum News {
     /// The other end answered: it is open from end to end. It may have named the policy whose dry run would
     /// have denied it.
-    Opened(Option<Denial>),
+    Opened(Option<Box<Denial>>),
     /// It is over here.
     Over(Outcome),
     /// The tunnel's task went without a word.
@@ -32,7 +32,7 @@ pub(crate) enum News {
 
 #[derive(Default)]
 struct State {
-    opened: Option<Option<Denial>>,
+    opened: Option<Option<Box<Denial>>>,
     outcome: Option<Outcome>,
     gone: bool,
     waker: Option<Waker>,
@@ -61,7 +61,7 @@ impl Teller {
     }
 
     pub(crate) fn opened(&self, would_deny: Option<Denial>) {
-        self.change(|state| state.opened = Some(would_deny));
+        self.change(|state| state.opened = Some(would_deny.map(Box::new)));
     }
 
     pub(crate) fn over(self, outcome: Outcome) {

@@ -64,6 +64,7 @@ pub use record::RecordError;
 pub use record::replay;
 pub use settings::{Observer, Side, TunnelSettings};
 pub use spin::{moved, spin};
+pub use stream::Carried;
 pub use traffic::Traffic;
 
 /// An error of the system, with what to do about it.

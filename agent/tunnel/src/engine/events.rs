@@ -218,7 +218,7 @@ impl Engine {
             (id, result)
         }));
         let number = id.value();
-        self.streams.insert(number, Stream::accepted(id, self.ready.waker(number)));
+        self.streams.insert(number, Box::new(Stream::accepted(id, self.ready.waker(number))));
     }
 
     /// A delivery's dial is done.

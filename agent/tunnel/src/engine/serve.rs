@@ -44,7 +44,7 @@ impl Engine {
             self.h2.consumed(stream.id, drained);
         }
         let moved = self.forward(number, quantum)?;
-        if self.streams.get(&number).is_some_and(Stream::is_done) {
+        if self.streams.get(&number).is_some_and(|stream| stream.is_done()) {
             self.finish(number, End::Clean, None);
         }
         Ok(drained > 0 || moved)

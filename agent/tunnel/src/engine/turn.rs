@@ -196,12 +196,12 @@ impl Engine {
         let Open { carried, teller } = open;
         // The peer counts a stream until it is told of its end.
         self.h2.output().append(&mut self.late_ends);
-        match self.h2.connect(&carried.request) {
+        match self.h2.connect(&carried.wanted.request) {
             Ok(id) => {
                 let number = id.value();
                 let waker = self.ready.waker(number);
                 waker.push();
-                self.streams.insert(number, Stream::dialled(id, waker, carried, teller));
+                self.streams.insert(number, Box::new(Stream::dialled(id, waker, *carried, teller)));
             }
             Err(error) => {
                 tracing::debug!(tunnel = self.name, %error, "a stream goes to another tunnel");
@@ -211,7 +211,7 @@ impl Engine {
                 if !matches!(error, OpenError::PeerLimit(_)) {
                     self.going_away();
                 }
-                teller.over(Outcome::NotTaken(Box::new(carried)));
+                teller.over(Outcome::NotTaken(carried));
             }
         }
         if let Part::Dialling(part) = &self.part {

@@ -18,8 +18,8 @@ use lark_identity::ca::Ca;
 use lark_identity::store::issue_directly;
 use lark_identity::{SvidStore, TrustBundle};
 use lark_tunnel::{
-    Acceptor, Deliver, Delivery, Dialer, Inbound, LocalIdentities, Observer, PoolKey, Refusal, Side, Traffic,
-    TunnelSettings,
+    Acceptor, Carried, Deliver, Delivery, Dialer, Inbound, LocalIdentities, Observer, PoolKey, Refusal, Side,
+    Traffic, TunnelSettings,
 };
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -208,8 +208,9 @@ async fn connect_all(dialer: &Dialer, via: SocketAddr, nodes: u32, destination: 
         let (socket, accepted) = tokio::join!(TcpStream::connect(at), listener.accept());
         let (mut socket, (pod, _)) = (socket?, accepted?);
         let dialer = dialer.clone();
+        let carried = Box::new(Carried::new(key, request, pod, Traffic::default()));
         tokio::task::spawn_local(async move {
-            dialer.carry(key, request, pod, Traffic::default(), |_| {}).await;
+            dialer.carry(carried, |_| {}).await;
         });
         echoes.spawn_local(async move {
             socket.write_all(b"ping").await?;
