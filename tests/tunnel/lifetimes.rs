@@ -1,7 +1,8 @@
 //! Tunnels that age, drain, idle, expire or lose their root: no stream is lost by it, none goes where
 //! it must not.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -9,13 +10,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use lark_core::reason::Reason;
-use lark_identity::SvidStore;
 use lark_identity::store::issue_directly;
+use lark_identity::{SvidStore, TrustBundle};
 use lark_testbed::Record;
 use lark_tunnel::{Deliver, Delivery, End, Ended, Inbound, Refusal, Traffic, TunnelSettings};
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::ends::{
     Client, DAY, Node, World, acceptor, echo, echoes, id, node, on_worker, quick, sockets, until,
@@ -224,6 +225,52 @@ fn no_stream_goes_on_a_tunnel_whose_root_is_gone() {
             record.compared("ping ping".len());
         }
         record.write("2 of 2 new streams reset for tunnel_handshake; open ones went on").unwrap();
+    });
+}
+
+/// An address from which the first connection reaches `node` after `first`, the others at once; what is connected
+/// counts.
+async fn through(node: SocketAddr, first: impl FnOnce() + 'static) -> (SocketAddr, Rc<Cell<u32>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let connected = Rc::<Cell<u32>>::default();
+    let counted = connected.clone();
+    tokio::task::spawn_local(async move {
+        let mut first = Some(first);
+        loop {
+            let (mut near, _) = listener.accept().await.unwrap();
+            counted.set(counted.get() + 1);
+            if let Some(first) = first.take() {
+                first();
+            }
+            tokio::task::spawn_local(async move {
+                let mut far = TcpStream::connect(node).await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+            });
+        }
+    });
+    (address, connected)
+}
+
+#[test]
+fn a_root_that_goes_away_during_a_handshake_costs_no_connection() {
+    on_worker(async {
+        let (world, old) = (World::new(), World::new());
+        let roots = [world.bundle(), old.bundle()].map(|bundle| bundle.certificates().to_vec()).concat();
+        let both = TrustBundle::new(roots).unwrap();
+        for by_client in [true, false] {
+            let (theirs, ours) = (world.store(&["db"]), world.store(&["web"]));
+            theirs.set_bundle(both.clone());
+            ours.set_bundle(both.clone());
+            let node = node(theirs.clone(), echo().await, quick()).await;
+            // The dialling end has taken note of what it trusts before it connects, the accepting end has not yet.
+            let (changed, left) = (if by_client { ours.clone() } else { theirs }, world.bundle());
+            let (address, connected) = through(node.address, move || changed.set_bundle(left)).await;
+            let client = Client::new(ours, address, quick()).await;
+            let (mut socket, _, _) = client.connect().await;
+            echoes(&mut socket).await;
+            assert_eq!((connected.get(), client.seen.failures()), (if by_client { 2 } else { 1 }, 0));
+        }
     });
 }
 

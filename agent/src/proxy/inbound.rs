@@ -184,8 +184,7 @@ impl Inner {
     }
 
     fn judge(&self, passage: &Passage) -> Verdict {
-        let snapshot = self.snapshot.borrow().clone();
-        passage.judge(&snapshot)
+        passage.judge(&self.snapshot.borrow())
     }
 
     /// A connection to the destination's application.

@@ -340,6 +340,7 @@ impl Dialer {
         let name = format!("the tunnel to {} as {}", key.node, key.destination);
         let held = Held::new(inner.held.clone(), Origin::Node(key.node.ip()));
         let terms = Terms { settings: inner.settings.clone(), proof, held };
+        let proof = terms.proof.clone();
         let engine = Engine::client(name, records, receiver, shared.clone(), settled, terms);
         let (pool, key_of_task, shared_of_task) = (Rc::downgrade(&self.0), key.clone(), shared.clone());
         let (failure, failed) = oneshot::channel();
@@ -362,6 +363,9 @@ impl Dialer {
             Ok(error) => {
                 NoTunnel::new(error.reason(), error.cause(), format!("the agent at {}: {error}", key.node))
             }
+            // It ended by itself, at once, since a root or a certificate went away during the handshake. That is no
+            // failure: as with any tunnel that is over, whoever waits has another opened, by what counts now.
+            Err(_) if !proof.holds() => return Ok((commands, shared)),
             Err(_) => explain(key, &HandshakeError::Closed),
         })
     }

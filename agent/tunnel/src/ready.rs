@@ -64,6 +64,13 @@ impl ReadyList {
         into.append(&mut self.queues().ends);
     }
 
+    /// Gives back the room that nothing is in.
+    pub(crate) fn release(&self) {
+        let mut queues = self.queues();
+        queues.bytes.shrink_to_fit();
+        queues.ends.shrink_to_fit();
+    }
+
     fn queues(&self) -> MutexGuard<'_, Queues> {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -128,5 +135,21 @@ mod tests {
         let mut again = VecDeque::new();
         list.take(&mut again);
         assert_eq!(again, [1]);
+    }
+
+    #[test]
+    fn released_it_keeps_who_is_in_it_and_no_room_for_who_was() {
+        let list = Arc::<ReadyList>::default();
+        let wakers: Vec<_> = (0..1_000).map(|stream| list.waker(stream)).collect();
+        wakers.iter().for_each(|waker| waker.push());
+        let mut queue = VecDeque::from([0]);
+        list.take(&mut queue);
+        let [first, ..] = &*wakers else { panic!("a thousand") };
+        first.taken();
+        first.push_end();
+        list.release();
+        let queues = list.queues();
+        assert!(queues.bytes.capacity() + queues.ends.capacity() < 10);
+        assert_eq!(queues.ends, [0]);
     }
 }

@@ -487,6 +487,14 @@ impl Connection {
         Ok(Some(Event::GoAway { last: StreamId(last), code }))
     }
 
+    /// Gives back the room of streams that are over. For a connection that has had none for a while.
+    pub fn release(&mut self) {
+        self.streams.shrink_to_fit();
+        self.late.retain(|number| self.streams.contains_key(number));
+        self.late.shrink_to_fit();
+        self.pending.shrink_to_fit();
+    }
+
     /// A stream number that was in use at some time; anything else breaks the protocol.
     pub(super) fn known(&self, number: u32, what: &'static str) -> Result<(), ConnectionError> {
         let known = match self.role {

@@ -130,7 +130,11 @@ impl Engine {
             return Err(TunnelError::Stalled(keepalive));
         }
         if self.streams.is_empty() {
-            match idle.saturating_sub(now.duration_since(self.idle_since)) {
+            let quiet = now.duration_since(self.idle_since);
+            if quiet >= keepalive {
+                self.release();
+            }
+            match idle.saturating_sub(quiet) {
                 Duration::ZERO => self.close_commands(),
                 left => next = next.min(now + left),
             }
@@ -153,6 +157,16 @@ impl Engine {
             None => {}
         }
         Ok(next.max(now + SOONEST))
+    }
+
+    /// Gives back the room of streams that are over: tables keep that of as many as there ever were at once.
+    fn release(&mut self) {
+        self.streams.shrink_to_fit();
+        self.queue.shrink_to_fit();
+        self.owing.shrink_to_fit();
+        self.late_ends.shrink_to_fit();
+        self.ready.release();
+        self.h2.release();
     }
 
     /// Takes no more streams and says so; those that are open finish here, the next ones on another tunnel.

@@ -107,3 +107,26 @@ fn an_answer_that_is_put_off_goes_before_whatever_is_said_next_on_its_stream() {
     server.respond(late, 503, None, None);
     assert_eq!(deliver(&mut server, &mut client), [""; 0]);
 }
+
+#[test]
+fn released_it_has_no_room_for_streams_that_are_over_and_goes_on() {
+    let (mut client, mut server) = pair();
+    let streams: Vec<_> = (0..1_000).map(|_| client.connect(&request()).unwrap()).collect();
+    deliver(&mut client, &mut server);
+    assert_eq!(server.streams.len(), 1_000);
+    for stream in &streams {
+        server.open_late(*stream);
+    }
+    for stream in &streams {
+        server.reset(*stream, ErrorCode::CONNECT_ERROR);
+    }
+    deliver(&mut server, &mut client);
+    for end in [&mut client, &mut server] {
+        assert!(end.streams.is_empty() && end.streams.capacity() >= 1_000);
+        end.release();
+        assert_eq!((end.streams.capacity(), end.late.capacity(), end.pending.capacity()), (0, 0, 0));
+    }
+    let stream = client.connect(&request()).unwrap();
+    deliver(&mut client, &mut server);
+    assert!(server.streams.contains_key(&stream.value()));
+}
