@@ -15,6 +15,10 @@ use crate::test;
 mod against;
 /// Connections that no agent carries, on a node with Lark.
 mod beside;
+/// What the relay would reach if it sealed.
+mod bound;
+/// What the machine's cores did.
+mod cores;
 /// What is done for a byte, an echo and a connection, counted.
 mod counts;
 /// Medians, ratios, spread.
@@ -74,8 +78,9 @@ pub(crate) struct Args {
     /// Write the result into this file, as JSON.
     ///
     /// {"machine", "rows": [{"name", "unit", "better", "plain", "relay", "reference", "lark", "ratio",
-    /// "spread", "peers": {NAME: {"value", "ratio"}}}]}. Every ratio is to plain; null is what a contestant
-    /// has no figure for.
+    /// "spread", "bound": {"value", "relay", "reference", "idle"}, "peers": {NAME: {"value", "ratio"}}}]}. Every
+    /// ratio is to plain, but those of the bound, which are to relay and reference; null is what a contestant has
+    /// no figure for, and the bound of all rows but bulk1, bulk8 and bulk1_down.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// Write a picture of the result into this file, as SVG.
@@ -83,10 +88,13 @@ pub(crate) struct Args {
     svg: Option<PathBuf>,
     /// Measure only these rows, with commas between them.
     ///
-    /// All of them by default: bulk1 bulk8 bulk1_down cpu_gib1 cpu_gib8 echo1_p50 echo1_p99 echo64
+    /// All of them by default: bulk1 bulk8 bulk1_down cpu_gib1 cpu_gib8 busy_gib1 busy_gib8 busy_gib1_down echo1_p50 echo1_p99 echo64
     /// cpu_echo64 conn1_p50 conn32 rss_idle rss_1k rss_10k rss_slow same_bulk1 same_echo1_p50 uncaptured_conn1_p50
     /// uncaptured_bulk1 nonmesh_conn1_p50 spin_echo1_p50 fair_p99 seen_bulk1
     /// seen_cpu_gib1 seen_echo64 seen_cpu_echo64 seen_http64 seen_cpu_http64 seen_rss aead. cpu_gib is CPU seconds of both agents for a GiB,
+    /// busy_gib those of the whole machine, load client and server included. The bound beside the marks of the same rows of bulk is
+    /// what the relay would reach if it sealed and opened each byte once, its cores being idle as little as they were:
+    /// its rate × busy / (busy + 2 GiB / aead). It says little where much is idle or something else runs.
     /// cpu_echo64 CPU of an agent for an echo, rss the larger agent's memory with that many open
     /// connections, rss_slow what it holds for a connection of which both ends send and neither reads, aead the negotiated cipher's sealing on one core. spin_echo1_p50 is echo1_p50 with the
     /// agents' --spin=100, and the relay with the same; fair_p99 is how many times longer the 99th percentile of 64 echoing connections
@@ -113,11 +121,12 @@ pub(crate) struct Args {
     /// 2,000 tunnels of one worker to 1,000 nodes. --json writes its figures as one object.
     #[arg(long, conflicts_with_all = ["rows", "peers", "svg"])]
     scale: bool,
-    /// Count instead of measuring: system calls, sleeps and wake-ups of both ends.
+    /// Count instead of measuring: system calls, sleeps and wake-ups of both ends, and their CPU by parts.
     ///
     /// By perf, of relay, reference and Lark, for each GiB, echo and connection; and of Lark with 1, 2, 4 and 8
-    /// workers, which shows what of it grows with their number. No figure of it is a time, so a busy machine
-    /// changes little. --json writes all of it as one object.
+    /// workers, which shows what of it grows with their number. The CPU of their own code, the cipher in it, and
+    /// of the kernel is of a turn before without perf; all else is no time, so a busy machine changes little. A wake crosses cores when the woken ran last on another core than the waker; where it
+    /// runs next the scheduler decides after that. --json writes all of it as one object.
     #[arg(long, conflicts_with_all = ["rows", "peers", "svg", "scale"])]
     counts: bool,
     /// TCP congestion control of the pods, the nodes and the load, for example cubic; what Lark has on loopback is reno.
@@ -229,6 +238,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
                 }
             }
         }
+        bound::add(&mut figures, round);
     }
     drop(stage);
 

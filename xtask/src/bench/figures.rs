@@ -24,6 +24,11 @@ impl Figures {
         self.values.get(&(row.to_owned(), contestant.to_owned()))
     }
 
+    /// What one round gave.
+    pub(crate) fn of_round(&self, row: &str, contestant: &str, round: usize) -> Option<f64> {
+        self.rounds(row, contestant)?.get(&round).copied()
+    }
+
     /// Median over the rounds.
     pub(crate) fn median(&self, row: &str, contestant: &str) -> Option<f64> {
         median(self.rounds(row, contestant)?.values().copied())

@@ -3,7 +3,7 @@
 use super::figures::{Figures, LARK, PLAIN, REFERENCE, RELAY};
 
 /// Bytes of a GiB in those of a GB.
-const GIB: f64 = 1.073_741_824;
+pub(crate) const GIB: f64 = 1.073_741_824;
 
 /// GB/s of the cipher from which on a machine counts as fast.
 const FAST: f64 = 10.0;

@@ -6,6 +6,8 @@ use anyhow::{Context, Result, bail, ensure};
 use lark_testbed::{Place, Running, eventually};
 use serde_json::Value;
 
+use super::bound::{self, Watched};
+use super::cores::Cores;
 use super::figures::median;
 use super::rows::Job;
 use super::stage::{CLIENT_UID, Contestant, Route, Stage, Way};
@@ -105,13 +107,10 @@ impl Meter {
 
     fn measure(&self, job: Job, route: &Route) -> Result<Measured> {
         Ok(match job {
-            Job::Bulk1 => self.bulk(route, 1, "bulk1", Some("cpu_gib1"))?,
-            Job::Bulk8 => self.bulk(route, 8, "bulk8", Some("cpu_gib8"))?,
-            Job::SameBulk => self.bulk(route, 1, "same_bulk1", None)?,
-            Job::Down => {
-                let said = self.load("bulk", route, 2, &["--down"])?;
-                vec![("bulk1_down", number(&said, "bytes")? * 8e-9 / number(&said, "seconds")?)]
-            }
+            Job::Bulk1 => self.bulk(route, 1, &[], "bulk1", Some("cpu_gib1"))?,
+            Job::Bulk8 => self.bulk(route, 1, &["--streams", "8"], "bulk8", Some("cpu_gib8"))?,
+            Job::SameBulk => self.bulk(route, 1, &[], "same_bulk1", None)?,
+            Job::Down => self.bulk(route, 2, &["--down"], "bulk1_down", None)?,
             Job::Echo1 => {
                 let said = self.load("echo", route, 0, &[])?;
                 vec![("echo1_p50", number(&said, "p50")?), ("echo1_p99", number(&said, "p99")?)]
@@ -140,17 +139,22 @@ impl Meter {
     fn bulk(
         &self,
         route: &Route,
-        streams: usize,
+        port: u16,
+        arguments: &[&str],
         rate: &'static str,
         cpu: Option<&'static str>,
     ) -> Result<Measured> {
-        let before = cpu_seconds(route)?;
-        let said = self.load("bulk", route, 1, &["--streams", &streams.to_string()])?;
-        let spent = cpu_seconds(route)? - before;
+        let (before, cores) = (cpu_seconds(route)?, Cores::so_far()?);
+        let said = self.load("bulk", route, port, arguments)?;
+        let (spent, cores) = (cpu_seconds(route)? - before, Cores::since(cores)?);
         let bytes = number(&said, "bytes")?;
         let mut measured = vec![(rate, bytes * 8e-9 / number(&said, "seconds")?)];
         if let Some(cpu) = cpu.filter(|_| !route.cgroups.is_empty()) {
             measured.push((cpu, spent / (bytes / GIB)));
+        }
+        if let Some(Watched { busy, idle, .. }) = bound::watched(rate) {
+            measured.push((busy, cores.busy / (bytes / GIB)));
+            measured.push((idle, cores.idle / (cores.busy + cores.idle)));
         }
         Ok(measured)
     }
@@ -320,12 +324,19 @@ pub(crate) fn number(said: &Value, name: &str) -> Result<f64> {
 /// CPU time of both agents so far. cgroup v2 counts it in every group, also where its controllers belong
 /// to v1 (Linux 4.15, kernel/cgroup/rstat.c).
 pub(crate) fn cpu_seconds(route: &Route) -> Result<f64> {
+    Ok(cpu_micros(route, "usage_usec")? * 1e-6)
+}
+
+/// The same of one kind, in microseconds: `user_usec`, `system_usec` or both. The kernel divides what it measures by what
+/// it finds at its ticks (`cputime_adjust`, kernel/sched/cputime.c), so a turn must have many.
+pub(crate) fn cpu_micros(route: &Route, kind: &str) -> Result<f64> {
     let mut sum = 0.0;
     for cgroup in &route.cgroups {
         let file = cgroup.join("cpu.stat");
         let text = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
-        let usage = text.lines().find_map(|line| line.strip_prefix("usage_usec "));
-        sum += usage.and_then(|u| u.parse::<f64>().ok()).context("no usage_usec in cpu.stat")? * 1e-6;
+        let of_kind = text.lines().find_map(|line| line.strip_prefix(kind)?.strip_prefix(' '));
+        let of_kind = of_kind.and_then(|u| u.parse::<f64>().ok());
+        sum += of_kind.with_context(|| format!("no {kind} in {}", file.display()))?;
     }
     Ok(sum)
 }

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::bound;
 use super::figures::{Figures, LARK, PLAIN, REFERENCE, RELAY};
 use super::marks::judge;
 use super::rows::Row;
@@ -34,6 +35,12 @@ fn json_row(row: &Row, peers: &[String], figures: &Figures) -> Value {
         LARK: value(LARK),
         "ratio": figures.ratio(row.name, LARK, PLAIN).map(short),
         "spread": figures.spread(row.name).map(short),
+        "bound": bound::of(row.name, figures).map(|bound| json!({
+            "value": short(bound.value),
+            "relay": short(bound.relay),
+            "reference": bound.reference.map(short),
+            "idle": short(bound.idle),
+        })),
         "peers": peers,
     })
 }
@@ -53,6 +60,7 @@ pub(crate) fn table(rows: &[&Row], peers: &[String], figures: &Figures) -> Strin
         let marks: Vec<String> = judge(row.name, figures)
             .into_iter()
             .map(|verdict| format!("{} {}", if verdict.met { "✓" } else { "✗" }, verdict.text))
+            .chain(bound::of(row.name, figures).map(|bound| bound.text()))
             .collect();
         lines.push(line(
             [row.name.to_owned(), format!("{} {}", row.unit, if row.more { "↑" } else { "↓" })],
@@ -86,6 +94,7 @@ fn short(value: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::marks::GIB;
     use super::super::rows::named;
     use super::*;
 
@@ -96,6 +105,11 @@ mod tests {
         {
             figures.add("bulk1", contestant, 0, value);
         }
+        // As much for sealing and opening as for all the rest.
+        figures.add("aead", LARK, 0, 2.0 * GIB);
+        figures.add("busy_gib1", RELAY, 0, 1.0);
+        figures.add("idle_bulk1", RELAY, 0, 0.05);
+        bound::add(&mut figures, 0);
         figures
     }
 
@@ -107,11 +121,13 @@ mod tests {
             {
                 "name": "bulk1", "unit": "Gbit/s", "better": "more",
                 "plain": 60.0, "relay": 30.0, "reference": 10.0, "lark": 24.0, "ratio": 0.4, "spread": 0.0,
+                "bound": { "value": 15.0, "relay": 0.5, "reference": 1.5, "idle": 0.05 },
                 "peers": { "ztunnel": { "value": 12.0, "ratio": 0.2 } },
             },
             {
                 "name": "rss_1k", "unit": "MiB", "better": "less",
                 "plain": null, "relay": null, "reference": null, "lark": null, "ratio": null, "spread": null,
+                "bound": null,
                 "peers": { "ztunnel": { "value": null, "ratio": null } },
             },
         ] });
@@ -127,6 +143,7 @@ mod tests {
             ["row", "unit", "plain", "relay", "reference", "lark", "×plain", "spread", "mark"]
         );
         assert_eq!(words[1][..8], ["bulk1", "Gbit/s", "↑", "60.0", "30.0", "10.0", "24.0", "0.400"]);
-        assert!(table.ends_with("✓ ≥ 1.7 × reference (2.40)"), "{table}");
+        let marks = "✓ ≥ 1.7 × reference (2.40); bound 15.0 (1.50 × reference, 0.50 × relay; 5 % idle)";
+        assert!(table.ends_with(marks), "{table}");
     }
 }

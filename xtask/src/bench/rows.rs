@@ -66,12 +66,15 @@ const fn less(name: &'static str, unit: &'static str, job: Job) -> Row {
 }
 
 /// All rows, in the table's order; those of a job stand together or not, it runs once a round.
-pub(crate) const ROWS: [Row; 30] = [
+pub(crate) const ROWS: [Row; 33] = [
     more("bulk1", "Gbit/s", Job::Bulk1),
     more("bulk8", "Gbit/s", Job::Bulk8),
     more("bulk1_down", "Gbit/s", Job::Down),
     less("cpu_gib1", "s/GiB", Job::Bulk1),
     less("cpu_gib8", "s/GiB", Job::Bulk8),
+    less("busy_gib1", "s/GiB", Job::Bulk1),
+    less("busy_gib8", "s/GiB", Job::Bulk8),
+    less("busy_gib1_down", "s/GiB", Job::Down),
     less("echo1_p50", "µs", Job::Echo1),
     less("echo1_p99", "µs", Job::Echo1),
     more("echo64", "k/s", Job::Echo64),

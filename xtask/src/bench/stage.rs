@@ -8,7 +8,7 @@ use lark_testbed::{Agent, Controller, Mesh, Node, Place, Pod, Running, Testbed, 
 use serde_json::{Value, json};
 
 use super::pair::{Pair, Reached};
-use super::peer::{Environment, Peer};
+use super::peer::{Environment, Peer, environment};
 
 /// Port of the echo server; sink and source are on the next two.
 pub(crate) const PORT: u16 = 9000;
@@ -193,17 +193,8 @@ impl Stage {
     fn place_of_peers(&mut self) -> Result<(Place, Environment)> {
         let mut place = self.bed.host_pod(&self.nodes.0, "peers")?.place;
         place.netns = "/proc/self/ns/net".into();
-        let netns = |place: &Place| place.netns.to_string_lossy().into_owned();
-        let environment = vec![
-            ("LARK_BENCH_NS_A", netns(&self.client.place)),
-            ("LARK_BENCH_NS_B", netns(&self.server.place)),
-            ("LARK_BENCH_NODE_NS_A", netns(&self.nodes.0.place)),
-            ("LARK_BENCH_NODE_NS_B", netns(&self.nodes.1.place)),
-            ("LARK_BENCH_IP_A", self.client.ip.to_string()),
-            ("LARK_BENCH_IP_B", self.server.ip.to_string()),
-            ("LARK_BENCH_CLIENT_UID", CLIENT_UID.to_string()),
-        ];
-        Ok((place, environment))
+        let pods = [&self.client, &self.server].map(|pod| (&pod.place, pod.ip));
+        Ok((place, environment(pods, [&self.nodes.0.place, &self.nodes.1.place])))
     }
 
     /// Ends a turn: a peer has everything to itself only in its own.
