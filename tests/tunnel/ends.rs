@@ -67,6 +67,7 @@ impl World {
 pub(crate) struct Seen {
     handshakes: AtomicUsize,
     failures: AtomicUsize,
+    opened: AtomicUsize,
     closed: AtomicUsize,
 }
 
@@ -76,6 +77,9 @@ impl Seen {
     }
     pub(crate) fn failures(&self) -> usize {
         self.failures.load(Ordering::Relaxed)
+    }
+    pub(crate) fn opened(&self) -> usize {
+        self.opened.load(Ordering::Relaxed)
     }
     pub(crate) fn closed(&self) -> usize {
         self.closed.load(Ordering::Relaxed)
@@ -87,7 +91,9 @@ impl Observer for Seen {
         let which = if result.is_ok() { &self.handshakes } else { &self.failures };
         which.fetch_add(1, Ordering::Relaxed);
     }
-    fn opened(&self, _: Side) {}
+    fn opened(&self, _: Side) {
+        self.opened.fetch_add(1, Ordering::Relaxed);
+    }
     fn closed(&self, _: Side, _: Option<Cause>) {
         self.closed.fetch_add(1, Ordering::Relaxed);
     }

@@ -413,3 +413,28 @@ fn a_stream_that_was_answered_goes_nowhere_else_though_its_peer_says_that_it_nev
         assert_eq!((client.seen.handshakes(), client.dialer.tunnels()), (1, 1));
     });
 }
+
+#[test]
+fn a_peer_whose_every_tunnel_is_over_at_once_is_given_up() {
+    on_worker(async {
+        let world = World::new();
+        let (listener, acceptor, node) = shows(&world.store(&["db"]), "db").await;
+        tokio::task::spawn_local(async move {
+            loop {
+                let (socket, _) = listener.accept().await.unwrap();
+                let mut tls = acceptor.accept(socket).await.unwrap();
+                let goaway = frame(kind::GOAWAY, 0, 0, &[0; 8]);
+                tls.write_all(&[frame(kind::SETTINGS, 0, 0, &[]), goaway].concat()).await.unwrap();
+                tls.shutdown().await.unwrap();
+            }
+        });
+        let client = crate::ends::Client::new(world.store(&["web"]), node, quick()).await;
+        let (_socket, _, ended) = client.connect().await;
+        let refusal = ended.await.unwrap().refusal.unwrap();
+        assert_eq!(refusal.reason, lark_core::reason::Reason::TunnelLost);
+        assert!(refusal.detail.contains("took no stream when they were open"), "{refusal}");
+        assert!(client.seen.handshakes() <= 12, "{}", client.seen.handshakes());
+        // Whoever counts what is open counts none.
+        crate::ends::until(|| client.seen.opened() > 0 && client.seen.opened() == client.seen.closed()).await;
+    });
+}

@@ -228,24 +228,40 @@ fn no_stream_goes_on_a_tunnel_whose_root_is_gone() {
     });
 }
 
-/// An address from which the first connection reaches `node` after `first`, the others at once; what is connected
-/// counts.
-async fn through(node: SocketAddr, first: impl FnOnce() + 'static) -> (SocketAddr, Rc<Cell<u32>>) {
+/// An address from which connections reach `node`. In the first one `meanwhile` happens between the hellos of both ends,
+/// and what the dialling end says behind its own gets on its way if `goes_on`. What is connected counts.
+async fn through(
+    node: SocketAddr,
+    goes_on: bool,
+    meanwhile: impl FnOnce() + 'static,
+) -> (SocketAddr, Rc<Cell<u32>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let connected = Rc::<Cell<u32>>::default();
     let counted = connected.clone();
     tokio::task::spawn_local(async move {
-        let mut first = Some(first);
+        let mut meanwhile = Some(meanwhile);
         loop {
             let (mut near, _) = listener.accept().await.unwrap();
             counted.set(counted.get() + 1);
-            if let Some(first) = first.take() {
-                first();
-            }
+            let meanwhile = meanwhile.take();
             tokio::task::spawn_local(async move {
                 let mut far = TcpStream::connect(node).await.unwrap();
-                let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+                let mut goes_on = goes_on;
+                if let Some(meanwhile) = meanwhile {
+                    let mut hello = [0; 8192];
+                    let read = near.read(&mut hello).await.unwrap();
+                    far.write_all(&hello[..read]).await.unwrap();
+                    far.readable().await.unwrap();
+                    meanwhile();
+                } else {
+                    goes_on = true;
+                }
+                if goes_on {
+                    let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+                } else {
+                    let _ = tokio::io::copy(&mut far, &mut near).await;
+                }
             });
         }
     });
@@ -263,13 +279,17 @@ fn a_root_that_goes_away_during_a_handshake_costs_no_connection() {
             theirs.set_bundle(both.clone());
             ours.set_bundle(both.clone());
             let node = node(theirs.clone(), echo().await, quick()).await;
-            // The dialling end has taken note of what it trusts before it connects, the accepting end has not yet.
+            // Both ends have taken note of what they trust. The dialling end hears nothing before it finds out; the
+            // accepting end ends what it has just opened.
             let (changed, left) = (if by_client { ours.clone() } else { theirs }, world.bundle());
-            let (address, connected) = through(node.address, move || changed.set_bundle(left)).await;
+            let (address, connected) =
+                through(node.address, !by_client, move || changed.set_bundle(left)).await;
             let client = Client::new(ours, address, quick()).await;
             let (mut socket, _, _) = client.connect().await;
             echoes(&mut socket).await;
-            assert_eq!((connected.get(), client.seen.failures()), (if by_client { 2 } else { 1 }, 0));
+            assert_eq!((connected.get(), client.seen.failures()), (2, 0), "by client: {by_client}");
+            let opened = if by_client { 1 } else { 2 };
+            assert_eq!((client.seen.opened(), client.seen.closed()), (opened, opened - 1));
         }
     });
 }

@@ -206,7 +206,8 @@ impl Inner {
         &self,
         inbound: &lark_tunnel::Inbound,
     ) -> Result<(Arc<Workload>, Arc<Workload>), Refused> {
-        let mut snapshots = self.snapshot.clone();
+        // Only whoever waits follows discovery: to say so is a line that all workers share.
+        let mut followed = None::<watch::Receiver<Arc<Snapshot>>>;
         let deadline = Instant::now() + DISCOVERY_WAIT;
         let claim = Claim {
             client: &inbound.client,
@@ -216,8 +217,11 @@ impl Inner {
             source: inbound.request.source,
         };
         loop {
-            let snapshot = snapshots.borrow_and_update().clone();
-            let waiting = match admit(&snapshot, &self.node, &claim) {
+            let admission = match &mut followed {
+                None => admit(&self.snapshot.borrow(), &self.node, &claim),
+                Some(followed) => admit(&followed.borrow_and_update(), &self.node, &claim),
+            };
+            let waiting = match admission {
                 Admission::Deliver { destination, source } => {
                     if self.pods.by_uid(&destination.uid).is_some() {
                         return Ok((destination, source));
@@ -231,7 +235,9 @@ impl Inner {
                 Admission::Wait(refused) => refused,
             };
             let step = deadline.min(Instant::now() + std::time::Duration::from_millis(20));
-            match tokio::time::timeout_at(step, snapshots.changed()).await {
+            // What changed since this end looked is news to it at once: nothing was marked as seen.
+            let followed = followed.get_or_insert_with(|| self.snapshot.clone());
+            match tokio::time::timeout_at(step, followed.changed()).await {
                 Ok(Err(_)) => return Err(waiting),
                 _ if Instant::now() >= deadline => return Err(waiting),
                 _ => {}

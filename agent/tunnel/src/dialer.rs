@@ -217,7 +217,9 @@ impl Dialer {
         key: &PoolKey,
         mut want: Want<Rc<Tunnel>, Opening, Refusal>,
     ) -> Result<Rc<Tunnel>, Refusal> {
-        loop {
+        // Others may fill each of a key's tunnels first. More than that are over as soon as they are open.
+        let rounds = ATTEMPTS + self.0.settings.tunnels_a_key;
+        for _ in 0..rounds {
             let mut opening = match want {
                 Want::Use(tunnel) => return Ok(tunnel),
                 Want::Failed(refusal) => return Err(refusal),
@@ -235,6 +237,15 @@ impl Dialer {
                 None => return Err(Refusal::new(Reason::TunnelLost, "the handshake's task ended")),
             }
             want = self.want(key);
+        }
+        match want {
+            Want::Use(tunnel) => Ok(tunnel),
+            _ => {
+                let PoolKey { node, destination, .. } = key;
+                let detail =
+                    format!("{rounds} tunnels to {node} as {destination} took no stream when they were open");
+                Err(Refusal::new(Reason::TunnelLost, detail))
+            }
         }
     }
 
@@ -355,7 +366,11 @@ impl Dialer {
         });
         if open.await.is_ok() {
             inner.observer.opened(Side::Client);
-            shared.opened.set(true);
+            match shared.over.get() {
+                // Its task ended before this one heard that it was open, and so did not tell.
+                Some(cause) => inner.observer.closed(Side::Client, cause),
+                None => shared.opened.set(true),
+            }
             return Ok((commands, shared));
         }
         Err(match failed.await {
@@ -365,7 +380,11 @@ impl Dialer {
             }
             // It ended by itself, at once, since a root or a certificate went away during the handshake. That is no
             // failure: as with any tunnel that is over, whoever waits has another opened, by what counts now.
-            Err(_) if !proof.holds() => return Ok((commands, shared)),
+            Err(_) if !proof.holds() => {
+                tracing::debug!(node = %key.node, source = %key.source, destination = %key.destination,
+                    "what the handshake proved counts no more; another follows");
+                return Ok((commands, shared));
+            }
             Err(_) => explain(key, &HandshakeError::Closed),
         })
     }
@@ -374,6 +393,7 @@ impl Dialer {
 /// A tunnel's task is over.
 fn closed(dialer: &Weak<Inner>, key: &PoolKey, shared: &Rc<Shared>, cause: Option<Cause>) {
     let Some(inner) = dialer.upgrade() else { return };
+    shared.over.set(Some(cause));
     if shared.opened.get() {
         inner.observer.closed(Side::Client, cause);
     }

@@ -79,6 +79,8 @@ pub(crate) struct Shared {
     pub(crate) going_away: Cell<bool>,
     /// The observer was told that it opened.
     pub(crate) opened: Cell<bool>,
+    /// Its task has ended; what the observer is told of it.
+    pub(crate) over: Cell<Option<Option<Cause>>>,
 }
 
 /// What only the dialling end has.

@@ -37,7 +37,7 @@ impl SendWindow {
 
 /// What the peer may send to us on one stream. The window starts small and doubles while the reader
 /// keeps up with a sender who needs more, so that a reader that was slow from its beginning never holds more than
-/// what that is. One that was fast and stops holds what its window had become, at most `max` of
+/// the window it began with. One that was fast and stops holds what its window had become, at most the `max` given to
 /// [`Self::consumed`]: what was credited cannot be taken back.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ReceiveWindow {
