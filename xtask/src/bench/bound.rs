@@ -1,4 +1,5 @@
-//! Pure: what the relay would reach if it sealed and opened too, which is as much as a tunnel can.
+//! Pure: what the relay would reach if it sealed and opened too: an estimate of what two hops allow a tunnel, as noisy as
+//! the rates that it is made of.
 
 use super::figures::{Figures, LARK, REFERENCE, RELAY};
 use super::marks::GIB;

@@ -37,7 +37,7 @@ const SOFTWARE: [(&str, &str); 6] = [
     ("page faults", "page-faults"),
 ];
 
-/// Happens in the waker (Linux 4.3, kernel/sched/core.c); `sched_wakeup` may on the woken's core, where it is nobody's.
+/// Happens in the waker (Linux 4.3, kernel/sched/core.c); `sched_wakeup` may happen on the woken's core, where it is nobody's.
 /// The event's `target_cpu` is therefore where the woken ran last, not yet where it will.
 const WAKING: &str = "sched:sched_waking";
 /// Of those, the ones that cross cores: the same event with a filter.
