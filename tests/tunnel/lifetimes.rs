@@ -247,15 +247,13 @@ async fn through(
             let meanwhile = meanwhile.take();
             tokio::task::spawn_local(async move {
                 let mut far = TcpStream::connect(node).await.unwrap();
-                let mut goes_on = goes_on;
+                let goes_on = goes_on || meanwhile.is_none();
                 if let Some(meanwhile) = meanwhile {
                     let mut hello = [0; 8192];
                     let read = near.read(&mut hello).await.unwrap();
                     far.write_all(&hello[..read]).await.unwrap();
                     far.readable().await.unwrap();
                     meanwhile();
-                } else {
-                    goes_on = true;
                 }
                 if goes_on {
                     let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;

@@ -88,8 +88,8 @@ pub(crate) struct Args {
     svg: Option<PathBuf>,
     /// Measure only these rows, with commas between them.
     ///
-    /// All of them by default: bulk1 bulk8 bulk1_down cpu_gib1 cpu_gib8 busy_gib1 busy_gib8 busy_gib1_down echo1_p50 echo1_p99 echo64
-    /// cpu_echo64 conn1_p50 conn32 rss_idle rss_1k rss_10k rss_slow same_bulk1 same_echo1_p50 uncaptured_conn1_p50
+    /// All of them by default: bulk1 bulk8 bulk1_down cpu_gib1 cpu_gib8 busy_gib1 busy_gib8 busy_gib1_down
+    /// echo1_p50 echo1_p99 echo64 cpu_echo64 conn1_p50 conn32 rss_idle rss_1k rss_10k rss_slow same_bulk1 same_echo1_p50 uncaptured_conn1_p50
     /// uncaptured_bulk1 nonmesh_conn1_p50 spin_echo1_p50 fair_p99 seen_bulk1
     /// seen_cpu_gib1 seen_echo64 seen_cpu_echo64 seen_http64 seen_cpu_http64 seen_rss aead. cpu_gib is CPU seconds of both agents for a GiB,
     /// busy_gib those of the whole machine, load client and server included. The bound beside the marks of the same rows of bulk is
@@ -125,8 +125,9 @@ pub(crate) struct Args {
     ///
     /// By perf, of relay, reference and Lark, for each GiB, echo and connection; and of Lark with 1, 2, 4 and 8
     /// workers, which shows what of it grows with their number. The CPU of their own code, the cipher in it, and
-    /// of the kernel is of a turn before without perf; all else is no time, so a busy machine changes little. A wake crosses cores when the woken ran last on another core than the waker; where it
-    /// runs next the scheduler decides after that. --json writes all of it as one object.
+    /// of the kernel is of a turn before without perf; all else is no time, so a busy machine changes little. A wake
+    /// crosses cores when the woken ran last on another core than the waker; where it runs next the scheduler
+    /// decides after that. --json writes all of it as one object.
     #[arg(long, conflicts_with_all = ["rows", "peers", "svg", "scale"])]
     counts: bool,
     /// TCP congestion control of the pods, the nodes and the load, for example cubic; what Lark has on loopback is reno.

@@ -87,7 +87,7 @@ mod tests {
     fn cipher_that_takes_as_much_as_all_the_rest_halves_the_rate() {
         assert_eq!(bound(30.0, 1.0, 2.0 * GIB), 15.0);
         assert_eq!(bound(30.0, 0.5, 2.0 * GIB), 10.0);
-        // A run of the machine with the fast cipher.
+        // Of the size of what a fast cipher has.
         assert!((bound(18.0, 0.95, 11.6) - 15.06).abs() < 0.01);
     }
 
