@@ -167,6 +167,7 @@ impl<T: Clone, W: Clone, R: Clone> Pool<T, W, R> {
             true
         });
         if let Some(tunnel) = usable {
+            slot.failures = 0;
             return Want::Use(tunnel);
         }
         if let Some(opening) = &slot.opening {
@@ -216,11 +217,10 @@ impl<T: Clone, W: Clone, R: Clone> Pool<T, W, R> {
         keys.into_iter().filter(|(_, slot)| is_needed(slot)).map(|(key, _)| key.clone()).collect()
     }
 
-    /// The handshake under way succeeded.
+    /// The handshake under way succeeded. What failed before is forgotten with the first stream that the tunnel takes.
     pub fn opened(&mut self, key: &PoolKey, now: Duration, tunnel: T) {
         let slot = self.slots.entry(key.clone()).or_insert_with(Slot::new);
         slot.opening = None;
-        slot.failures = 0;
         slot.failed = None;
         slot.tunnels.push((now, tunnel));
     }
@@ -231,6 +231,16 @@ impl<T: Clone, W: Clone, R: Clone> Pool<T, W, R> {
         slot.opening = None;
         slot.failures = slot.failures.saturating_add(1);
         slot.failed = Some((now, why));
+    }
+
+    /// A stream has waited in vain for tunnels that were over as soon as they were open. As if a handshake had failed,
+    /// unless there is hope for the next stream: another handshake under way, or tunnels, full ones.
+    pub fn gave_up(&mut self, key: &PoolKey, now: Duration, why: R) {
+        let is_hopeless =
+            self.slots.get(key).is_none_or(|slot| slot.opening.is_none() && slot.tunnels.is_empty());
+        if is_hopeless {
+            self.failed(key, now, why);
+        }
     }
 
     /// No handshake began after all, for a reason that is known at once and may be gone at once: the next

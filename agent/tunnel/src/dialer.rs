@@ -219,7 +219,7 @@ impl Dialer {
     ) -> Result<Rc<Tunnel>, Refusal> {
         // Others may fill each of a key's tunnels first. More than that are over as soon as they are open.
         let rounds = ATTEMPTS + self.0.settings.tunnels_a_key;
-        for _ in 0..rounds {
+        for round in 0..=rounds {
             let mut opening = match want {
                 Want::Use(tunnel) => return Ok(tunnel),
                 Want::Failed(refusal) => return Err(refusal),
@@ -227,6 +227,7 @@ impl Dialer {
                     let detail = format!("{count} tunnels to {} as {} are full", key.node, key.destination);
                     return Err(Refusal::new(Reason::LimitReached, detail));
                 }
+                _ if round == rounds => break,
                 Want::Wait(opening) => opening,
                 Want::Open => self.begin(key),
             };
@@ -238,15 +239,12 @@ impl Dialer {
             }
             want = self.want(key);
         }
-        match want {
-            Want::Use(tunnel) => Ok(tunnel),
-            _ => {
-                let PoolKey { node, destination, .. } = key;
-                let detail =
-                    format!("{rounds} tunnels to {node} as {destination} took no stream when they were open");
-                Err(Refusal::new(Reason::TunnelLost, detail))
-            }
-        }
+        let PoolKey { node, destination, .. } = key;
+        let detail =
+            format!("{rounds} tunnels to {node} as {destination} took no stream when they were open");
+        let refusal = Refusal::new(Reason::TunnelLost, detail);
+        self.0.pool.borrow_mut().gave_up(key, self.0.began.elapsed(), refusal.clone());
+        Err(refusal)
     }
 
     fn want(&self, key: &PoolKey) -> Want<Rc<Tunnel>, Opening, Refusal> {

@@ -66,7 +66,39 @@ fn a_failure_is_told_at_once_until_its_pause_is_over() {
     assert_eq!(pool.want(&key("db"), soon * 4, |_| FRESH), Want::Failed("refused again"));
     pool.opened(&key("db"), at(1), "first");
     pool.closed(&key("db"), |_| true);
-    assert_eq!(pool.want(&key("db"), at(1), |_| FRESH), Want::Open, "a success forgets the failures");
+    assert_eq!(pool.want(&key("db"), at(1), |_| FRESH), Want::Open, "a success ends the pause");
+}
+
+#[test]
+fn failures_count_until_a_tunnel_takes_a_stream() {
+    let mut pool = Names::new(LIMITS);
+    let give_up = |pool: &mut Names, now| {
+        pool.opening(key("db"), now, 1);
+        pool.opened(&key("db"), now, "first");
+        pool.closed(&key("db"), |_| true);
+        pool.gave_up(&key("db"), now, "in vain");
+    };
+    give_up(&mut pool, at(0));
+    give_up(&mut pool, at(1));
+    let after = |pool: &mut Names, ms| pool.want(&key("db"), at(1) + Duration::from_millis(ms), |_| FRESH);
+    assert_eq!(after(&mut pool, 99), Want::Failed("in vain"), "the second pause is twice the first");
+    assert_eq!(after(&mut pool, 100), Want::Open);
+    pool.opened(&key("db"), at(2), "second");
+    assert_eq!(pool.want(&key("db"), at(2), |_| FRESH), Want::Use("second"));
+    pool.closed(&key("db"), |_| true);
+    give_up(&mut pool, at(3));
+    assert_eq!(pool.want(&key("db"), at(3) + Duration::from_millis(50), |_| FRESH), Want::Open);
+}
+
+#[test]
+fn whoever_gives_up_takes_no_hope_from_others() {
+    let mut pool = Names::new(LIMITS);
+    pool.opening(key("db"), at(0), 1);
+    pool.gave_up(&key("db"), at(0), "in vain");
+    assert_eq!(pool.want(&key("db"), at(0), |_| FRESH), Want::Wait(1));
+    pool.opened(&key("db"), at(0), "first");
+    pool.gave_up(&key("db"), at(0), "in vain");
+    assert_eq!(pool.want(&key("db"), at(0), |_| Facts { streams: 3, ..FRESH }), Want::Open);
 }
 
 #[test]
@@ -158,7 +190,7 @@ proptest! {
     /// Whatever happens in whatever order: one handshake at a time, never more tunnels than the limit,
     /// and nobody gets a tunnel that was retired before.
     #[test]
-    fn any_order_of_events_keeps_the_invariants(events in prop::collection::vec(0_u8..7, 1..200)) {
+    fn any_order_of_events_keeps_the_invariants(events in prop::collection::vec(0_u8..8, 1..200)) {
         let mut pool: Pool<usize, usize, ()> = Pool::new(LIMITS);
         let facts = RefCell::new(Vec::<Facts>::new());
         let mut retired = std::collections::HashSet::new();
@@ -195,6 +227,7 @@ proptest! {
                     handshakes = 0;
                     pool.not_tried(&key("db"));
                 }
+                (7, _) => pool.gave_up(&key("db"), now, ()),
                 (3, Some(last)) => {
                     facts.borrow_mut()[last].going_away = true;
                     retired.insert(last);
