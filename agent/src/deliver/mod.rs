@@ -6,6 +6,8 @@ mod ready;
 use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use lark_bpf::Claims;
@@ -126,8 +128,8 @@ impl Dial {
     /// # Errors
     /// When there is no connection; nothing was sent then.
     pub async fn deliver(
-        &self,
-        pod: &Pod,
+        self: &Rc<Self>,
+        pod: &Arc<Pod>,
         address: SocketAddr,
         source: SocketAddr,
     ) -> Result<TcpStream, DialError> {
@@ -145,17 +147,30 @@ impl Dial {
     }
 
     /// A socket inside the pod's namespace, made for this delivery or ahead of it.
-    fn socket(&self, pod: &Pod, address: SocketAddr) -> Result<std::net::TcpStream, DialError> {
-        let failed = |source| DialError::Failed { address, source };
-        let ip = address.ip();
-        let family = if ip.is_ipv4() { Family::V4 } else { Family::V6 };
-        let make = |count: usize| -> Result<Vec<std::net::TcpStream>, DialError> {
-            let one = |_| delivery_socket(ip, pod.next_source());
-            pod.netns.within(|| (0..count).map(one).collect::<io::Result<_>>())?.map_err(failed)
-        };
-        let socket = self.ready.borrow_mut().take(pod.id, family, make)?;
+    fn socket(
+        self: &Rc<Self>,
+        pod: &Arc<Pod>,
+        address: SocketAddr,
+    ) -> Result<std::net::TcpStream, DialError> {
+        let family = if address.is_ipv4() { Family::V4 } else { Family::V6 };
+        let taken = self.ready.borrow_mut().take(pod.id, family, |count| make(pod, address, count))?;
+        if taken.is_last {
+            self.make_more(pod, address, family);
+        }
         // As many were made as were asked for.
-        socket.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))
+        taken.socket.ok_or_else(|| DialError::Failed { address, source: io::ErrorKind::NotFound.into() })
+    }
+
+    /// Makes sockets for the next deliveries, in a task of its own: this one goes first.
+    fn make_more(self: &Rc<Self>, pod: &Arc<Pod>, address: SocketAddr, family: Family) {
+        let (dial, pod) = (self.clone(), pod.clone());
+        tokio::task::spawn_local(async move {
+            let added = dial.ready.borrow_mut().add(pod.id, family, |count| make(&pod, address, count));
+            if let Err(error) = added {
+                // The next delivery makes its own, or fails by the same.
+                tracing::debug!(pod = pod.name, %error, "no sockets made ahead");
+            }
+        });
     }
 
     /// Connects to an address outside the mesh from inside `pod`'s namespace, as the pod would.
@@ -169,6 +184,13 @@ impl Dial {
             .map_err(|source| DialError::Failed { address, source })?;
         connect(socket, address, |_| false).await
     }
+}
+
+/// Sockets for deliveries to a pod, in one visit of its namespace; of the address only the family counts.
+fn make(pod: &Pod, address: SocketAddr, count: usize) -> Result<Vec<std::net::TcpStream>, DialError> {
+    let one = |_| delivery_socket(address.ip(), pod.next_source());
+    let made = pod.netns.within(|| (0..count).map(one).collect::<io::Result<_>>())?;
+    made.map_err(|source| DialError::Failed { address, source })
 }
 
 /// Whether a delivery that is not answered at once never will be: to `::1` the kernel's reset does not arrive

@@ -1,6 +1,7 @@
 //! Sockets made ahead of need. A socket belongs to the namespace in which it was made, and entering one
-//! costs more than the socket: whoever has to enter makes some for the next deliveries too. A pod that
-//! gets none for a moment keeps none.
+//! costs more than the socket: whoever has to enter makes some for the next deliveries too, and when the
+//! last of them is taken the next ones are made behind that delivery. A pod that gets none for a moment
+//! keeps none.
 
 use hashbrown::HashMap;
 
@@ -26,6 +27,14 @@ struct OfPod<S> {
     used: bool,
 }
 
+/// What a delivery gets.
+pub(super) struct Taken<S> {
+    /// None only if `make` made none.
+    pub(super) socket: Option<S>,
+    /// It was the last of several, so more may be wanted soon.
+    pub(super) is_last: bool,
+}
+
 impl<S> Default for Ready<S> {
     fn default() -> Self {
         Self { pods: HashMap::new() }
@@ -39,20 +48,34 @@ impl<S> Ready<S> {
         pod: u32,
         family: Family,
         make: impl FnOnce(usize) -> Result<Vec<S>, E>,
-    ) -> Result<Option<S>, E> {
+    ) -> Result<Taken<S>, E> {
         let of_pod = self.pods.get_mut(&(pod, family));
         if let Some(of_pod) = of_pod {
             of_pod.used = true;
             if of_pod.sockets.is_empty() {
                 of_pod.sockets = make(BATCH)?;
             }
-            return Ok(of_pod.sockets.pop());
+            let socket = of_pod.sockets.pop();
+            return Ok(Taken { socket, is_last: of_pod.sockets.is_empty() });
         }
         // Nothing was delivered to it lately: one is enough until another is wanted.
         let mut made = make(1)?;
-        let first = made.pop();
+        let socket = made.pop();
         self.pods.insert((pod, family), OfPod { sockets: made, used: true });
-        Ok(first)
+        Ok(Taken { socket, is_last: false })
+    }
+
+    /// Sockets for the next deliveries, unless the pod is gone, is quiet, or has some.
+    pub(super) fn add<E>(
+        &mut self,
+        pod: u32,
+        family: Family,
+        make: impl FnOnce(usize) -> Result<Vec<S>, E>,
+    ) -> Result<(), E> {
+        if let Some(of_pod) = self.pods.get_mut(&(pod, family)).filter(|of_pod| of_pod.sockets.is_empty()) {
+            of_pod.sockets = make(BATCH)?;
+        }
+        Ok(())
     }
 
     /// Closes those of pods that took none since the last time.
@@ -79,7 +102,7 @@ mod tests {
             made = count;
             Ok::<_, Infallible>((0..count).collect())
         });
-        assert!(taken.unwrap().is_some());
+        assert!(taken.unwrap().socket.is_some());
         made
     }
 
@@ -89,6 +112,29 @@ mod tests {
         assert_eq!([0; 10].map(|_| take(&mut ready, 1, Family::V4)), [1, BATCH, 0, 0, 0, 0, 0, 0, 0, BATCH]);
         assert_eq!(take(&mut ready, 1, Family::V6), 1);
         assert_eq!(take(&mut ready, 2, Family::V4), 1);
+    }
+
+    #[test]
+    fn whoever_takes_the_last_of_several_says_so_and_more_are_added_once() {
+        let make = |count| Ok::<_, Infallible>((0..count).collect::<Vec<_>>());
+        let mut ready = Ready::default();
+        let mut is_last = || ready.take(1, Family::V4, make).unwrap().is_last;
+        assert!(!is_last(), "one may be all that is wanted");
+        assert_eq!([0; BATCH].map(|_| is_last()), [0, 0, 0, 0, 0, 0, 0, 1].map(|last| last == 1));
+        for expected in [BATCH, 0] {
+            let mut made = 0;
+            let add = |count| {
+                made = count;
+                make(count)
+            };
+            ready.add(1, Family::V4, add).unwrap();
+            assert_eq!(made, expected);
+        }
+        assert_eq!(take(&mut ready, 1, Family::V4), 0);
+        // For a pod that is gone none are made.
+        ready.forget(1);
+        assert_eq!(ready.add(1, Family::V4, |_| Err("made")), Ok(()));
+        assert!(ready.pods.is_empty());
     }
 
     #[test]
@@ -109,7 +155,8 @@ mod tests {
     fn what_cannot_be_made_is_an_error_each_time() {
         let mut ready = Ready::<()>::default();
         for _ in 0..2 {
-            assert_eq!(ready.take(1, Family::V4, |_| Err("no namespace")), Err("no namespace"));
+            let taken = ready.take(1, Family::V4, |_| Err("no namespace"));
+            assert_eq!(taken.err(), Some("no namespace"));
         }
     }
 }
