@@ -56,12 +56,12 @@ impl ReadyList {
 
     /// All numbers that are in the list now, but for those that are only to be closed.
     pub(crate) fn take(&self, into: &mut VecDeque<u32>) {
-        into.append(&mut self.queues().bytes);
+        append(into, &mut self.queues().bytes);
     }
 
     /// Those that are only to be closed.
     pub(crate) fn take_ends(&self, into: &mut VecDeque<u32>) {
-        into.append(&mut self.queues().ends);
+        append(into, &mut self.queues().ends);
     }
 
     /// Gives back the room that nothing is in.
@@ -73,6 +73,15 @@ impl ReadyList {
 
     fn queues(&self) -> MutexGuard<'_, Queues> {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// As `VecDeque::append`, without a copy where nothing is before it, as here mostly.
+fn append(into: &mut VecDeque<u32>, from: &mut VecDeque<u32>) {
+    if into.is_empty() {
+        std::mem::swap(into, from);
+    } else {
+        into.append(from);
     }
 }
 

@@ -47,15 +47,15 @@ impl Engine {
     /// What came with the handshake's last bytes.
     pub(super) fn take_buffered(&mut self) -> Result<(), TunnelError> {
         let mut records = self.records.buffered();
-        self.take_records(&mut records)
+        self.take_records(&mut records, Instant::now())
     }
 
     /// Decrypts what has arrived, where it is, and takes it in. What was decrypted before an end or an error counts.
-    fn take_records(&mut self, mut received: &mut [u8]) -> Result<(), TunnelError> {
+    fn take_records(&mut self, mut received: &mut [u8], now: Instant) -> Result<(), TunnelError> {
         let mut run = Run::new();
         let result = loop {
             match self.records.open(&mut received) {
-                Ok(Some(plain)) => match self.receive(plain, &mut run) {
+                Ok(Some(plain)) => match self.receive(plain, now, &mut run) {
                     Ok(()) => {}
                     Err(error) => break Err(error),
                 },
@@ -69,9 +69,9 @@ impl Engine {
     }
 
     /// Takes in plaintext.
-    fn receive<'a>(&mut self, plain: &'a [u8], run: &mut Run<'a>) -> Result<(), TunnelError> {
+    fn receive<'a>(&mut self, plain: &'a [u8], now: Instant, run: &mut Run<'a>) -> Result<(), TunnelError> {
         if self.rest.is_empty() {
-            let taken = self.frames(plain, run)?;
+            let taken = self.frames(plain, now, run)?;
             self.rest = plain.get(taken..).unwrap_or_default().to_vec();
             return Ok(());
         }
@@ -80,7 +80,7 @@ impl Engine {
         let mut joined = std::mem::take(&mut self.rest);
         joined.extend_from_slice(plain);
         let mut own = Run::new();
-        let taken = self.frames(&joined, &mut own);
+        let taken = self.frames(&joined, now, &mut own);
         self.data(&mut own);
         joined.drain(..taken?);
         if !joined.is_empty() {
@@ -90,9 +90,9 @@ impl Engine {
     }
 
     /// Takes in what is whole of those bytes, and says how many that were.
-    fn frames<'a>(&mut self, plain: &'a [u8], run: &mut Run<'a>) -> Result<usize, TunnelError> {
+    fn frames<'a>(&mut self, plain: &'a [u8], now: Instant, run: &mut Run<'a>) -> Result<usize, TunnelError> {
         let mut at = 0;
-        let now = self.began.elapsed();
+        let now = now.duration_since(self.began);
         loop {
             let (taken, event) = self.h2.receive(now, plain.get(at..).unwrap_or_default())?;
             if taken == 0 && event.is_none() {
@@ -312,10 +312,11 @@ impl Engine {
             Poll::Pending => Ok(false),
             Poll::Ready(Err(error)) => Err(error.into()),
             Poll::Ready(Ok(count)) => {
-                self.silence.heard(Instant::now());
+                let now = Instant::now();
+                self.silence.heard(now);
                 self.moved += count;
                 self.place = Place::Unknown;
-                self.take_records(received.get_mut(..count).unwrap_or_default()).map(|()| true)
+                self.take_records(received.get_mut(..count).unwrap_or_default(), now).map(|()| true)
             }
         };
         RECEIVED.set(received);

@@ -268,7 +268,10 @@ impl Engine {
     }
 
     fn take_dials(&mut self, cx: &mut Context<'_>) {
-        while let Poll::Ready(Some((id, result))) = std::pin::Pin::new(&mut self.dials).poll_next(cx) {
+        // A set that is empty has nobody to wake: who comes into it is polled in the same turn.
+        while !self.dials.is_empty()
+            && let Poll::Ready(Some((id, result))) = std::pin::Pin::new(&mut self.dials).poll_next(cx)
+        {
             self.delivered(id, result);
         }
     }
