@@ -47,14 +47,17 @@ mod scale;
 mod seen;
 /// Nodes, pods, agents, and whose turn it is.
 mod stage;
+/// The turns of a round.
+mod turns;
 /// Two meshes that take short turns.
 mod twins;
 
-use figures::{Figures, LARK, PLAIN, REFERENCE, RELAY};
+use figures::{Figures, LARK};
 use measure::Meter;
 use peer::Peer;
 use rows::{JOBS, Job, ROWS, Row, named};
-use stage::{Contestant, Programs, Stage};
+use stage::{Programs, Stage};
+use turns::Turns;
 use twins::Twins;
 
 pub(crate) use layout::PROFILES;
@@ -67,8 +70,11 @@ const CONGESTION: &str = "reno";
 /// Two nodes and their pods are made of network namespaces and cgroups, as for the demo. Between the same
 /// two pods, in turn and several times over, go plain TCP; `relay`, two hops without TLS by 256 KiB, the
 /// floor; `reference`, a tunnel of the crates h2 and tokio-rustls as peers build it; lark; and each peer.
+/// For rows of bytes, single echoes and connections the time of a round is cut into short turns: all take one after the
+/// other, and a round's figure is the median. A peer, which is set up once a round, has its turns in a row.
 /// The table has medians, Lark's ratio to plain as the median of the rounds' ratios, and the spread: the
-/// largest ratio less the smallest, in parts of that median. A ✓ or ✗ stands before each mark of a row.
+/// largest ratio less the smallest, in parts of that median. A ✓ or ✗ stands before each mark of a row. Behind a
+/// ratio to plain is the relay's, behind a limit what plain has: whether hops that do nothing else, or none, reach it.
 /// Only figures of one run can be compared.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -151,6 +157,20 @@ pub(crate) struct Args {
     agent_flags: Vec<String>,
 }
 
+/// How much is measured.
+struct Length {
+    rounds: usize,
+    /// Of each path in a round.
+    time: Duration,
+    /// Into how many that is cut.
+    turns: u32,
+    /// Of two meshes.
+    pairs: usize,
+}
+
+const QUICK: Length = Length { rounds: 3, time: Duration::from_millis(700), turns: 2, pairs: 10 };
+const FULL: Length = Length { rounds: 5, time: Duration::from_secs(2), turns: 5, pairs: 60 };
+
 /// Runs the task. Everything it made is taken down at its end, at a failure and at Ctrl-C: by a process of
 /// its own that waits for ours to end.
 ///
@@ -167,11 +187,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let text = format!("{}\n", serde_json::to_string_pretty(&figures)?);
         return args.json.as_ref().map_or(Ok(()), |file| write(file, &text));
     }
-    let (rounds, seconds, pairs) = if args.quick { (3, 0.7, 10) } else { (5, 2.0, 60) };
+    let length = if args.quick { &QUICK } else { &FULL };
     let began = Instant::now();
     let set_up = |peers| Stage::set_up(&programs, &args.congestion, &args.agent_flags, peers);
-    let turn = Duration::from_secs_f64(seconds);
-    let meter_of = |stage: &Stage| Meter::new(stage, &programs.reference, &args.congestion, turn);
+    let metered = |stage: &Stage, time| Meter::new(stage, &programs.reference, &args.congestion, time);
+    let meter_of = |stage: &Stage| metered(stage, length.time);
     if let Some(before) = &args.against {
         let set_up = |programs: &Programs| {
             let stage = Stage::set_up(programs, &args.congestion, &args.agent_flags, Vec::new())?;
@@ -184,7 +204,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         return args.json.as_ref().map_or(Ok(()), |file| write(file, &text));
     }
     let mut stage = set_up(args.peers.clone())?;
-    let meter = meter_of(&stage);
+    let (meter, short) = (meter_of(&stage), metered(&stage, length.time / length.turns));
     if args.counts {
         let counts = counts::run(&meter, &mut stage)?;
         tell(&counts::tables(&counts));
@@ -192,15 +212,16 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         return args.json.as_ref().map_or(Ok(()), |file| write(file, &text));
     }
     let aead = meter.aead()?;
-    let machine = machine::facts(args, &aead, rounds, seconds);
+    let machine = machine::facts(args, &aead, length);
     tell(&machine::line(&machine));
 
     let peers: Vec<String> = args.peers.iter().map(|peer| peer.name.clone()).collect();
+    let turns = Turns { whole: &meter, short: &short, count: length.turns as usize, peers: &peers };
     let mut figures = Figures::default();
     let mut failures = Vec::new();
-    for round in 0..rounds {
+    for round in 0..length.rounds {
         for job in needed(&rows) {
-            say(&format!("round {} of {rounds}: {job:?}", round + 1));
+            say(&format!("round {} of {}: {job:?}", round + 1, length.rounds));
             if job == Job::Aead {
                 figures.add("aead", LARK, round, meter.aead()?["seal"].as_f64().context("no figure")?);
                 continue;
@@ -211,8 +232,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
                     let other = meter_of(&twin);
                     let twins = Twins::new((&meter, &mut stage), (&other, &mut twin), round);
                     match job {
-                        Job::Seen => seen::compare(twins, pairs),
-                        _ => beside::compare(twins, job, pairs),
+                        Job::Seen => seen::compare(twins, length.pairs),
+                        _ => beside::compare(twins, job, length.pairs),
                     }
                     .with_context(|| format!("{}\n{}", stage.last_words(), twin.last_words()))
                 });
@@ -224,20 +245,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
                 }
                 continue;
             }
-            for contestant in order(job, round, peers.len()) {
-                let name = name(contestant, &peers);
-                match meter.turn(&mut stage, contestant, job) {
-                    Ok(measured) => {
-                        measured.into_iter().for_each(|(row, value)| figures.add(row, name, round, value));
-                    }
-                    Err(error) if contestant == Contestant::Plain => return Err(error),
-                    Err(error) => {
-                        let text = format!("{name} at {job:?} in round {}: {error:#}", round + 1);
-                        say(&text);
-                        failures.push(text);
-                    }
-                }
-            }
+            let given = turns.round(&mut stage, job, round)?;
+            given.figures().for_each(|(row, of, value)| figures.add(row, of, round, value));
+            failures.extend(given.failures());
         }
         bound::add(&mut figures, round);
     }
@@ -290,37 +300,6 @@ fn needed(rows: &[&Row]) -> impl Iterator<Item = Job> {
     JOBS.into_iter().filter(|job| *job == Job::Aead || rows.iter().any(|row| row.job == *job))
 }
 
-/// Who takes part in a job. The order turns with the rounds, so that nobody always follows the same.
-fn order(job: Job, round: usize, peers: usize) -> Vec<Contestant> {
-    use Contestant::{Lark, Peer, Plain, Reference, Relay};
-    let mut order = match job {
-        Job::Aead => Vec::new(),
-        _ if job.has_twins() => Vec::new(),
-        Job::SameBulk | Job::SameEcho | Job::Spin => vec![Plain, Relay, Lark],
-        // The relay has one buffer for all and two descriptors for each: nothing to compare with.
-        Job::Memory | Job::Slow => vec![Reference, Lark],
-        _ => vec![Plain, Relay, Reference, Lark],
-    };
-    if order.contains(&Reference) {
-        order.extend((0..peers).map(Peer));
-    }
-    if !order.is_empty() {
-        let turn = round % order.len();
-        order.rotate_left(turn);
-    }
-    order
-}
-
-fn name(contestant: Contestant, peers: &[String]) -> &str {
-    match contestant {
-        Contestant::Plain => PLAIN,
-        Contestant::Relay => RELAY,
-        Contestant::Reference => REFERENCE,
-        Contestant::Lark => LARK,
-        Contestant::Peer(number) => peers.get(number).map_or("", String::as_str),
-    }
-}
-
 /// Everything in release, Lark by itself so that it is the binary that users build, unless one is given.
 fn build(given: Option<&Path>) -> Result<Programs> {
     let lark = match given {
@@ -362,14 +341,5 @@ mod tests {
     fn only_what_rows_need_is_measured() {
         let rows = chosen(&["cpu_gib8".to_owned()]).unwrap();
         assert_eq!(needed(&rows).collect::<Vec<_>>(), [Job::Aead, Job::Bulk8]);
-    }
-
-    #[test]
-    fn everybody_has_a_turn_in_every_round_and_the_first_changes() {
-        let (first, second) = (order(Job::Bulk1, 0, 1), order(Job::Bulk1, 1, 1));
-        assert_eq!(first.len(), 5);
-        assert_eq!(first[1..], second[..4]);
-        assert_eq!(second[4], first[0]);
-        assert!(!order(Job::SameBulk, 0, 1).contains(&Contestant::Peer(0)));
     }
 }

@@ -7,7 +7,7 @@ use super::marks::GIB;
 /// Whose figure it is, in the row of the rate. No peer can have this name.
 const BOUND: &str = "the bound";
 
-/// A rate of bytes, and what the whole machine did in the same turns.
+/// A rate of bytes, and what the whole machine did in the turns of the same round.
 #[derive(Debug)]
 pub(crate) struct Watched {
     rate: &'static str,

@@ -3,10 +3,10 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use super::Args;
+use super::{Args, Length};
 
 /// What the figures depend on.
-pub(crate) fn facts(args: &Args, aead: &Value, rounds: usize, seconds: f64) -> Value {
+pub(crate) fn facts(args: &Args, aead: &Value, length: &Length) -> Value {
     let text = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let cpu = text("/proc/cpuinfo");
     let field = |name: &str| {
@@ -27,8 +27,9 @@ pub(crate) fn facts(args: &Args, aead: &Value, rounds: usize, seconds: f64) -> V
         "agent_flags": args.agent_flags,
         "cipher": aead["suite"],
         "aead": aead,
-        "rounds": rounds,
-        "seconds": seconds,
+        "rounds": length.rounds,
+        "seconds": length.time.as_secs_f64(),
+        "turns": length.turns,
         "commit": commit.ok().map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()),
     })
 }
@@ -37,7 +38,7 @@ pub(crate) fn facts(args: &Args, aead: &Value, rounds: usize, seconds: f64) -> V
 pub(crate) fn line(facts: &Value) -> String {
     let text = |name: &str| facts[name].as_str().unwrap_or("?").to_owned();
     format!(
-        "Linux {}, {} cores of {}, {}, congestion control {}, {} rounds of {} s, commit {}, load before {}",
+        "Linux {}, {} cores of {}, {}, congestion control {}, {} rounds of {} s in {} turns, commit {}, load before {}",
         text("kernel"),
         facts["cores"],
         text("cpu"),
@@ -45,6 +46,7 @@ pub(crate) fn line(facts: &Value) -> String {
         text("congestion"),
         facts["rounds"],
         facts["seconds"],
+        facts["turns"],
         text("commit"),
         facts["load_before"],
     )

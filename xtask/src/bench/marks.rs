@@ -80,13 +80,21 @@ pub(crate) fn judge(row: &str, figures: &Figures) -> Vec<Verdict> {
 fn verdict(mark: Mark, row: &str, figures: &Figures) -> Option<Verdict> {
     let aead = figures.median("aead", LARK);
     let is_fast = aead.is_some_and(|aead| aead >= FAST);
-    let least = |part: f64, of: &str| {
+    // What hops that do nothing else reach says whether a mark is within anybody's reach.
+    let there_is = |of: &str| {
         let ratio = figures.ratio(row, LARK, of)?;
-        Some(Verdict { text: format!("≥ {part} × {of} ({ratio:.2})"), met: ratio >= part })
+        let relay = figures.ratio(row, RELAY, of).filter(|_| of == PLAIN);
+        let relay = relay.map(|relay| format!("; relay {relay:.2}")).unwrap_or_default();
+        Some((ratio, format!("{ratio:.2}{relay}")))
+    };
+    let least = |part: f64, of: &str| {
+        let (ratio, text) = there_is(of)?;
+        Some(Verdict { text: format!("≥ {part} × {of} ({text})"), met: ratio >= part })
     };
     let most = |limit: f64| {
         let value = figures.median(row, LARK)?;
-        Some(Verdict { text: format!("≤ {limit}"), met: value <= limit })
+        let plain = figures.median(row, PLAIN).map(|plain| format!(" (plain {plain:.2})"));
+        Some(Verdict { text: format!("≤ {limit}{}", plain.unwrap_or_default()), met: value <= limit })
     };
     match mark {
         AtLeast(part, of) => least(part, of),
@@ -99,8 +107,8 @@ fn verdict(mark: Mark, row: &str, figures: &Figures) -> Option<Verdict> {
         FastMost(limit) if is_fast => most(limit),
         FastAtLeast(..) | FastMost(_) => None,
         AtMost(times, of) => {
-            let ratio = figures.ratio(row, LARK, of)?;
-            Some(Verdict { text: format!("≤ {times} × {of} ({ratio:.2})"), met: ratio <= times })
+            let (ratio, text) = there_is(of)?;
+            Some(Verdict { text: format!("≤ {times} × {of} ({text})"), met: ratio <= times })
         }
         Floor(times) => {
             let floor = figures.median(row, RELAY)? + 2.0 * GIB / aead?;
@@ -146,6 +154,21 @@ mod tests {
         let values = [(PLAIN, 0.0), (RELAY, 1.0), (REFERENCE, 9.0), (LARK, 2.31)];
         let verdicts = judge("cpu_gib1", &figures("cpu_gib1", aead, values));
         assert_eq!(verdicts, [Verdict { text: "≤ 1.15 × floor of 2.000 (1.16)".into(), met: false }]);
+    }
+
+    #[test]
+    fn beside_a_mark_is_what_those_reach_who_do_less() {
+        let texts = |row, values| -> Vec<String> {
+            judge(row, &figures(row, 19.0, values)).into_iter().map(|verdict| verdict.text).collect()
+        };
+        let values = [(PLAIN, 60.0), (RELAY, 90.0), (REFERENCE, 120.0), (LARK, 99.0)];
+        assert_eq!(texts("echo1_p50", values), ["≤ 1.5 × plain (1.65; relay 1.50)"]);
+        assert_eq!(texts("bulk1", values)[2], "≥ 1.7 × reference (0.82)");
+        assert_eq!(
+            texts("fair_p99", [(PLAIN, 3.1), (RELAY, 9.0), (REFERENCE, 9.0), (LARK, 4.0)]),
+            ["≤ 3 (plain 3.10)"]
+        );
+        assert_eq!(texts("rss_1k", [("a", 1.0), ("b", 1.0), (REFERENCE, 9.0), (LARK, 4.0)]), ["≤ 18"]);
     }
 
     #[test]

@@ -65,8 +65,14 @@ impl Meter {
         serde_json::from_slice(&output.stdout).context("lark-reference aead")
     }
 
-    /// One contestant's turn at one job.
-    pub(crate) fn turn(&self, stage: &mut Stage, contestant: Contestant, job: Job) -> Result<Measured> {
+    /// So many turns of one contestant at one job.
+    pub(crate) fn turns(
+        &self,
+        stage: &mut Stage,
+        contestant: Contestant,
+        job: Job,
+        count: usize,
+    ) -> Result<Vec<Measured>> {
         let way = way(job);
         if matches!(job, Job::Memory | Job::Slow) {
             stage.renew(contestant)?;
@@ -78,7 +84,7 @@ impl Meter {
             if job != Job::Memory {
                 self.warm(stage, contestant, way, &route)?;
             }
-            self.measure(job, &route)
+            (0..count).map(|_| self.measure(job, &route)).collect()
         });
         let left = stage.leave(contestant);
         let measured = result.with_context(|| match contestant {

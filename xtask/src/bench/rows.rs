@@ -44,6 +44,12 @@ impl Job {
     pub(crate) const fn has_twins(self) -> bool {
         matches!(self, Self::Seen | Self::BesideConnect | Self::BesideBulk | Self::OutsideConnect)
     }
+
+    /// Whether its time in a round is cut into short turns: not where it takes turns itself, waits, or counts CPU that
+    /// opening its connections would be a part of.
+    pub(crate) const fn has_turns(self) -> bool {
+        !matches!(self, Self::Memory | Self::Slow | Self::Fair | Self::Echo64)
+    }
 }
 
 /// One line of the table.
