@@ -83,7 +83,8 @@ impl<'a> Round<'a> {
     }
 }
 
-/// Who takes part in a job. The order changes with each turn, so that nobody always follows the same.
+/// Who takes part in a job. Each is the first as often as the others, and when all have been the order is turned round,
+/// so that nobody always follows the same.
 fn order(job: Job, turn: usize, peers: usize) -> Vec<Contestant> {
     use Contestant::{Lark, Peer, Plain, Reference, Relay};
     let mut order = match job {
@@ -98,11 +99,11 @@ fn order(job: Job, turn: usize, peers: usize) -> Vec<Contestant> {
         order.extend((0..peers).map(Peer));
     }
     if !order.is_empty() {
-        let first = turn % order.len();
+        let (times, first) = (turn / order.len(), turn % order.len());
         order.rotate_left(first);
-    }
-    if !turn.is_multiple_of(2) {
-        order.reverse();
+        if !times.is_multiple_of(2) {
+            order.reverse();
+        }
     }
     order
 }
@@ -122,18 +123,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn everybody_has_each_turn_and_follows_others_in_the_next() {
-        let orders: Vec<Vec<Contestant>> = (0..10).map(|turn| order(Job::Bulk1, turn, 1)).collect();
-        let firsts: Vec<_> = orders.iter().map(|order| order[0]).collect();
-        for contestant in &orders[0] {
-            assert!(orders.iter().all(|order| order.len() == 5 && order.contains(contestant)));
-            assert_eq!(firsts.iter().filter(|first| *first == contestant).count(), 2);
-            let before = |order: &Vec<Contestant>| {
-                let at = order.iter().position(|other| other == contestant).unwrap();
-                at.checked_sub(1).map(|at| order[at])
-            };
-            let followed: Vec<_> = orders.iter().filter_map(before).collect();
-            assert!(followed.iter().filter(|other| **other == followed[0]).count() < followed.len());
+    fn everybody_has_each_turn_is_first_as_often_and_follows_different_ones() {
+        for (job, peers, count) in
+            [(Job::Memory, 0, 2), (Job::Spin, 0, 3), (Job::Bulk1, 0, 4), (Job::Bulk1, 1, 5)]
+        {
+            let orders: Vec<Vec<Contestant>> = (0..2 * count).map(|turn| order(job, turn, peers)).collect();
+            for contestant in &orders[0] {
+                assert!(orders.iter().all(|order| order.len() == count && order.contains(contestant)));
+                assert_eq!(orders.iter().filter(|order| order[0] == *contestant).count(), 2, "{job:?}");
+                let before = |order: &Vec<Contestant>| {
+                    let at = order.iter().position(|other| other == contestant).unwrap();
+                    at.checked_sub(1).map(|at| order[at])
+                };
+                let followed: Vec<_> = orders.iter().filter_map(before).collect();
+                assert!(count == 2 || followed.iter().any(|other| *other != followed[0]), "{job:?}");
+            }
         }
         assert!(!order(Job::SameBulk, 0, 1).contains(&Contestant::Peer(0)));
     }
