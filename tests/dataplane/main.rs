@@ -35,3 +35,4 @@ mod strict;
 mod stuck;
 mod upgrade;
 mod verbs;
+mod workers;

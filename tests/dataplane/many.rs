@@ -9,7 +9,8 @@ use lark_abi::{DestinationKey, DestinationValue, Flow, PodEntry, Tuple};
 use lark_testbed::{Agent, Nginx, Record, Redis, eventually};
 use serde_json::Value;
 
-use crate::house::{House, metric};
+use crate::house::House;
+use crate::workers;
 
 /// What an agent holds; equal before and after.
 fn held(agent: &Agent) -> (usize, u64, u64, u64) {
@@ -70,22 +71,7 @@ fn two_hundred_thousand_short_connections_leave_nothing_behind() {
         assert!(memory_after < memory_before + 16 * 1024, "memory: {memory_before} then {memory_after} KiB");
     }
     assert_eq!(denied(&house.one), 0, "connections were refused");
-}
-
-#[test]
-fn tunnels_of_a_pair_are_spread_over_the_workers_that_accept_them() {
-    let house = House::captured_with(&["--workers", "4"]);
-    let _nginx = Nginx::start(&house.bed, &house.server).unwrap();
-    let url = format!("http://{}:8080/", house.server.ip);
-    for pod in [&house.client, &house.neighbour] {
-        // A connection each; every worker of the dialling agent gets some.
-        let mut curl = vec!["-sS", "--max-time", "20", "-H", "Connection: close", "-o", "/dev/null"];
-        curl.extend([url.as_str(); 100]);
-        pod.place.run("curl", &curl).unwrap_or_else(|e| panic!("{e:#}\n{}", house.logs()));
-    }
-    // Two pairs, four tunnels of each, each accepted by chance.
-    let of = |worker| metric(&house, &format!("lark_tunnel_accepted{{worker=\"{worker}\"}}"));
-    assert_eq!([0, 1, 2, 3].map(of), [2; 4]);
+    workers::none(&house);
 }
 
 const THOUSAND: &str = r"
@@ -123,6 +109,7 @@ fn a_thousand_connections_are_open_at_once() {
     for agent in [&house.one, &house.two] {
         eventually(Duration::from_secs(20), "all end with their process", || Ok(held(agent).3 == 0)).unwrap();
     }
+    workers::none(&house);
 }
 
 /// Two ports that say who they are and whom they see, before the client says anything.
@@ -198,6 +185,7 @@ fn a_port_used_again_at_once_never_leads_to_the_wrong_place_or_client() {
         "{}",
         house.logs().lines().rev().take(20).collect::<Vec<_>>().join("\n")
     );
+    workers::none(&house);
 }
 
 /// Everything that an agent or the kernel holds for the pods of a node.
@@ -275,7 +263,7 @@ fn walk(directory: &Path) -> usize {
 #[test]
 fn a_thousand_pod_lives_leave_nothing_behind() {
     let mut record = Record::of("pods come and go").unwrap();
-    let mut house = House::captured();
+    let mut house = House::captured_with(&["--workers", "2"]);
     let _nginx = Nginx::start(&house.bed, &house.server).unwrap();
     let node = house.nodes.0.clone();
     let url = format!("http://{}:8080/", house.server.ip);
@@ -291,6 +279,13 @@ fn a_thousand_pod_lives_leave_nothing_behind() {
             let said = said.unwrap_or_else(|e| panic!("{e:#}\n{}", house.logs()));
             assert_eq!(said, "canary-of-lark\n");
             record.compared(said.len());
+        }
+        if batch == 0 {
+            // Two at once, so that each worker has its tunnel already.
+            let both = ["-sS", "-Z", "--parallel-immediate", "--max-time", "20", &url, &url];
+            pods.iter().for_each(|pod| {
+                assert_eq!(pod.place.run("curl", &both).unwrap(), "canary-of-lark\ncanary-of-lark\n")
+            });
         }
         // By turns the runtime and discovery are first to know that they have ended.
         if batch % 2 == 0 {

@@ -5,6 +5,8 @@ use std::time::Duration;
 use lark_testbed::{Agent, Load, Nginx, Record, Running, eventually};
 
 use crate::house::{House, fate, metric};
+use crate::upgrade::echo;
+use crate::workers::hold;
 
 /// Stops one thread of a process, until this is killed: then it runs again. Arguments: process, thread's name.
 const STOP_THREAD: &str = r"
@@ -130,18 +132,16 @@ fn a_stuck_control_runtime_is_said_and_carries_on() {
 #[test]
 fn a_stuck_worker_is_given_no_tunnel_that_another_has_accepted() {
     let house = House::captured_with(&["--workers", "4", "--keepalive", "600"]);
-    let _nginx = Nginx::start(&house.bed, &house.server).unwrap();
+    let _echo = echo(&house);
     let stop = stop_thread(&house, &house.two, "lark-worker-0");
     eventually(Duration::from_secs(20), "it is seen to be stuck", || {
         Ok(house.two.process.log().contains("does not turn"))
     })
     .unwrap_or_else(|e| panic!("{e:#}\n{}", house.logs()));
-    // Every worker of the dialling agent gets some, and opens a tunnel.
-    for _ in 0..40 {
-        house.curl(&format!("http://{}:8080/", house.server.ip));
-    }
+    // Every worker of the dialling agent gets one, and opens a tunnel.
+    let held = hold(&house, 4);
     let of = |worker| metric(&house, &format!("lark_tunnel_accepted{{worker=\"{worker}\"}}"));
     let tunnels = [0, 1, 2, 3].map(of);
     assert_eq!((tunnels[0], tunnels.iter().sum()), (0, 4), "{tunnels:?}");
-    drop(stop);
+    drop((held, stop));
 }

@@ -17,7 +17,7 @@ use crate::hook::{AGENT_PROGRAM, Hook, LEAVE_PROGRAM, LOOKUP_PROGRAM, PROBE_PROG
 use crate::link::{self, AttachError, LinkState};
 use crate::load::{self, MapError, OpenError};
 use crate::mirror::{Mirror, Synced};
-use crate::socket_maps::{Accepted, Claims, Counters, Heartbeat};
+use crate::socket_maps::{Accepted, Claims, Counters, Heartbeat, Loads};
 
 /// What the kernel side is opened with.
 #[derive(Debug, Clone)]
@@ -72,6 +72,7 @@ pub struct Kernel {
     destinations: Mirror<DestinationKey, DestinationValue>,
     guards: Guards,
     directs: Directs,
+    loads: Loads,
 }
 
 impl Kernel {
@@ -89,13 +90,14 @@ impl Kernel {
         }
         let maps = root.join("maps");
         load::check_layout(&root)?;
-        let ebpf = load::load(&maps, config.destinations_max)?;
+        let mut ebpf = load::load(&maps, config.destinations_max)?;
         Ok(Self {
             pods: load::open(&maps, "POD", Map::CgroupStorage)?,
             config: load::open(&maps, "CONFIG", Map::Array)?,
             destinations: Mirror::open(&maps, "DESTINATIONS", config.destinations_max)?,
             guards: Guards::open(&root)?,
             directs: Directs::open(&maps)?,
+            loads: Loads::open(&mut ebpf)?,
             ebpf,
             root,
         })
@@ -412,6 +414,14 @@ impl Kernel {
     /// When the map cannot be opened.
     pub fn claims(&self) -> Result<Claims, MapError> {
         Claims::open(&self.maps())
+    }
+
+    /// How many connections pods have open with each of so many workers.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn loads(&self, workers: u32) -> Result<Vec<i64>, MapError> {
+        self.loads.read(workers)
     }
 
     /// The heartbeat.

@@ -31,4 +31,4 @@ pub use kernel::{Kernel, KernelConfig, MapUsage, PinnedPod, file_name, uninstall
 pub use link::{AttachError, LinkState};
 pub use load::{MapError, OpenError};
 pub use mirror::Synced;
-pub use socket_maps::{Accepted, Claims, Counters, Heartbeat};
+pub use socket_maps::{Accepted, Claims, Counters, Heartbeat, Loads};

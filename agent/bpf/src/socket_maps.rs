@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 
+use aya::Ebpf;
 use aya::maps::{Array, Map, MapData, PerCpuArray, SkStorage};
 use lark_abi::{Counter, Flow};
 
@@ -129,6 +130,43 @@ impl Counters {
             })
             .collect()
     }
+}
+
+/// What the hooks count of each worker's connections.
+pub struct Loads(Array<MapData, i64>);
+
+impl Loads {
+    /// Of this agent's own programs; to be called once, and before they run.
+    pub(crate) fn open(ebpf: &mut Ebpf) -> Result<Self, MapError> {
+        let map = take(ebpf, "LOAD")?;
+        // By the kernel's number of the map, which no two have at once: what the agent before counted is its own.
+        let id = match &map {
+            Map::Array(data) => data.info().map_err(MapError::of("LOAD"))?.id(),
+            _ => 0,
+        };
+        let mut epoch: Array<_, u16> =
+            Array::try_from(take(ebpf, "EPOCH")?).map_err(MapError::of("EPOCH"))?;
+        epoch.set(0, number(id), 0).map_err(MapError::of("EPOCH"))?;
+        Array::try_from(map).map(Self).map_err(MapError::of("LOAD"))
+    }
+
+    /// How many connections pods have open with each of so many workers.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn read(&self, workers: u32) -> Result<Vec<i64>, MapError> {
+        (0..workers).map(|worker| self.0.get(&worker, 0).map_err(MapError::of("LOAD"))).collect()
+    }
+}
+
+/// A map that is not pinned.
+fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, MapError> {
+    ebpf.take_map(name).ok_or_else(|| MapError::of(name)(aya::maps::MapError::KeyNotFound))
+}
+
+/// Sixteen bits of an id that is counted up, and never zero.
+fn number(id: u32) -> u16 {
+    u16::try_from(id % u32::from(u16::MAX)).unwrap_or(0) + 1
 }
 
 /// Turns a kernel address and port into the standard form, IPv4 canonical.

@@ -17,14 +17,15 @@ struct Facts {
     heartbeat_age: Option<f64>,
     bpf: BpfView,
     accepted: Vec<usize>,
+    loads: Vec<i64>,
 }
 
 pub(super) fn gather(source: &AgentSource) -> Gauges {
     let (discovery_ok, generation) = source.discovery_health();
     let (pods, certs, bpf) = (source.pods_by_state(), source.certs(), source.bpf());
     let (clock_skew, heartbeat_age) = (source.clock_skew(), source.heartbeat_age());
-    let accepted = source.accepted();
-    gauges(Facts { discovery_ok, generation, pods, certs, clock_skew, heartbeat_age, bpf, accepted })
+    let (accepted, loads) = (source.accepted(), source.loads());
+    gauges(Facts { discovery_ok, generation, pods, certs, clock_skew, heartbeat_age, bpf, accepted, loads })
 }
 
 /// All metrics of an agent, for documents.
@@ -36,7 +37,8 @@ pub fn catalogue() -> anyhow::Result<Vec<Described>> {
 }
 
 fn gauges(facts: Facts) -> Gauges {
-    let Facts { discovery_ok, generation, pods, certs, clock_skew, heartbeat_age, bpf, accepted } = facts;
+    let Facts { discovery_ok, generation, pods, certs, clock_skew, heartbeat_age, bpf, accepted, loads } =
+        facts;
     let failing = certs.iter().filter(|cert| cert.last_error.is_some()).count();
     let gauge = |name, help, labels, values| Gauge { name, help, labels, counter: false, values };
     #[expect(clippy::cast_precision_loss, reason = "metrics are floats by format")]
@@ -72,6 +74,16 @@ fn gauges(facts: Facts) -> Gauges {
             "Accepted tunnels open now, by the worker that carries them",
             &["worker"],
             accepted.into_iter().enumerate().map(|(n, open)| (vec![n.to_string()], size(open))).collect(),
+        ),
+        gauge(
+            "lark_worker_connections",
+            "Connections that pods of this node have open with each worker, by which the next one's is chosen",
+            &["worker"],
+            loads
+                .into_iter()
+                .enumerate()
+                .map(|(n, open)| (vec![n.to_string()], float(open.max(0).unsigned_abs())))
+                .collect(),
         ),
         gauge(
             "lark_identity_svid_expiration_timestamp_seconds",

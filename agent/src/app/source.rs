@@ -466,6 +466,12 @@ impl AgentSource {
         self.seats.taken()
     }
 
+    /// How many connections pods have open with each worker, as the kernel counts them.
+    pub(super) fn loads(&self) -> Vec<i64> {
+        let workers = u32::try_from(self.seats.taken().len()).unwrap_or(0);
+        locked(&self.kernel).loads(workers).unwrap_or_default()
+    }
+
     /// Age of the heartbeat in seconds.
     pub(super) fn heartbeat_age(&self) -> Option<f64> {
         let age = self.heartbeat.age_ns().ok().flatten()?;

@@ -88,7 +88,7 @@ mod tests {
             port: 80,
             device: 0,
             source: Address::UNSPECIFIED,
-            spread: 0,
+            worker: 0,
             heartbeat_age_ns: 0,
         }
     }

@@ -109,8 +109,10 @@ pub struct PeerName {
     pub role: u16,
     /// The agent's number for the pod.
     pub pod_id: u32,
-    /// Always zero.
-    pub padding: u32,
+    /// The worker whose listener that is.
+    pub worker: u16,
+    /// While it is counted as that worker's ([`crate::load`]), by which agent's programs; else zero.
+    pub counted: u16,
 }
 
 impl PeerName {

@@ -16,6 +16,8 @@ pub mod entry;
 pub mod follow;
 /// What reaches a strict pod.
 pub mod guard;
+/// Which worker carries what a pod dials.
+pub mod load;
 /// What a connect hook decides.
 pub mod verdict;
 /// What leaves a strict pod.

@@ -18,8 +18,8 @@ pub struct ConnectFacts {
     pub device: u32,
     /// Address the socket is bound to, `::` for none.
     pub source: Address,
-    /// A number that spreads connections over the workers.
-    pub spread: u32,
+    /// The worker that is to carry it, below [`PodEntry::workers`].
+    pub worker: u32,
     /// Age of the agent's heartbeat in nanoseconds.
     pub heartbeat_age_ns: u64,
 }
@@ -119,11 +119,11 @@ pub fn decide(pod: &PodEntry, config: &Config, facts: &ConnectFacts, found: &Des
 
 #[inline(always)]
 fn loopback_port(pod: &PodEntry, facts: &ConnectFacts) -> u16 {
-    if pod.workers == 0 {
+    if facts.worker >= pod.workers {
         return 0;
     }
-    // The mask repeats what the remainder gives, for the verifier.
-    let index = (facts.spread % pod.workers) as usize & (WORKERS_MAX - 1);
+    // The mask repeats what is so already, for the verifier.
+    let index = facts.worker as usize & (WORKERS_MAX - 1);
     if facts.destination.is_v4() { pod.loopback_v4[index] } else { pod.loopback_v6[index] }
 }
 

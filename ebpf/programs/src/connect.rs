@@ -3,19 +3,18 @@
 use aya_ebpf::{
     bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_sock},
     btf_maps::lpm_trie::Key,
-    helpers::{
-        bpf_get_prandom_u32, bpf_ktime_get_boot_ns, bpf_set_retval, bpf_sk_storage_delete, bpf_sk_storage_get,
-    },
+    helpers::{bpf_ktime_get_boot_ns, bpf_set_retval, bpf_sk_storage_delete, bpf_sk_storage_get},
     programs::SockAddrContext,
 };
 use lark_abi::{
     Address, ConnectFacts, Counter, DestinationKey, DestinationValue, Gate, PeerName, PodEntry, Verdict,
+    load::{DEVICE_WORKER, least_loaded},
     verdict::{decide, gate, is_waited_for},
 };
 
 use crate::{
     direct, follow,
-    maps::{CONFIG, DESTINATIONS, HEARTBEAT, POD, RANGES, SK_PEER, count, raw},
+    maps::{self, CONFIG, DESTINATIONS, HEARTBEAT, POD, RANGES, SK_PEER, count, raw},
     sock_addr,
 };
 
@@ -50,7 +49,7 @@ pub fn hook(
         port: sock_addr::port(ctx),
         device: 0,
         source: Address::UNSPECIFIED,
-        spread: 0,
+        worker: 0,
         heartbeat_age_ns: 0,
     };
     match gate(pod, &facts) {
@@ -72,9 +71,13 @@ pub fn hook(
     let Some(config) = CONFIG.get(0) else { return untouched(Counter::PodInactive) };
     facts.device = sock_addr::device(sk);
     facts.source = bound(sk);
-    // SAFETY: plain helper calls.
-    facts.spread = unsafe { bpf_get_prandom_u32() };
-    // SAFETY: as above.
+    facts.worker = if facts.device == 0 {
+        let listeners = if destination.is_v4() { &pod.loopback_v4 } else { &pod.loopback_v6 };
+        least_loaded(listeners, pod.workers, maps::load)
+    } else {
+        DEVICE_WORKER
+    };
+    // SAFETY: a plain helper call.
     let now = unsafe { bpf_ktime_get_boot_ns() };
     facts.heartbeat_age_ns = now.saturating_sub(HEARTBEAT.get(0).copied().unwrap_or(0));
     match decide(pod, config, &facts, found) {
@@ -102,7 +105,8 @@ pub fn hook(
                 listener_port: port,
                 role: PeerName::CLIENT,
                 pod_id: pod.pod_id,
-                padding: 0,
+                worker: facts.worker as u16,
+                counted: 0,
             };
             // SAFETY: `sk` is the context's socket and the value lives across the call.
             let stored = unsafe {

@@ -5,6 +5,8 @@
 //! duplicates.
 
 #![no_std]
+#![feature(core_intrinsics)]
+#![expect(internal_features, reason = "an atomic addition, see maps.rs")]
 #![no_main]
 
 /// The maps, declared in one place.

@@ -2,6 +2,8 @@
 //!
 //! User space pins each under its name and re-uses it when the layout version is the same.
 
+use core::intrinsics::{AtomicOrdering, atomic_xadd};
+
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
     btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SkStorage},
@@ -9,7 +11,7 @@ use aya_ebpf::{
 };
 use lark_abi::{
     Config, Counter, DestinationKey, DestinationValue, DirectKey, DirectValue, Flow, FollowedEvent,
-    FollowedSocket, Guard, Pass, PeerName, PodEntry, Refused, Tuple, counter, entry::RangeData,
+    FollowedSocket, Guard, Pass, PeerName, PodEntry, Refused, Tuple, WORKERS_MAX, counter, entry::RangeData,
 };
 
 const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
@@ -120,6 +122,14 @@ pub static CONFIG: Array<Config, 1> = Array::new();
 #[btf_map]
 pub static HEARTBEAT: Array<u64, 1> = Array::new();
 
+/// Connections that pods have open with each worker, by its number; not pinned, so that each agent begins with none.
+#[btf_map]
+pub static LOAD: Array<i64, WORKERS_MAX> = Array::new();
+
+/// A number of this agent's programs, other than that of the agent before (one). Not pinned either.
+#[btf_map]
+pub static EPOCH: Array<u16, 1> = Array::new();
+
 /// Counters by [`Counter::index`], a copy per CPU so that counting costs no shared cache line.
 #[btf_map]
 pub static COUNTERS: PerCpuArray<u64, { counter::SLOTS as usize }> = PerCpuArray::new();
@@ -132,6 +142,30 @@ pub fn count(counter: Counter) {
         // lost increment under nesting would only undercount.
         unsafe { *slot += 1 };
     }
+}
+
+/// How many connections pods have open with a worker.
+#[inline(always)]
+pub fn load(worker: u32) -> i64 {
+    // SAFETY: the value is aligned and in the map for good. Others change it at the same time, in one piece, as it is
+    // read: the target has no atomic load, and volatile makes one instruction of it.
+    LOAD.get_ptr(worker).map_or(0, |open| unsafe { core::ptr::read_volatile(open) })
+}
+
+/// By whose programs a connection is counted; never zero once an agent runs.
+#[inline(always)]
+pub fn epoch() -> u16 {
+    EPOCH.get(0).copied().unwrap_or(0)
+}
+
+/// Adds to that; false if there is no such worker.
+#[inline(always)]
+pub fn add_load(worker: u16, change: i64) -> bool {
+    let Some(open) = LOAD.get_ptr_mut(worker.into()) else { return false };
+    // The target has no compare and exchange, so the language gives it no `fetch_add`; it does have this one.
+    // SAFETY: as above.
+    unsafe { atomic_xadd::<i64, i64, { AtomicOrdering::Relaxed }>(open, change) };
+    true
 }
 
 /// The map as the helpers want it: the loader puts the map's descriptor where its address stands.

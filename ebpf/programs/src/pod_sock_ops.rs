@@ -7,7 +7,7 @@ use lark_abi::{Address, Counter, Flow, FollowedSocket, PeerName, Tuple};
 
 use crate::{
     direct, follow,
-    maps::{DELIVERIES, FLOWS, SK_FOLLOWED, SK_PEER, count},
+    maps::{self, DELIVERIES, FLOWS, SK_FOLLOWED, SK_PEER, count},
     tuple,
 };
 
@@ -56,7 +56,9 @@ fn connecting(ctx: &SockOpsContext) {
         pod_id: peer.pod_id,
     };
     // If not, the agent finds no flow at its accepted socket and resets it.
-    let _ = tuple::publish(ctx, &FLOWS, &flow, Counter::FlowsFull);
+    if tuple::publish(ctx, &FLOWS, &flow, Counter::FlowsFull) && maps::add_load(peer.worker, 1) {
+        peer.counted = maps::epoch();
+    }
 }
 
 #[inline(always)]
@@ -79,7 +81,8 @@ fn established(ctx: &SockOpsContext) {
         listener_port: 0,
         role: PeerName::ACCEPTED,
         pod_id: 0,
-        padding: 0,
+        worker: 0,
+        counted: 0,
     };
     let stored = tuple::store(&SK_PEER, sk, &mut peer);
     let _ = DELIVERIES.remove(&key);
@@ -113,6 +116,11 @@ fn state(ctx: &SockOpsContext) {
     if peer.role != PeerName::CLIENT {
         return;
     }
+    // What an agent before this one counted is in a map of its own.
+    if peer.counted != 0 && peer.counted == maps::epoch() {
+        maps::add_load(peer.worker, -1);
+    }
+    peer.counted = 0;
     // The key as it was published: the socket's own addresses may be gone by now.
     let key = Tuple {
         netns: tuple::dialled(ctx).netns,

@@ -35,7 +35,7 @@ fn to(destination: &str) -> ConnectFacts {
         port: 80,
         device: 0,
         source: Address::UNSPECIFIED,
-        spread: 0,
+        worker: 0,
         heartbeat_age_ns: 0,
     }
 }
@@ -50,7 +50,7 @@ fn a_mesh_destination_goes_to_loopback_of_its_family() {
         Verdict::Redirect { address: address("127.0.0.1"), port: 40001 }
     );
     assert_eq!(
-        decide(&pod(), &config(), &ConnectFacts { spread: 1, ..to("fd00::9") }, &HIT),
+        decide(&pod(), &config(), &ConnectFacts { worker: 1, ..to("fd00::9") }, &HIT),
         Verdict::Redirect { address: address("::1"), port: 40004 }
     );
 }
@@ -114,11 +114,11 @@ fn a_service_without_ready_endpoint_is_refused_at_once() {
 }
 
 prop_compose! {
-    fn any_facts()(bits: u128, v4: u32, is_v4: bool, port: u16, device in 0_u32..3, source: u128, spread: u32,
+    fn any_facts()(bits: u128, v4: u32, is_v4: bool, port: u16, device in 0_u32..3, source: u128, worker: u32,
                    age in 0_u64..STALE * 2) -> ConnectFacts {
         let destination = if is_v4 { IpAddr::V4(v4.into()) } else { IpAddr::V6(bits.into()) };
         ConnectFacts { destination: destination.into(), port, device, source: IpAddr::V6(source.into()).into(),
-                       spread, heartbeat_age_ns: age }
+                       worker, heartbeat_age_ns: age }
     }
 }
 
