@@ -15,7 +15,8 @@ use crate::hook::{AGENT_PROGRAM, Hook, LEAVE_PROGRAM, LOOKUP_PROGRAM, PROBE_PROG
 /// The committed object; the build script has compared its sources with what made it.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../object/lark.bpf.o");
 
-/// The maps that are pinned: all but the events, when they were told, and the loads of workers, which are each agent's own.
+/// The maps that are pinned: all but the events, when they were told, and the loads of workers, which are each
+/// agent's own.
 pub(crate) const MAPS: [&str; 17] = [
     "POD",
     "DESTINATIONS",

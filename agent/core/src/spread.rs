@@ -1,9 +1,9 @@
 //! Which worker carries an accepted tunnel.
 //!
-//! Each worker of the dialling agent that carries a pair of workloads has a tunnel of its own for them, so that as many
-//! cores as there are workers can encrypt what the pair exchanges. Which worker of the accepting agent takes a connection from
-//! the listener is chance: where all tunnels of a pair came to one, it carried alone what the others had sent
-//! together, its queue was full and small messages waited behind bulk.
+//! Each worker of the dialling agent that carries a pair of workloads has a tunnel of its own for them, so that as
+//! many cores as there are workers can encrypt what the pair exchanges. Which worker of the accepting agent takes a
+//! connection from the listener is chance: where all tunnels of a pair came to one, it carried alone what the others
+//! had sent together, its queue was full and small messages waited behind bulk.
 //!
 //! Invariants:
 //! - Of the workers that take tunnels one goes to that which has the fewest of its pair, and of those to one that
