@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use lark_testbed::{Nginx, Running, eventually};
+use lark_testbed::{Nginx, Pod, Running, eventually};
 
 use crate::house::{House, metric};
-use crate::upgrade::{echo, python};
+use crate::upgrade::echo;
 
 /// Opens so many connections in a row, then has each answered, and keeps them.
 const HOLD: &str = r"
@@ -18,8 +18,16 @@ print('held', flush=True)
 time.sleep(600)
 ";
 
+/// Connections from pod client.
 pub(crate) fn hold(house: &House, count: usize) -> Running {
-    let held = python(house, "held.log", HOLD, &[&house.server.ip.to_string(), &count.to_string()]);
+    hold_from(house, &house.client, count)
+}
+
+fn hold_from(house: &House, pod: &Pod, count: usize) -> Running {
+    let mut command = pod.place.command("python3");
+    command.args(["-c", HOLD, &house.server.ip.to_string(), &count.to_string()]);
+    let log = house.bed.directory().join(format!("held-{}.log", pod.ip));
+    let held = pod.place.start(command, &log).unwrap();
     eventually(Duration::from_secs(20), "connections are open", || Ok(held.log().contains("held")))
         .unwrap_or_else(|e| panic!("{e:#} {}\n{}", held.log(), house.logs()));
     held
@@ -92,13 +100,7 @@ fn tunnels_of_a_pair_are_spread_over_the_workers_that_accept_them() {
     let house = House::captured_with(&["--workers", "4"]);
     let _echo = echo(&house);
     // As many at once as there are workers, so that each of the dialling agent has one.
-    let _held = hold(&house, 4);
-    let mut neighbour = house.neighbour.place.command("python3");
-    neighbour.args(["-c", HOLD, &house.server.ip.to_string(), "4"]);
-    let neighbour =
-        house.neighbour.place.start(neighbour, &house.bed.directory().join("neighbour.log")).unwrap();
-    eventually(Duration::from_secs(20), "the neighbour's too", || Ok(neighbour.log().contains("held")))
-        .unwrap();
+    let _held = [&house.client, &house.neighbour].map(|pod| hold_from(&house, pod, 4));
     // Two pairs, four tunnels of each, each accepted by chance.
     let of = |worker| metric(&house, &format!("lark_tunnel_accepted{{worker=\"{worker}\"}}"));
     assert_eq!([0, 1, 2, 3].map(of), [2; 4]);
