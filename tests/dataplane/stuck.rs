@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use lark_core::constants::LABEL_CAPTURE;
 use lark_testbed::{Agent, Load, Nginx, Record, Running, eventually};
 
 use crate::house::{House, fate, metric};
@@ -34,6 +35,15 @@ fn stop_thread(house: &House, agent: &Agent, name: &str) -> Running {
 
 fn untouched(house: &House) -> u64 {
     house.one.kernel_counter("agent_down_untouched").unwrap()
+}
+
+/// What whoever watches over the agent is told.
+fn health(house: &House) -> (u16, String) {
+    let url = format!("http://{}:15020/healthz", house.nodes.0.ip);
+    let asked = ["-sS", "--max-time", "10", "-w", "%{http_code}", &url];
+    let answer = house.nodes.0.place.run("curl", &asked).unwrap();
+    let (said, code) = answer.split_once('\n').unwrap();
+    (code.parse().unwrap(), said.to_owned())
 }
 
 #[test]
@@ -82,11 +92,13 @@ fn a_stuck_worker_counts_as_a_dead_agent_and_is_said() {
     let left_alone = untouched(&house);
     let log = house.one.process.log();
     assert!(log.contains("does not turn runtime=\"worker-0\""), "{log}");
+    assert_eq!(health(&house), (503, "worker-0 does not turn".to_owned()));
     stop.kill();
     eventually(Duration::from_secs(20), "it turns again", || {
         Ok(house.one.process.log().contains("turns again runtime=\"worker-0\""))
     })
     .unwrap();
+    assert_eq!(health(&house), (200, "ok".to_owned()));
     traffic.flows(20).unwrap();
     let before = untouched(&house);
     for _ in 0..2 {
@@ -98,6 +110,54 @@ fn a_stuck_worker_counts_as_a_dead_agent_and_is_said() {
     record.traffic(seen);
     record
         .write(format!("said as worker-0; {left_alone} left alone and counted; open connections went on"))
+        .unwrap();
+}
+
+/// Which thread of a process has that name.
+fn thread(agent: &Agent, name: &str) -> String {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", agent.process.pid())).unwrap();
+    let mut tasks = tasks.map(|task| task.unwrap().path());
+    let of = |task: &std::path::Path| std::fs::read_to_string(task.join("comm")).unwrap_or_default();
+    let task = tasks.find(|task| of(task).trim() == name).unwrap();
+    task.file_name().unwrap().to_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_worker_that_ends_is_the_end_of_its_agent() {
+    let mut record = Record::of("a worker thread of the own agent ends").unwrap();
+    let mut house = House::new();
+    let nginx = Nginx::start(&house.bed, &house.server).unwrap();
+    let url = format!("http://{}:8080/ended", house.server.ip);
+    house.mesh.label(&house.neighbour, LABEL_CAPTURE, "disabled").unwrap();
+    house.mesh.capture(true).unwrap();
+    house.one.wait_captured(1).unwrap();
+    house.two.wait_captured(1).unwrap();
+    // What it is told to listen on next cannot be watched, as when the user's share of watches is used up.
+    let mut strace = house.nodes.0.place.command("strace");
+    strace.args(["-e", "trace=epoll_ctl", "-e", "inject=epoll_ctl:error=ENOSPC"]);
+    strace.args(["-p", &thread(&house.one, "lark-worker-0")]);
+    let strace = house.nodes.0.place.start(strace, &house.bed.directory().join("strace.log")).unwrap();
+    eventually(Duration::from_secs(20), "the worker is traced", || Ok(strace.log().contains("attached")))
+        .unwrap_or_else(|e| panic!("{e:#}\n{}", strace.log()));
+    house.mesh.label(&house.neighbour, LABEL_CAPTURE, "enabled").unwrap();
+    record.injected(1);
+    eventually(Duration::from_secs(20), "the agent ends", || Ok(!house.one.process.is_running()))
+        .unwrap_or_else(|e| panic!("{e:#}\n{}\n{}", strace.log(), house.logs()));
+    // The kernel knows at once, and not when the heartbeat is stale.
+    house.curl(&url);
+    nginx.logged("/ended").unwrap();
+    let log = house.one.process.log();
+    let cause = "connections of pod shop/neighbour cannot be accepted: No space left on device";
+    assert!(log.contains(cause) && log.contains("lark: worker-0 ended"), "{log}");
+    house.one = Agent::start(&house.bed, &house.nodes.0, &house.controller, &house.mesh).unwrap();
+    house.one.wait_captured(2).unwrap();
+    let left_alone = untouched(&house);
+    assert!(left_alone > 0);
+    house.curl(&url);
+    assert_eq!(untouched(&house), left_alone);
+    assert!(house.one.table(&["edges"]).unwrap().contains("√ mTLS"));
+    record
+        .write(format!("said as worker-0; {left_alone} left alone and counted; mTLS again by the next agent"))
         .unwrap();
 }
 

@@ -53,7 +53,7 @@ pub(crate) const COUNTS: Tool = tool("perf", "linux-perf");
 pub(crate) const PROFILE: [Tool; 2] = [tool("valgrind", "valgrind"), tool("nm", "binutils")];
 
 /// For the tests, beyond the demo's.
-pub(crate) const TESTS: [Tool; 17] = [
+pub(crate) const TESTS: [Tool; 18] = [
     tool("dbus-daemon", "dbus"),
     tool("faketime", "faketime"),
     tool("h2load", "nghttp2-client"),
@@ -64,6 +64,7 @@ pub(crate) const TESTS: [Tool; 17] = [
     tool("redis-cli", "redis-tools"),
     tool("python3", "python3"),
     tool("pip3", "python3-pip"),
+    tool("strace", "strace"),
     tool("systemd-analyze", "systemd"),
     tool("wrk", "wrk"),
     tool("promtool", "prometheus"),

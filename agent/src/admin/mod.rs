@@ -80,4 +80,6 @@ pub trait Source: Send + Sync + 'static {
     fn metrics(&self) -> String;
     /// Whether every pod of this node that is to be captured has been dealt with.
     fn ready(&self) -> bool;
+    /// A worker that does not turn, for as long as the heartbeat counts: the kernel takes the agent for dead.
+    fn stuck(&self) -> Option<&str>;
 }

@@ -29,6 +29,7 @@ impl Pulse {
 }
 
 /// A runtime that is watched.
+#[derive(Clone)]
 pub(super) struct Watched {
     pub(super) name: String,
     pub(super) pulse: Pulse,

@@ -21,6 +21,7 @@ mod process;
 mod reconcile;
 mod refusals;
 mod source;
+mod vital;
 mod worker;
 
 pub use discover::Source;
@@ -60,6 +61,7 @@ use listeners::{Listeners, SocketFile};
 use logs::Logs;
 use reconcile::Reconcile;
 use source::AgentSource;
+use vital::Vital;
 use worker::{Shared, Workers};
 
 /// Runs the agent until SIGTERM or SIGINT.
@@ -123,15 +125,16 @@ async fn agent(args: AgentArgs, logs: Logs) -> anyhow::Result<()> {
     let refused = kernel.refusals()?;
     let (direct, plain) = (kernel.direct_events()?, kernel.plain_events()?);
 
+    let (vital, mut ended) = Vital::new();
     let svids = SvidStore::new(bundle, Arc::new(SystemTime::now));
     svids.ask_for(Duration::from_secs(args.svid_life));
     let credentials = Credentials::kept_in(args.token_file.clone(), kept[1].clone());
     let issuer = CaClient { url: args.ca_url.clone(), roots: roots.clone(), credentials };
-    tokio::spawn(roots.follow(svids.clone()));
+    tokio::spawn(vital.task("the roots' follower", roots.follow(svids.clone())));
     let asked = Arc::<Asked>::default();
     let follower = Follower::new(issuer.clone(), env!("CARGO_PKG_VERSION"), asked.clone());
-    let following = tokio::spawn(follower.run(svids.clone()));
-    tokio::spawn(svids.clone().renew(Arc::new(issuer)));
+    let following = tokio::spawn(vital.task("the controller's follower", follower.run(svids.clone())));
+    tokio::spawn(vital.task("the renewal of certificates", svids.clone().renew(Arc::new(issuer))));
 
     let observer = Observer::recognising(args.recognise == Recognise::On)?;
     tokio::spawn(observer.clone().remember(unix_seconds));
@@ -161,6 +164,7 @@ async fn agent(args: AgentArgs, logs: Logs) -> anyhow::Result<()> {
                 ..TunnelSettings::default()
             },
             spin: Duration::from_micros(args.spin),
+            vital: vital.clone(),
         },
     )?;
     let heartbeat = kernel.heartbeat()?;
@@ -222,6 +226,7 @@ async fn agent(args: AgentArgs, logs: Logs) -> anyhow::Result<()> {
         &args,
         node.name.clone(),
         workers.seats(),
+        workers.watched(),
         carries.told,
         discovery.clone(),
         svids.clone(),
@@ -246,7 +251,7 @@ async fn agent(args: AgentArgs, logs: Logs) -> anyhow::Result<()> {
     watched.push(Watched { name: "control".to_owned(), pulse, carries: false });
     let heart = heartbeat::start(heartbeat, watched)?;
     let alone = Arc::new(Notify::new());
-    let capture = tokio::spawn(reconcile::run(Reconcile {
+    let capture = reconcile::run(Reconcile {
         capturer,
         discovery,
         svids,
@@ -256,7 +261,8 @@ async fn agent(args: AgentArgs, logs: Logs) -> anyhow::Result<()> {
         paused: is_paused,
         alone: alone.clone(),
         own_cgroup: own.id(),
-    }));
+    });
+    let capture = tokio::spawn(vital.task("the reconciler", capture));
     if let Some(mut old) = predecessor.take() {
         // Until every pod is captured here, whatever reaches the node's listeners is the old agent's.
         let settled = tokio::time::timeout(handover::LIMIT, is_ready.wait_for(|ready| *ready)).await.is_ok();
@@ -303,7 +309,11 @@ async fn agent(args: AgentArgs, logs: Logs) -> anyhow::Result<()> {
             heart.leave();
             Some(successor)
         }
-        result = capture => bail!("the reconciler ended: {result:?}"),
+        Some(part) = ended.recv() => {
+            heart.stop();
+            bail!("{part} ended, which no agent is whole without; the log says why; start the agent anew, \
+                   captured pods follow the mesh's agentDown setting until then");
+        }
     };
     // The kernel is whatever agent comes next's, and what this one holds does not count any more.
     paused.send_replace(true);

@@ -25,6 +25,7 @@ use tokio::sync::watch;
 
 use super::accept::Seats;
 use super::drain::Drains;
+use super::heartbeat::Watched;
 use super::logs::Logs;
 use crate::admin::Source;
 use crate::capture::{PodReport, Pods, StrictReport, plaintext};
@@ -36,6 +37,7 @@ pub(super) struct AgentSource {
     ca_url: String,
     long_stream: u64,
     seats: Seats,
+    workers: Vec<Watched>,
     records: String,
     started: Instant,
     discovery: Discovery,
@@ -67,6 +69,7 @@ impl AgentSource {
         args: &AgentArgs,
         node: Arc<str>,
         seats: Seats,
+        workers: Vec<Watched>,
         records: String,
         discovery: Discovery,
         svids: SvidStore,
@@ -86,6 +89,7 @@ impl AgentSource {
             ca_url: args.ca_url.clone(),
             long_stream: args.long_stream,
             seats,
+            workers,
             records,
             started: Instant::now(),
             discovery,
@@ -443,6 +447,10 @@ impl Source for AgentSource {
             tracing::error!(%error, "metrics cannot be shown");
             String::new()
         })
+    }
+
+    fn stuck(&self) -> Option<&str> {
+        self.workers.iter().find(|worker| worker.pulse.is_stuck()).map(|worker| &*worker.name)
     }
 
     fn ready(&self) -> bool {

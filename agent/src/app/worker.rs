@@ -19,6 +19,7 @@ use tokio::task::AbortHandle;
 
 use super::accept::{Accepting, Arrived, Other, Seats, accept};
 use super::heartbeat::{self, Pulse, Watched};
+use super::vital::Vital;
 use crate::capture::{Pod, PodListener, Pods, ToWorker};
 use crate::deliver::Dial;
 use crate::observe::Observer;
@@ -38,6 +39,7 @@ pub(super) struct Shared {
     pub(super) settings: TunnelSettings,
     /// How long a worker looks for more before it sleeps.
     pub(super) spin: Duration,
+    pub(super) vital: Vital,
 }
 
 /// What a worker is told.
@@ -63,7 +65,7 @@ pub(super) struct Sender(Vec<mpsc::UnboundedSender<Message>>);
 impl ToWorker for Sender {
     fn listen(&self, pod: &Arc<Pod>, listener: PodListener) {
         if let Some(sender) = self.0.get(listener.worker) {
-            // A worker that is gone is noticed by the heartbeat.
+            // A worker that is gone ends the agent.
             let _ = sender.send(Message::Listen(pod.clone(), listener.socket));
         }
     }
@@ -93,9 +95,11 @@ impl Workers {
                 seats: workers.seats.clone(),
                 others: others.clone(),
             };
+            let guard = shared.vital.guard(&name(number));
             std::thread::Builder::new()
-                .name(format!("lark-worker-{number}"))
+                .name(format!("lark-{}", name(number)))
                 .spawn(move || {
+                    let _guard = guard;
                     if let Err(error) = work(parts) {
                         tracing::error!(number, error = format!("{error:#}"), "a worker ended");
                     }
@@ -133,10 +137,13 @@ impl Workers {
 
     pub(super) fn watched(&self) -> Vec<Watched> {
         let named = self.pulses.iter().enumerate();
-        named
-            .map(|(n, pulse)| Watched { name: format!("worker-{n}"), pulse: pulse.clone(), carries: true })
-            .collect()
+        named.map(|(n, pulse)| Watched { name: name(n), pulse: pulse.clone(), carries: true }).collect()
     }
+}
+
+/// A worker's name, in logs and metrics.
+fn name(number: usize) -> String {
+    format!("worker-{number}")
 }
 
 struct Parts {
@@ -163,9 +170,10 @@ async fn run(parts: Parts) -> anyhow::Result<()> {
     let watcher: Rc<dyn lark_tunnel::Observer> = Rc::new(Tunnels(shared.observer.clone()));
     let dial = Rc::new(Dial::new(claims));
     let standing = Standing::new(shared.observer.clone());
-    tokio::task::spawn_local(standing.clone().follow(shared.snapshot.clone()));
+    let (vital, worker) = (&shared.vital, name(number));
+    tokio::task::spawn_local(vital.task(&worker, standing.clone().follow(shared.snapshot.clone())));
     let (tidied, ended) = (dial.clone(), dial.clone());
-    tokio::task::spawn_local(async move { tidied.tidy().await });
+    tokio::task::spawn_local(vital.task(&worker, async move { tidied.tidy().await }));
     let outbound = Rc::new(Outbound {
         node: shared.node.clone(),
         snapshot: shared.snapshot.clone(),
@@ -179,7 +187,7 @@ async fn run(parts: Parts) -> anyhow::Result<()> {
         clients: shared.clients.clone(),
     });
     let dialer = outbound.dialer.clone();
-    tokio::task::spawn_local(async move { dialer.keep_warm().await });
+    tokio::task::spawn_local(vital.task(&worker, async move { dialer.keep_warm().await }));
     if !shared.spin.is_zero() {
         tokio::task::spawn_local(lark_tunnel::spin(shared.spin));
     }
@@ -212,7 +220,7 @@ async fn run(parts: Parts) -> anyhow::Result<()> {
     while let Some(message) = messages.recv().await {
         match message {
             Message::Accept(listener) => {
-                let listener = TcpListener::from_std(listener)?;
+                let listener = TcpListener::from_std(listener).context("tunnels cannot be accepted")?;
                 let task = tokio::task::spawn_local(accept_tunnels(listener, accepting.clone()));
                 tunnels = Some(task.abort_handle());
             }
@@ -226,7 +234,8 @@ async fn run(parts: Parts) -> anyhow::Result<()> {
                 outbound.dialer.drain();
             }
             Message::Listen(pod, socket) => {
-                let listener = TcpListener::from_std(socket)?;
+                let listener = TcpListener::from_std(socket)
+                    .with_context(|| format!("connections of pod {} cannot be accepted", pod.name))?;
                 let task = tokio::task::spawn_local(accept_pod(listener, pod.clone(), outbound.clone()));
                 let (_, tasks) = listening.entry(pod.uid.clone()).or_insert_with(|| (pod.id, Vec::new()));
                 tasks.push(task.abort_handle());

@@ -403,12 +403,18 @@ impl Capturer {
             if is_there && captured.pod.addresses == workload.addresses {
                 let entry = PodEntry { flags: flags(workload), ..captured.entry };
                 if captured.releasing || entry != captured.entry {
-                    captured.releasing = false;
+                    let is_back = std::mem::take(&mut captured.releasing);
                     captured.entry = entry;
                     let id = captured.pod.cgroup.id();
                     if let Err(error) = locked(&self.kernel).update(id, entry) {
                         captured.releasing = true;
                         return PodState::Failed { why: error.to_string() };
+                    }
+                    if is_back {
+                        tracing::info!(
+                            pod = captured.pod.name,
+                            "captured again, before its release was over"
+                        );
                     }
                 }
                 return PodState::Captured;

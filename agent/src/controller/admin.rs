@@ -77,7 +77,7 @@ pub(super) async fn serve_metrics(listener: TcpListener, rotation: Arc<Rotation>
                 },
             )
         };
-        ready(metrics_answer(request.method(), request.uri().path(), metrics, || None))
+        ready(metrics_answer(request.method(), request.uri().path(), metrics, || None, || None))
     })
     .await;
 }

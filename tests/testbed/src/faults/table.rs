@@ -133,6 +133,12 @@ const OWN: &[Row] = &[
         "dataplane",
         "stuck::a_stuck_worker_counts_as_a_dead_agent_and_is_said",
     ),
+    permissive(
+        "a worker thread of the own agent ends",
+        "said by name with its cause; the agent ends, new connects left alone and counted at once; mTLS again by the next agent",
+        "dataplane",
+        "stuck::a_worker_that_ends_is_the_end_of_its_agent",
+    ),
     both(
         "the control thread of the own agent stuck",
         "said by name; what is captured is carried as before",
