@@ -81,6 +81,9 @@ pub const TUNNEL_IDLE: Duration = Duration::from_secs(10 * 60);
 /// Bytes of a tunnel that may wait unread in the kernel: all its streams wait behind them, and one round trip
 /// moves no more. 1 MiB is 8 Gbit/s at a round trip of a millisecond.
 pub const TUNNEL_WINDOW: u32 = 1024 * 1024;
+/// Most bytes that wait in an agent for applications which do not read; half of its memory where that is limited
+/// to less than twice as much.
+pub const HELD_MAX: usize = 512 * 1024 * 1024;
 /// Most pairs of identities and nodes for which a node opens tunnels ahead of need; the least recently
 /// used go.
 pub const AHEAD_MAX: usize = 64;

@@ -17,7 +17,7 @@ pub enum Origin {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Full {
     /// All of it is taken.
-    #[error("this worker has {0} already, the most it takes")]
+    #[error("there are {0} already, the most that are taken")]
     All(usize),
     /// The node has its share.
     #[error("that node has {0} already, the most a node may have")]

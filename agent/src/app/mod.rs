@@ -36,13 +36,13 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, bail};
 use lark_bpf::{Kernel, KernelConfig};
-use lark_core::constants::{AHEAD_MAX, METRICS_PORT};
+use lark_core::constants::{AHEAD_MAX, HELD_MAX, METRICS_PORT};
 use lark_identity::SvidStore;
 use lark_identity::client::CaClient;
 use lark_identity::credential::Credentials;
 use lark_identity::follow::Follower;
 use lark_identity::roots::RootFiles;
-use lark_tunnel::TunnelSettings;
+use lark_tunnel::{Holding, TunnelSettings};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Notify, watch};
 
@@ -71,6 +71,11 @@ use worker::{Shared, Workers};
 pub fn run(args: AgentArgs) -> anyhow::Result<()> {
     let logs = init_logs(args.log_format, &args.log);
     block_on(agent(args, logs))
+}
+
+/// Half of what the agent may have is for other things than bytes that wait.
+fn held_max(memory: Option<u64>) -> usize {
+    memory.map_or(HELD_MAX, |limit| usize::try_from(limit / 2).unwrap_or(usize::MAX).min(HELD_MAX))
 }
 
 async fn agent(args: AgentArgs, logs: Logs) -> anyhow::Result<()> {
@@ -161,6 +166,7 @@ async fn agent(args: AgentArgs, logs: Logs) -> anyhow::Result<()> {
                 keepalive: Duration::from_secs(args.keepalive),
                 // The limit is a node's; each worker has a share.
                 ahead: AHEAD_MAX.div_ceil(count),
+                held: Holding::new(held_max(own.memory_limit())),
                 ..TunnelSettings::default()
             },
             spin: Duration::from_micros(args.spin),

@@ -137,6 +137,16 @@ impl Cgroup {
         Ok(Self { directory, id, path })
     }
 
+    /// How many bytes of memory whatever runs in it may have: the least of its own limit and those above it
+    /// (`memory.max`, Documentation/admin-guide/cgroup-v2.rst). `None` where none of them limits it, or none
+    /// can be read.
+    pub fn memory_limit(&self) -> Option<u64> {
+        let limit = |directory: &Path| {
+            std::fs::read_to_string(directory.join("memory.max")).ok()?.trim().parse().ok()
+        };
+        self.path.ancestors().filter_map(limit).min()
+    }
+
     /// The id by which the kernel's maps and diagnostics name it.
     pub fn id(&self) -> u64 {
         self.id

@@ -2,7 +2,11 @@
 
 use std::io::IoSlice;
 
-/// Bytes in order, taken from the front.
+/// Room that is not worth giving back while bytes wait.
+const FEW: usize = 16 * 1024;
+
+/// Bytes in order, taken from the front. What was taken holds no more memory than what still waits, but for
+/// [`FEW`] bytes: a reader that leaves a little is counted for little.
 #[derive(Debug, Default)]
 pub(crate) struct Backlog {
     bytes: Vec<u8>,
@@ -36,6 +40,9 @@ impl Backlog {
         } else if self.taken > self.bytes.len() / 2 {
             self.bytes.drain(..self.taken);
             self.taken = 0;
+            if self.bytes.capacity() / 2 > self.bytes.len().max(FEW) {
+                self.bytes.shrink_to(self.bytes.len().max(FEW));
+            }
         }
     }
 }
@@ -57,5 +64,16 @@ mod tests {
         backlog.take(1);
         assert!(backlog.is_empty());
         assert_eq!(backlog.bytes.capacity(), 0);
+    }
+
+    #[test]
+    fn what_is_left_of_much_holds_no_memory_for_much() {
+        for left in [1, 20_000, 1 << 20] {
+            let mut backlog = Backlog::default();
+            backlog.push_after(&[IoSlice::new(&vec![7; 4 << 20])], 0);
+            backlog.take((4 << 20) - left);
+            assert_eq!(backlog.waiting(), vec![7; left]);
+            assert!(backlog.bytes.capacity() <= 2 * left.max(FEW), "{left}: {}", backlog.bytes.capacity());
+        }
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use lark_core::explain::{Cause, Tunnel as Lack};
 use lark_core::policy::Denial;
 use lark_core::pool::{Facts, Limits, Pool, PoolKey, Want};
-use lark_core::quota::{Origin, Quota};
+use lark_core::quota::Origin;
 use lark_core::reason::Reason;
 use lark_identity::SvidStore;
 use lark_identity::verify::validity;
@@ -88,7 +88,6 @@ struct Inner {
     /// Paces handshakes: after a restart every stream wants one.
     dials: Semaphore,
     /// What may wait for applications that do not read.
-    held: Rc<RefCell<Quota>>,
     /// The moment that the pool's times count from.
     began: Instant,
 }
@@ -120,7 +119,6 @@ impl Dialer {
             ahead: settings.ahead,
         };
         let dials = Semaphore::new(settings.dials_max);
-        let held = Rc::new(RefCell::new(Quota::new(settings.held_max)));
         Self(Rc::new(Inner {
             svids,
             provider: cipher::provider(&settings.ciphers),
@@ -128,7 +126,6 @@ impl Dialer {
             observer,
             pool: RefCell::new(Pool::new(limits)),
             dials,
-            held,
             began: Instant::now(),
         }))
     }
@@ -347,7 +344,7 @@ impl Dialer {
         let (commands, receiver) = mpsc::unbounded_channel();
         let (settled, open) = oneshot::channel();
         let name = format!("the tunnel to {} as {}", key.node, key.destination);
-        let held = Held::new(inner.held.clone(), Origin::Node(key.node.ip()));
+        let held = Held::new(inner.settings.held.clone(), Origin::Node(key.node.ip()));
         let terms = Terms { settings: inner.settings.clone(), proof, held };
         let proof = terms.proof.clone();
         let engine = Engine::client(name, records, receiver, shared.clone(), settled, terms);

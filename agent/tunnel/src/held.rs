@@ -1,27 +1,42 @@
-//! Bytes that wait for applications which do not read. Each stream's window bounds its own; here all of a
-//! worker's are bounded, each peer's share of them too.
+//! Bytes that wait for applications which do not read. Each stream's window bounds its own; here all of an
+//! agent's are bounded, each peer's share of them too.
 
-use std::cell::RefCell;
-use std::rc::Rc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lark_core::quota::{Full, Origin, Quota};
 
-/// What one tunnel holds for its streams' pods, of what its worker may hold.
+/// How much an agent holds: one account for all workers and both ends of tunnels. It is locked only for
+/// bytes that have to wait, never for those that pass.
+#[derive(Debug, Clone)]
+pub struct Holding(Arc<Mutex<Quota>>);
+
+impl Holding {
+    /// At most that many bytes; a quarter of them for each node.
+    pub fn new(most: usize) -> Self {
+        Self(Arc::new(Mutex::new(Quota::new(most))))
+    }
+
+    fn quota(&self) -> MutexGuard<'_, Quota> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What one tunnel holds for its streams' pods, of what its agent may hold.
 #[derive(Debug)]
 pub(crate) struct Held {
-    quota: Rc<RefCell<Quota>>,
+    holding: Holding,
     origin: Origin,
     bytes: usize,
 }
 
 impl Held {
-    pub(crate) fn new(quota: Rc<RefCell<Quota>>, origin: Origin) -> Self {
-        Self { quota, origin, bytes: 0 }
+    pub(crate) fn new(holding: Holding, origin: Origin) -> Self {
+        Self { holding, origin, bytes: 0 }
     }
 
     /// That many more are to be held.
     pub(crate) fn hold(&mut self, bytes: usize) -> Result<(), Full> {
-        self.quota.borrow_mut().take(self.origin, bytes)?;
+        self.holding.quota().take(self.origin, bytes)?;
         self.bytes += bytes;
         Ok(())
     }
@@ -30,7 +45,7 @@ impl Held {
     pub(crate) fn release(&mut self, bytes: usize) {
         let bytes = bytes.min(self.bytes);
         if bytes > 0 {
-            self.quota.borrow_mut().give(self.origin, bytes);
+            self.holding.quota().give(self.origin, bytes);
             self.bytes -= bytes;
         }
     }

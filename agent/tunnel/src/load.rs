@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 
 use lark_core::quota::{Full, Origin, Quota};
 
-use crate::held::Held;
+use crate::held::{Held, Holding};
 use crate::ready::ReadyList;
 use crate::settings::TunnelSettings;
 
@@ -16,7 +16,7 @@ pub(crate) struct Load {
     handshakes: RefCell<Quota>,
     deliveries: RefCell<Quota>,
     tunnels: RefCell<Quota>,
-    held: Rc<RefCell<Quota>>,
+    held: Holding,
     draining: Cell<bool>,
     /// To wake the tunnels when it is time to drain.
     lists: RefCell<Vec<Weak<ReadyList>>>,
@@ -49,7 +49,7 @@ impl Load {
             handshakes: quota(settings.handshakes_max),
             deliveries: quota(settings.deliveries_max),
             tunnels: quota(settings.tunnels_max),
-            held: Rc::new(quota(settings.held_max)),
+            held: settings.held.clone(),
             draining: Cell::new(false),
             lists: RefCell::default(),
         }

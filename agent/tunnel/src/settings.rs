@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use lark_core::constants::{
-    AHEAD_MAX, DISCOVERY_WAIT, HANDSHAKE_TIMEOUT, KEEPALIVE_TIMEOUT, TUNNEL_IDLE, TUNNEL_MAX_AGE,
+    AHEAD_MAX, DISCOVERY_WAIT, HANDSHAKE_TIMEOUT, HELD_MAX, KEEPALIVE_TIMEOUT, TUNNEL_IDLE, TUNNEL_MAX_AGE,
     TUNNEL_WINDOW,
 };
 use lark_core::explain::Cause;
@@ -15,8 +15,9 @@ use lark_core::reason::Reason;
 use lark_sys::ktls::Offer;
 
 use crate::cipher::{Cipher, by_speed};
+use crate::held::Holding;
 
-/// How tunnels behave. Limits are per worker; of what the accepting end takes, each node and all addresses
+/// How tunnels behave. Limits are per worker unless they say otherwise; of what the accepting end takes, each node and all addresses
 /// that are no node's have a share only ([`lark_core::quota`]).
 #[derive(Debug, Clone)]
 pub struct TunnelSettings {
@@ -52,8 +53,9 @@ pub struct TunnelSettings {
     pub handshakes_max: usize,
     /// Most deliveries being decided or dialled. More are refused as `limit_reached`.
     pub deliveries_max: usize,
-    /// Most bytes that wait for applications which do not read. A stream that brings more is reset.
-    pub held_max: usize,
+    /// Bytes that wait for applications which do not read, of all workers that have a clone of it. A stream
+    /// that brings more than there is room for is reset.
+    pub held: Holding,
     /// HTTP/2 limits and windows.
     pub framing: framing::Settings,
 }
@@ -76,7 +78,7 @@ impl Default for TunnelSettings {
             tunnels_max: 16_384,
             handshakes_max: 2_048,
             deliveries_max: 4_096,
-            held_max: 512 * 1024 * 1024,
+            held: Holding::new(HELD_MAX),
             framing: framing::Settings::default(),
         }
     }

@@ -283,21 +283,27 @@ impl Stream {
         self.backlog.waiting().len()
     }
 
-    /// Gives the pod what waits, and its end after that. Returns how many bytes it took.
-    pub(crate) fn drain(&mut self) -> io::Result<usize> {
-        let Some(pod) = &self.pod else { return Ok(0) };
+    /// Gives the pod what waits, and its end after that. Returns how many bytes it took, whether or not it
+    /// failed after them.
+    pub(crate) fn drain(&mut self) -> (usize, io::Result<()>) {
         let mut written = 0;
+        let result = self.drain_into(&mut written);
+        self.count_to_pod(written);
+        (written, result)
+    }
+
+    fn drain_into(&mut self, written: &mut usize) -> io::Result<()> {
+        let Some(pod) = &self.pod else { return Ok(()) };
         if !self.backlog.is_empty() {
             let mut cx = Context::from_waker(&self.task_waker);
-            written = pod.write(&mut cx, &mut [IoSlice::new(self.backlog.waiting())])?;
-            self.backlog.take(written);
+            *written = pod.write(&mut cx, &mut [IoSlice::new(self.backlog.waiting())])?;
+            self.backlog.take(*written);
         }
         if self.backlog.is_empty() && self.peer_ended && !self.shut {
             self.shut = true;
             pod.end()?;
         }
-        self.count_to_pod(written);
-        Ok(written)
+        Ok(())
     }
 
     fn count_to_pod(&self, bytes: usize) {

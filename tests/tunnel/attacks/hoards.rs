@@ -3,7 +3,7 @@
 use lark_testbed::Record;
 use lark_testbed::hostile::kind::{DATA, HEADERS, RST_STREAM};
 use lark_testbed::hostile::{self, END_HEADERS, Hostile, connect_to, frame};
-use lark_tunnel::TunnelSettings;
+use lark_tunnel::{Holding, TunnelSettings};
 
 use super::{NEVER, SOMEBODY, Stage, mib};
 use crate::ends::{id, on_worker, quick};
@@ -11,7 +11,7 @@ use crate::ends::{id, on_worker, quick};
 #[test]
 fn bytes_that_wait_for_applications_are_bounded() {
     on_worker(async {
-        let mut stage = Stage::new(TunnelSettings { held_max: 16 << 20, ..quick() }).await;
+        let mut stage = Stage::new(TunnelSettings { held: Holding::new(16 << 20), ..quick() }).await;
         let mut hostile = stage.tunnel(&[]).await;
         // A quarter is a node's: sixteen windows of 256 KiB that nobody empties.
         for n in 0..40 {

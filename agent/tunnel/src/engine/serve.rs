@@ -38,11 +38,12 @@ impl Engine {
     fn serve(&mut self, number: u32, quantum: usize) -> Result<bool, ServeError> {
         let Some(stream) = self.streams.get_mut(&number) else { return Ok(false) };
         stream.waker.taken();
-        let drained = stream.drain().map_err(ServeError::Pod)?;
+        let (drained, result) = stream.drain();
         if drained > 0 {
             self.held.release(drained);
             self.h2.consumed(stream.id, drained);
         }
+        result.map_err(ServeError::Pod)?;
         let moved = self.forward(number, quantum)?;
         if self.streams.get(&number).is_some_and(|stream| stream.is_done()) {
             self.finish(number, End::Clean, None);
