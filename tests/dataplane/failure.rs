@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use lark_abi::{Flow, Tuple};
-use lark_testbed::{Agent, Load, Nginx, Place, Record, eventually};
+use lark_core::constants::LABEL_CAPTURE;
+use lark_testbed::{Agent, Controller, Load, Nginx, Place, Record, eventually};
 
 use crate::house::{House, fate};
 
@@ -44,15 +45,19 @@ fn a_killed_agent_leaves_permissive_pods_alone_and_the_next_one_takes_over() {
         .unwrap();
 }
 
+fn refuse_without_an_agent(house: &mut House) {
+    house.mesh.change(|document| document["mesh"]["agentDown"] = "refuse".into()).unwrap();
+    let generation = || Ok(house.one.json("status")?["discovery_generation"].as_u64() >= Some(3));
+    eventually(Duration::from_secs(20), "the agent has read it", generation).unwrap();
+}
+
 #[test]
 fn where_the_mesh_says_so_pods_of_a_dead_agent_are_refused_and_nothing_is_on_the_wire() {
     let mut record = Record::of("own agent killed, agentDown: refuse").unwrap();
     let mut house = House::captured();
     let _nginx = Nginx::start(&house.bed, &house.server).unwrap();
     let url = format!("http://{}:8080/", house.server.ip);
-    house.mesh.change(|document| document["mesh"]["agentDown"] = "refuse".into()).unwrap();
-    let generation = || Ok(house.one.json("status")?["discovery_generation"].as_u64() >= Some(3));
-    eventually(Duration::from_secs(20), "the agent has read it", generation).unwrap();
+    refuse_without_an_agent(&mut house);
     house.curl(&url);
     let wire = lark_testbed::Wire::listen(&house.bed).unwrap();
     house.one.process.kill();
@@ -73,6 +78,48 @@ fn where_the_mesh_says_so_pods_of_a_dead_agent_are_refused_and_nothing_is_on_the
         .write(format!(
             "20 of 20 refused, {refused} of them counted for the dead agent, canary 0 times on the wire"
         ))
+        .unwrap();
+}
+
+#[test]
+fn where_the_mesh_says_so_pods_stay_refused_until_the_next_agent_has_captured_them() {
+    let mut record =
+        Record::of("own agent killed and started again without a CA, agentDown: refuse").unwrap();
+    let mut house = House::captured();
+    let _nginx = Nginx::start(&house.bed, &house.server).unwrap();
+    let url = format!("http://{}:8080/", house.server.ip);
+    refuse_without_an_agent(&mut house);
+    house.curl(&url);
+    let wire = lark_testbed::Wire::listen(&house.bed).unwrap();
+    house.one.process.kill();
+    house.controller.process.kill();
+    house.one = Agent::start_pending(&house.bed, &house.nodes.0, &house.controller, &house.mesh).unwrap();
+    record.injected(1);
+    let refused = |pod: &lark_testbed::Pod| {
+        let output = pod.place.output("curl", &["-sS", "--max-time", "15", &url]).unwrap();
+        assert_eq!(output.status.code(), Some(7), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    for _ in 0..10 {
+        refused(&house.client);
+        refused(&house.neighbour);
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let of_both = house.one.json("bpf").unwrap()["links"].as_array().unwrap().len();
+    let counted = house.one.kernel_counter("agent_down_refused").unwrap();
+    assert!(counted >= 20, "{counted}");
+    // Whoever is taken out meanwhile is left alone, as one that was never captured.
+    house.mesh.label(&house.neighbour, LABEL_CAPTURE, "disabled").unwrap();
+    let links = || anyhow::Ok(house.one.json("bpf")?["links"].as_array().map_or(0, Vec::len));
+    eventually(Duration::from_secs(20), "its hooks go", || Ok(2 * links()? == of_both))
+        .unwrap_or_else(|e| panic!("{e:#}\n{}", house.logs()));
+    let nodes = [&house.nodes.0, &house.nodes.1];
+    house.controller = Controller::start(&house.bed, &house.nodes.0, &nodes, &house.mesh).unwrap();
+    house.one.wait_captured(1).unwrap();
+    house.curl(&url);
+    assert_eq!(wire.count("canary-of-lark").unwrap(), 0);
+    house.neighbour.place.run("curl", &["-sSf", "--max-time", "15", &url]).unwrap();
+    record
+        .write(format!("20 of 20 refused, {counted} of them counted; canary 0 times on the wire; then mTLS"))
         .unwrap();
 }
 

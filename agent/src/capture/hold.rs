@@ -1,6 +1,7 @@
-//! Strict workloads that are not captured, not yet or not any more: what they dial in the mesh is refused meanwhile.
+//! Workloads that have hooks and are not captured, not yet or not any more: what strict ones dial in the mesh is
+//! refused meanwhile, what others do that an agent before captured as without an agent.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex};
@@ -26,18 +27,27 @@ pub(super) struct Holds {
     kernel: Arc<Mutex<Kernel>>,
     /// Nothing is told of whom the kernel is to be told anew.
     all: BTreeMap<Arc<str>, Option<Told>>,
+    /// Who has the hooks of an agent before, strict or not.
+    adopted: BTreeSet<Arc<str>>,
 }
 
 impl Holds {
     pub(super) fn new(kernel: Arc<Mutex<Kernel>>) -> Self {
-        Self { kernel, all: BTreeMap::new() }
+        Self { kernel, all: BTreeMap::new(), adopted: BTreeSet::new() }
     }
 
     /// Refuses what a strict workload dials in the mesh for as long as it is not captured, and lets one that
     /// is strict no more go.
     pub(super) fn hold(&mut self, workload: &Workload, cgroup: &Cgroup) -> Result<(), String> {
         if !workload.mode.is_strict() {
-            self.let_go(&workload.uid);
+            if !self.adopted.contains(&workload.uid) {
+                self.let_go(&workload.uid);
+            } else if self.all.remove(&workload.uid).is_some() {
+                // Without hooks it would be left alone, whatever agentDown says.
+                let own = listeners::own_addresses(&workload.addresses);
+                let entry = PodEntry { flags: PodEntry::ORPHANED, ..own };
+                locked(&self.kernel).update(cgroup.id(), entry).map_err(|error| error.to_string())?;
+            }
             return Ok(());
         }
         let told = Some(Told { cgroup: cgroup.id(), addresses: workload.addresses.to_vec() });
@@ -60,6 +70,11 @@ impl Holds {
         Ok(())
     }
 
+    /// It has the hooks of an agent before.
+    pub(super) fn adopt(&mut self, uid: &Arc<str>) {
+        self.adopted.insert(uid.clone());
+    }
+
     /// The hooks of one that is captured no more stay; what they are told is what it is held by next.
     pub(super) fn keep(&mut self, uid: &Arc<str>) {
         self.all.insert(uid.clone(), None);
@@ -68,6 +83,7 @@ impl Holds {
     /// It is captured.
     pub(super) fn captured(&mut self, uid: &Arc<str>) {
         self.all.remove(uid);
+        self.adopted.remove(uid);
     }
 
     /// Another agent may have told the kernel something else of all of them.
@@ -77,17 +93,21 @@ impl Holds {
 
     /// Releases the hooks of whoever is not wanted any more.
     pub(super) fn let_go_of(&mut self, is_unwanted: impl Fn(&Arc<str>) -> bool) {
-        let unwanted: Vec<Arc<str>> = self.all.keys().filter(|uid| is_unwanted(uid)).cloned().collect();
+        let held = self.all.keys().chain(&self.adopted);
+        let unwanted: BTreeSet<Arc<str>> = held.filter(|uid| is_unwanted(uid)).cloned().collect();
         unwanted.iter().for_each(|uid| self.let_go(uid));
     }
 
     fn let_go(&mut self, uid: &Arc<str>) {
-        let Some(told) = self.all.get_mut(uid) else { return };
-        match locked(&self.kernel).release(uid) {
-            Ok(()) => drop(self.all.remove(uid)),
+        if !self.all.contains_key(uid) && !self.adopted.contains(uid) {
+            return;
+        }
+        let released = locked(&self.kernel).release(uid);
+        match released {
+            Ok(()) => self.captured(uid),
             Err(error) => {
                 // Some of its hooks may be gone.
-                *told = None;
+                self.all.insert(uid.clone(), None);
                 tracing::error!(uid = &**uid, %error, "pins cannot be removed");
             }
         }

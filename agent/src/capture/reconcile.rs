@@ -181,27 +181,29 @@ impl Capturer {
     }
 
     /// Once an earlier agent has ended: what it captured and this one has not must not lead anywhere until
-    /// it is captured anew, because its listeners are gone. Pods that nobody wants any more are released.
+    /// it is captured anew, because its listeners are gone ([`PodEntry::ORPHANED`]). Pods that nobody wants any
+    /// more are released.
     pub fn adopt(&mut self, snapshot: &Snapshot) {
         let mut kernel = locked(&self.kernel);
-        let wanted: BTreeSet<String> = snapshot
+        let wanted: BTreeMap<String, &Arc<str>> = snapshot
             .workloads_on(&self.inputs.node)
             .filter(|w| w.capture.is_wanted())
-            .map(|w| lark_bpf::file_name(&w.uid))
+            .map(|w| (lark_bpf::file_name(&w.uid), &w.uid))
             .collect();
         let own: BTreeSet<String> = self.captured.keys().map(|uid| lark_bpf::file_name(uid)).collect();
         // Whose hooks see their sockets close still.
         let mut hooked: BTreeSet<IpAddr> =
             self.captured.values().flat_map(|c| c.pod.addresses.iter().map(IpAddr::to_canonical)).collect();
         for pinned in kernel.pinned().into_iter().filter(|p| !own.contains(&p.name)) {
-            let removed = if !wanted.contains(&pinned.name) {
-                kernel.forget_pinned(&pinned.name)
-            } else if pinned.is_severed() {
+            let removed = match wanted.get(&pinned.name) {
+                None => kernel.forget_pinned(&pinned.name),
                 // Whether it is guarded still is another matter.
-                kernel.release_pinned(&pinned.name)
-            } else {
-                hooked.extend(Self::deactivate(&mut kernel, &pinned));
-                continue;
+                Some(_) if pinned.is_severed() => kernel.release_pinned(&pinned.name),
+                Some(uid) => {
+                    hooked.extend(Self::orphan(&mut kernel, &pinned));
+                    self.holds.adopt(uid);
+                    continue;
+                }
             };
             if let Err(error) = removed {
                 tracing::error!(pod = pinned.name, %error, "what an earlier agent left cannot be removed");
@@ -210,12 +212,13 @@ impl Capturer {
         kernel.guards().forget_direct(|source| !hooked.contains(&source));
     }
 
-    /// Lets a pod's entry lead nowhere; returns the pod's own addresses.
-    fn deactivate(kernel: &mut Kernel, pinned: &PinnedPod) -> [IpAddr; 2] {
+    /// Lets a pod's entry lead nowhere: what it dials in the mesh does as `agentDown` says until it is captured
+    /// anew, and is refused if it is strict. Returns the pod's own addresses.
+    fn orphan(kernel: &mut Kernel, pinned: &PinnedPod) -> [IpAddr; 2] {
         let cgroup = pinned.links.first().and_then(|l| l.cgroup_id).unwrap_or_default();
-        // What was strict stays so: refused, and not left alone.
         let before = kernel.entry(cgroup).unwrap_or_default();
-        let flags = before.flags & PodEntry::STRICT;
+        let was_captured = before.flags & (PodEntry::ACTIVE | PodEntry::ORPHANED) != 0;
+        let flags = before.flags & PodEntry::STRICT | if was_captured { PodEntry::ORPHANED } else { 0 };
         let entry = PodEntry { flags, own_v4: before.own_v4, own_v6: before.own_v6, ..PodEntry::default() };
         if let Err(error) = kernel.update(cgroup, entry) {
             tracing::error!(pod = pinned.name, %error, "an earlier agent's entry cannot be reset");

@@ -46,6 +46,9 @@ impl PodEntry {
     /// What the pod dials is never left alone because something is missing: no certificate yet, a dead
     /// agent, a destination of the cluster that discovery lacks.
     pub const STRICT: u32 = 4;
+    /// An agent that is gone captured it, and none since: what a dead agent means holds, however well the
+    /// next one is.
+    pub const ORPHANED: u32 = 8;
 
     /// Whether `port` is one of this pod's listeners.
     #[inline(always)]

@@ -61,7 +61,7 @@ pub fn gate(pod: &PodEntry, facts: &ConnectFacts) -> Gate {
     {
         return Gate::Refuse(Counter::ListenerDialled);
     }
-    if pod.flags & (PodEntry::ACTIVE | PodEntry::STRICT) == 0 {
+    if pod.flags & (PodEntry::ACTIVE | PodEntry::STRICT | PodEntry::ORPHANED) == 0 {
         return Gate::Untouched(Counter::PodInactive);
     }
     // A pod that talks to itself never leaves its namespace; for a host-network pod the own
@@ -82,12 +82,14 @@ pub fn is_waited_for(pod: &PodEntry, in_cluster: bool) -> bool {
 /// After a hit among the mesh destinations, or for what [`is_waited_for`].
 #[inline(always)]
 pub fn decide(pod: &PodEntry, config: &Config, facts: &ConnectFacts, found: &DestinationValue) -> Verdict {
-    // Only a strict pod comes here without: it has no certificate, and what it dials is not left alone.
-    if pod.flags & PodEntry::ACTIVE == 0 {
+    let strict = pod.flags & PodEntry::STRICT != 0;
+    let active = pod.flags & PodEntry::ACTIVE != 0;
+    // It has no certificate, and what it dials is not left alone.
+    if strict && !active {
         return Verdict::Refuse(Counter::PendingRefused);
     }
-    if facts.heartbeat_age_ns > config.heartbeat_stale_ns {
-        let strict = pod.flags & PodEntry::STRICT != 0;
+    // Without being active otherwise only what another agent captured comes here.
+    if !active || facts.heartbeat_age_ns > config.heartbeat_stale_ns {
         return if strict || config.flags & Config::REFUSE_WHEN_DOWN != 0 {
             Verdict::Refuse(Counter::AgentDownRefused)
         } else {

@@ -204,6 +204,25 @@ impl Agent {
         mesh: &Mesh,
         flags: &[String],
     ) -> Result<Self> {
+        Self::start_until(bed, node, controller, mesh, flags, |status| status["ready"] == true)
+    }
+
+    /// As [`Self::start`], but waits only until it answers: what it is to capture may be pending.
+    ///
+    /// # Errors
+    /// When it does not answer; with its log.
+    pub fn start_pending(bed: &Testbed, node: &Node, controller: &Controller, mesh: &Mesh) -> Result<Self> {
+        Self::start_until(bed, node, controller, mesh, &[], |_status| true)
+    }
+
+    fn start_until(
+        bed: &Testbed,
+        node: &Node,
+        controller: &Controller,
+        mesh: &Mesh,
+        flags: &[String],
+        is_enough: impl Fn(&Value) -> bool,
+    ) -> Result<Self> {
         let log = bed.directory().join(format!("agent-{}.log", node.name));
         let mut command = Self::command(bed, node, controller, mesh)?;
         command.args(flags);
@@ -214,7 +233,7 @@ impl Agent {
             if !agent.process.is_running() {
                 bail!("the agent of {} ended: {}", agent.node.name, agent.process.log());
             }
-            Ok(agent.json("status").is_ok_and(|s| s["ready"] == true))
+            Ok(agent.json("status").is_ok_and(|status| is_enough(&status)))
         })
         .with_context(|| format!("log of the agent: {}", agent.process.log()))?;
         Ok(agent)

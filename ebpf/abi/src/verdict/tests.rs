@@ -108,6 +108,18 @@ fn a_dead_agent_means_what_the_setting_says() {
 }
 
 #[test]
+fn what_an_agent_before_captured_is_as_if_it_were_dead_until_it_is_captured_anew() {
+    let orphan = PodEntry { flags: PodEntry::ORPHANED, ..PodEntry::default() };
+    assert_eq!(gate(&orphan, &to("10.0.0.9")), Gate::LookUp);
+    let beats = to("10.0.0.9");
+    assert_eq!(decide(&orphan, &config(), &beats, &HIT), Verdict::Untouched(Counter::AgentDownUntouched));
+    let refuse = Config { flags: Config::REFUSE_WHEN_DOWN, ..config() };
+    assert_eq!(decide(&orphan, &refuse, &beats, &HIT), Verdict::Refuse(Counter::AgentDownRefused));
+    let strict = PodEntry { flags: PodEntry::ORPHANED | PodEntry::STRICT, ..orphan };
+    assert_eq!(decide(&strict, &config(), &beats, &HIT), Verdict::Refuse(Counter::PendingRefused));
+}
+
+#[test]
 fn a_service_without_ready_endpoint_is_refused_at_once() {
     let found = DestinationValue { action: DestinationValue::REFUSE_NO_ENDPOINT };
     assert_eq!(decide(&pod(), &config(), &to("10.0.0.9"), &found), Verdict::Refuse(Counter::NoReadyEndpoint));
@@ -133,6 +145,25 @@ proptest! {
             prop_assert!(address.is_loopback() != (facts.device != 0));
             prop_assert!(facts.heartbeat_age_ns <= STALE);
             prop_assert_eq!(action, DestinationValue::REDIRECT);
+        }
+    }
+
+    /// No fact has a pod whose mesh refuses without an agent leave a mesh destination alone.
+    #[test]
+    fn without_an_agent_refuse_means_refuse(
+        facts in any_facts(), stale: bool, kind in 0_usize..4, action: u32, workers in 0_u32..20,
+    ) {
+        let flags = [
+            PodEntry::ORPHANED, PodEntry::STRICT, PodEntry::ORPHANED | PodEntry::STRICT, PodEntry::ACTIVE,
+        ][kind];
+        let pod = PodEntry { flags, workers, ..pod() };
+        let age = if stale { STALE + 1 } else { facts.heartbeat_age_ns.min(STALE) };
+        let facts = ConnectFacts { heartbeat_age_ns: age, ..facts };
+        let refuse = Config { flags: Config::REFUSE_WHEN_DOWN, ..config() };
+        let verdict = decide(&pod, &refuse, &facts, &DestinationValue { action });
+        prop_assert!(!matches!(verdict, Verdict::Untouched(_)), "{verdict:?}");
+        if stale || flags & PodEntry::ACTIVE == 0 {
+            prop_assert!(matches!(verdict, Verdict::Refuse(_)), "{verdict:?}");
         }
     }
 

@@ -97,6 +97,12 @@ const OWN: &[Row] = &[
         "dataplane",
         "failure::where_the_mesh_says_so_pods_of_a_dead_agent_are_refused_and_nothing_is_on_the_wire",
     ),
+    both(
+        "own agent killed and started again without a CA, agentDown: refuse",
+        "refused until its certificate is there, nothing in plaintext on the wire; hooks of who is wanted no more go",
+        "dataplane",
+        "failure::where_the_mesh_says_so_pods_stay_refused_until_the_next_agent_has_captured_them",
+    ),
     strict(
         "own agent of strict pods killed",
         "refused in both directions, whatever agentDown says; nothing in plaintext on the wire; mTLS again by the next agent",
