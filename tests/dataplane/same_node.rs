@@ -1,6 +1,6 @@
 //! Two captured pods of one node, as the mesh's `sameNode` says.
 
-use lark_testbed::{Nginx, Wire, eventually};
+use lark_testbed::{Checked, Echo, Load, Nginx, Wire, eventually};
 use serde_json::json;
 use std::time::Duration;
 
@@ -53,4 +53,24 @@ fn by_mtls_no_interface_of_the_node_carries_a_plain_byte() {
         Ok(String::from_utf8_lossy(&said.stdout).starts_with(&own))
     })
     .unwrap_or_else(|e| panic!("{e:#}\n{}", house.logs()));
+}
+
+#[test]
+fn a_pod_that_is_being_captured_is_waited_for_by_those_of_its_own_node() {
+    let mut house = House::captured();
+    let mut late = Vec::new();
+    for n in 0..6 {
+        let pod = house.bed.pod(&house.nodes.0, &format!("late{n}")).unwrap();
+        let echo = Echo::start(&house.bed, &pod).unwrap();
+        let load = Load { long: 0, short: 8, block: 100, pause: Duration::from_millis(1), ..Load::default() };
+        let traffic = Checked::start(&house.bed, &house.client, pod.ip, load).unwrap();
+        traffic.flows(50).unwrap();
+        // From here on it is the mesh's, and has no certificate yet.
+        house.mesh.replace(&[], std::slice::from_ref(&pod), &format!("late{n}")).unwrap();
+        house.one.wait_captured(3 + n).unwrap();
+        traffic.flows(50).unwrap();
+        let seen = traffic.finish().unwrap();
+        assert_eq!(seen.failed(), 0, "{seen:?}\n{}", house.logs());
+        late.push((pod, echo));
+    }
 }

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::drain::Drains;
 use super::listeners::Listeners;
@@ -89,7 +90,14 @@ struct Answer {
 /// The agent that ran before; it carries on until it is told.
 pub(super) struct Predecessor {
     stream: UnixStream,
+    /// When it handed over, which is when it began to wait.
+    asked: Instant,
 }
+
+/// The agent that ran before goes on, since this one took too long.
+#[derive(Debug, thiserror::Error)]
+#[error("the agent that runs here has waited for {LIMIT:?} and goes on; nothing was taken over, try again")]
+pub(super) struct GoesOn;
 
 impl Predecessor {
     /// Asks for the listeners.
@@ -101,6 +109,7 @@ impl Predecessor {
         let stream = StdStream::connect(path)
             .with_context(|| format!("the agent that runs here does not hand over on {at}; stop it first"))?;
         stream.set_read_timeout(Some(ANSWER))?;
+        let asked = Instant::now();
         lark_sys::handover::send(&stream, &serde_json::to_vec(hello)?, &[])?;
         let mut buffer = [0; MESSAGE_MAX];
         let (read, descriptors) = lark_sys::handover::receive(&stream, &mut buffer)
@@ -114,15 +123,30 @@ impl Predecessor {
             .context("the agent that runs here did not hand over all of its listeners; stop it first")?;
         stream.set_nonblocking(true)?;
         tracing::info!(version = answer.version, "taking over");
-        Ok((Self { stream: UnixStream::from_std(stream)? }, listeners))
+        Ok((Self { stream: UnixStream::from_std(stream)?, asked }, listeners))
     }
 
-    /// Everything is captured here: the old agent may go.
+    /// Until when everything is to be captured here; a while later the old agent waits no more.
+    pub(super) fn deadline(&self) -> Instant {
+        self.asked + LIMIT
+    }
+
+    /// Everything is captured here: the old agent may go. That it is gone already, or is silent, is as good:
+    /// what it reads first when it runs again is that it may go.
     ///
     /// # Errors
-    /// When it is gone already, which is as good.
-    pub(super) async fn ready(&mut self) -> io::Result<()> {
-        self.exchange(READY, LEAVING).await
+    /// When it has taken everything back before.
+    pub(super) async fn ready(&mut self) -> Result<(), GoesOn> {
+        // What it said before it hung up can be read though nothing can be written.
+        let told = self.stream.write_u8(READY).await;
+        match (told, tokio::time::timeout(ANSWER, self.stream.read_u8()).await) {
+            (_, Ok(Ok(KEPT))) => return Err(GoesOn),
+            (Ok(()), Ok(Ok(LEAVING))) => {}
+            (told, heard) => {
+                tracing::warn!(?told, ?heard, "the old agent does not answer; it is gone already")
+            }
+        }
+        Ok(())
     }
 
     /// This agent cannot do it: the old one takes everything back.
@@ -130,13 +154,9 @@ impl Predecessor {
     /// # Errors
     /// When it does not say so.
     pub(super) async fn give_up(&mut self) -> io::Result<()> {
-        self.exchange(GIVING_UP, KEPT).await
-    }
-
-    async fn exchange(&mut self, say: u8, expect: u8) -> io::Result<()> {
-        self.stream.write_u8(say).await?;
+        self.stream.write_u8(GIVING_UP).await?;
         let heard = tokio::time::timeout(ANSWER, self.stream.read_u8()).await??;
-        if heard == expect { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
+        if heard == KEPT { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
     }
 
     /// Passes on what the old agent says while it drains. Resolves when it has ended.
@@ -147,7 +167,7 @@ impl Predecessor {
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                     tracing::warn!(%error, "what the old agent says while it drains is not understood");
                     // Its end is still to be waited for.
-                    let _ = tokio::io::copy(&mut self.stream, &mut tokio::io::sink()).await;
+                    end_of(&mut self.stream).await;
                     break;
                 }
                 Err(_) => break,
@@ -183,13 +203,20 @@ pub(super) async fn succeeded(
                     ?outcome,
                     "the agent that was to take over did not; this one goes on"
                 );
-                paused.send_replace(false);
+                // Taken back once the other has ended, or it might write over what this one writes.
                 let _ = stream.write_u8(KEPT).await;
+                let _ = tokio::time::timeout(ANSWER, end_of(&mut stream)).await;
+                paused.send_replace(false);
             }
             Ok(None) => {}
             Err(error) => tracing::warn!(%error, "a handover broke off"),
         }
     }
+}
+
+/// Resolves when the other end has hung up.
+async fn end_of(stream: &mut UnixStream) {
+    let _ = tokio::io::copy(stream, &mut tokio::io::sink()).await;
 }
 
 async fn hear_one(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<DrainingView>> {
@@ -259,6 +286,21 @@ mod tests {
         ] {
             assert!(own.refuses(&other).is_some(), "{other:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn who_goes_on_is_told_apart_from_who_is_gone() -> anyhow::Result<()> {
+        for (said, goes_on) in [(Some(KEPT), true), (Some(LEAVING), false), (None, false)] {
+            let (mut old, new) = UnixStream::pair()?;
+            if let Some(said) = said {
+                old.write_u8(said).await?;
+            }
+            // It has hung up; what it said before is still to be read.
+            drop(old);
+            let mut predecessor = Predecessor { stream: new, asked: Instant::now() };
+            assert_eq!(predecessor.ready().await.is_err(), goes_on, "{said:?}");
+        }
+        Ok(())
     }
 
     #[tokio::test]

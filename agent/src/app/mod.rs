@@ -271,7 +271,8 @@ async fn agent(args: AgentArgs, logs: Logs) -> anyhow::Result<()> {
     let capture = tokio::spawn(vital.task("the reconciler", capture));
     if let Some(mut old) = predecessor.take() {
         // Until every pod is captured here, whatever reaches the node's listeners is the old agent's.
-        let settled = tokio::time::timeout(handover::LIMIT, is_ready.wait_for(|ready| *ready)).await.is_ok();
+        let settled =
+            tokio::time::timeout_at(old.deadline(), is_ready.wait_for(|ready| *ready)).await.is_ok();
         if !settled {
             capture.abort();
             let kept = old.give_up().await.is_ok();
@@ -282,8 +283,9 @@ async fn agent(args: AgentArgs, logs: Logs) -> anyhow::Result<()> {
                 source.not_captured()
             );
         }
-        if let Err(error) = old.ready().await {
-            tracing::warn!(%error, "the old agent is gone already");
+        if let Err(goes_on) = old.ready().await {
+            capture.abort();
+            return Err(goes_on.into());
         }
         let before = drains.clone();
         tokio::spawn(async move {

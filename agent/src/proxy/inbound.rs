@@ -19,6 +19,7 @@ use lark_tunnel::{Deliver, Delivery, Ended, LocalIdentities, PodSocket, Refusal}
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::LOOK;
 use super::outbound::{finish, traffic};
 use super::standing::Standing;
 use crate::capture::{Pod, Pods};
@@ -234,7 +235,7 @@ impl Inner {
                 Admission::Refuse(refused) => return Err(refused),
                 Admission::Wait(refused) => refused,
             };
-            let step = deadline.min(Instant::now() + std::time::Duration::from_millis(20));
+            let step = deadline.min(Instant::now() + LOOK);
             // What changed since this end looked is news to it at once: nothing was marked as seen.
             let followed = followed.get_or_insert_with(|| self.snapshot.clone());
             match tokio::time::timeout_at(step, followed.changed()).await {

@@ -11,6 +11,9 @@ mod plain;
 mod standing;
 mod tunnels;
 
+/// How often who waits for a pod of this node to be captured looks again.
+const LOOK: std::time::Duration = std::time::Duration::from_millis(20);
+
 pub use clients::Clients;
 pub use direct::Direct;
 pub use inbound::{Identities, Inbound, Known};

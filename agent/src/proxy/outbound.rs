@@ -22,6 +22,7 @@ use lark_tunnel::{Carried, Carrying, Dialer, End, Ended, PodSocket, PoolKey, Ref
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::LOOK;
 use super::clients::Clients;
 use super::standing::{Held, Standing};
 use crate::capture::{ConnectionOf, Pod, Pods};
@@ -180,7 +181,7 @@ impl Outbound {
     }
 
     /// The way of a connection, and what it was decided from; nothing if its pod is not known any more. What
-    /// discovery lacks gets a moment to turn up.
+    /// discovery lacks gets a moment to turn up, and a pod of this node that is being captured to be so.
     async fn decided(
         &self,
         pod: &Pod,
@@ -195,20 +196,30 @@ impl Outbound {
             Some((snapshot, source, decision))
         };
         let mut decided = decide(self.snapshot.borrow().clone())?;
-        let is_unknown =
-            |decision: &Decision| decision.route == Route::Deny { reason: Reason::DestinationUnknown };
-        if is_unknown(&decided.2) {
+        if self.is_early(&decided.2) {
             let mut snapshots = self.snapshot.clone();
             let deadline = Instant::now() + DISCOVERY_WAIT;
             loop {
                 decided = decide(snapshots.borrow_and_update().clone())?;
-                let changed = tokio::time::timeout_at(deadline, snapshots.changed());
-                if !is_unknown(&decided.2) || !matches!(changed.await, Ok(Ok(()))) {
+                if !self.is_early(&decided.2) || Instant::now() >= deadline {
+                    break;
+                }
+                let step = deadline.min(Instant::now() + LOOK);
+                if let Ok(Err(_)) = tokio::time::timeout_at(step, snapshots.changed()).await {
                     break;
                 }
             }
         }
         Some(decided)
+    }
+
+    /// Whether a moment later it may be decided otherwise, or be possible.
+    fn is_early(&self, decision: &Decision) -> bool {
+        match &decision.route {
+            Route::Deny { reason } => *reason == Reason::DestinationUnknown,
+            Route::Local { destination, .. } => self.pods.by_uid(&destination.uid).is_none(),
+            Route::Tunnel { .. } | Route::Passthrough { .. } => false,
+        }
     }
 
     #[expect(clippy::too_many_arguments, reason = "the facts of one connection, each used once")]
