@@ -27,7 +27,7 @@ def values_of(chart):
 
 
 def render(chart, values):
-    found = helm.lint(str(chart), values=values, strict=True)
+    found = helm.lint(str(chart), values=values, strict=True, namespace="lark-system")
     worst = [m["error"] for m in found["messages"] if m["severity"] >= WARNING] + found["errors"]
     if worst:
         raise ValueError("; ".join(worst))

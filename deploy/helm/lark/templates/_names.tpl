@@ -13,6 +13,11 @@ app.kubernetes.io/component: {{ . }}
 {{- end }}
 {{- end }}
 
+{{- /* An address before a port. */ -}}
+{{- define "lark.host" -}}
+{{- if contains ":" . }}[{{ . }}]{{ else }}{{ . }}{{ end }}
+{{- end }}
+
 {{- /* Settings that both must agree on: changed, they replace the pods. */ -}}
 {{- define "lark.settings" -}}
 LARK_TRUST_DOMAIN: {{ .trustDomain | quote }}
