@@ -334,3 +334,38 @@ fn an_address_that_changed_hands_during_a_connection_leads_nobody_to_its_next_ow
     let edges = house.one.json("edges").unwrap().to_string();
     assert!(edges.contains("spiffe://cluster.local/ns/shop/sa/next"), "{edges}");
 }
+
+/// Keeps that many connections open, says nothing on them, and how many the other end did not close.
+const MUTE: &str = r"
+import select, socket, sys, time
+held = [socket.create_connection((sys.argv[1], 15020), 20) for _ in range(int(sys.argv[2]))]
+time.sleep(1)
+closed, _, _ = select.select(held, [], [], 0)
+print('open', len(held) - len(closed), flush=True)
+time.sleep(600)
+";
+
+#[test]
+fn a_pod_that_floods_metrics_keeps_neither_probes_nor_others_out() {
+    let house = House::new();
+    let node = &house.nodes.0;
+    let mut mute = house.client.place.command("python3");
+    mute.args(["-c", MUTE, &node.ip.to_string(), "400"]);
+    let mute = house.client.place.start(mute, &house.bed.directory().join("mute.log")).unwrap();
+    // As often as a kubelet asks at least, and no longer than it waits.
+    for path in ["healthz", "readyz", "metrics"] {
+        let url = format!("http://{}:15020/{path}", node.ip);
+        let ask = |place: &lark_testbed::Place| {
+            for _ in 0..20 {
+                place.run("curl", &["-sSf", "--max-time", "1", "-o", "/dev/null", &url]).unwrap();
+            }
+        };
+        ask(&node.place);
+        ask(&house.neighbour.place);
+    }
+    eventually(Duration::from_secs(20), "it is told", || Ok(mute.log().contains("open"))).unwrap();
+    let held: u64 = mute.log().split_whitespace().last().unwrap().parse().unwrap();
+    assert!(held <= 16, "{}", mute.log());
+    let fault = "a pod keeps many connections to the agent's metrics open and says nothing";
+    Record::told(fault, 400, format!("{held} of 400 stayed; 120 of 120 others answered")).unwrap();
+}

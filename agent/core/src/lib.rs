@@ -50,6 +50,8 @@ pub mod redact;
 pub mod reason;
 /// Several controllers of one mesh: who leads, and what each does with what it finds of the CA.
 pub mod replica;
+/// Room for connections, so many from one address.
+pub mod room;
 /// From a captured connection to the way it takes.
 pub mod route;
 /// Replacing the root of the mesh while it carries traffic.

@@ -25,7 +25,7 @@ use crate::ca::{Ca, CaError};
 use crate::refusals::Refusals;
 use lark_core::explain::CaRefusal;
 pub use limited::Limited;
-use limited::Room;
+use limited::room;
 
 /// How long a handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -186,7 +186,7 @@ async fn run(
     refusals: Refusals,
 ) {
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
-    let room = Room::default();
+    let room = room();
     loop {
         let Ok(permit) = handshakes.clone().acquire_owned().await else { return };
         let accepted = tokio::select! {

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,16 +14,21 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use lark_core::room::{Place, Room};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// How long a client may take for its request's header.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a connection may take as a whole.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
-/// Connections served at once.
+/// Connections served at once of those that only who may connect at all: others wait.
 const CONNECTIONS: usize = 64;
+/// Of those that anybody may open, from one address, and from all addresses but the host's own, which has a share of
+/// its own for its kubelet's probes. More are closed at once, so that nobody waits behind them.
+const FROM_ONE: usize = 16;
+const FROM_OTHERS: usize = 64;
 /// Wait after an accept that failed, for want of descriptors most likely: the next one may find some.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -53,21 +59,32 @@ pub fn json<T: serde::Serialize>(value: &T) -> Answer {
 pub trait Accept: Send + 'static {
     /// Its connections.
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
-    /// The next one.
-    fn next(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+    /// The next one, and where it comes from, if anybody might.
+    fn next(&self) -> impl Future<Output = io::Result<(Self::Stream, Option<Peer>)>> + Send;
+}
+
+/// Where a connection comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer {
+    address: IpAddr,
+    /// It is the address that was dialled, too.
+    is_own: bool,
 }
 
 impl Accept for TcpListener {
     type Stream = TcpStream;
-    async fn next(&self) -> io::Result<TcpStream> {
-        self.accept().await.map(|(stream, _)| stream)
+    async fn next(&self) -> io::Result<(TcpStream, Option<Peer>)> {
+        let (stream, from) = self.accept().await?;
+        let address = from.ip().to_canonical();
+        let is_own = stream.local_addr()?.ip().to_canonical() == address;
+        Ok((stream, Some(Peer { address, is_own })))
     }
 }
 
 impl Accept for UnixListener {
     type Stream = UnixStream;
-    async fn next(&self) -> io::Result<UnixStream> {
-        self.accept().await.map(|(stream, _)| stream)
+    async fn next(&self) -> io::Result<(UnixStream, Option<Peer>)> {
+        self.accept().await.map(|(stream, _)| (stream, None))
     }
 }
 
@@ -88,9 +105,9 @@ where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     type Stream = T;
-    async fn next(&self) -> io::Result<T> {
+    async fn next(&self) -> io::Result<(T, Option<Peer>)> {
         let next = self.0.lock().await.next().await;
-        next.unwrap_or_else(|| Err(io::ErrorKind::NotConnected.into()))
+        next.unwrap_or_else(|| Err(io::ErrorKind::NotConnected.into())).map(|stream| (stream, None))
     }
 }
 
@@ -100,19 +117,53 @@ where
     L: Accept,
     F: Future<Output = Answer> + Send + 'static,
 {
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let seats = Seats::default();
     let answer = Arc::new(answer);
     loop {
-        let Ok(permit) = room.clone().acquire_owned().await else { return };
-        let Ok(stream) = listener.next().await else {
+        let Ok((stream, from)) = listener.next().await else {
             tokio::time::sleep(ACCEPT_PAUSE).await;
             continue;
         };
+        let Some(seat) = seats.take(from).await else { continue };
         let answer = answer.clone();
         tokio::spawn(async move {
             connection(stream, answer.as_ref()).await;
-            drop(permit);
+            drop(seat);
         });
+    }
+}
+
+/// Room for the connections of one listener.
+struct Seats {
+    trusted: Arc<Semaphore>,
+    own: Room,
+    others: Room,
+}
+
+/// A connection's, given back when dropped.
+enum Seat {
+    Trusted { _permit: OwnedSemaphorePermit },
+    Anybody { _place: Place },
+}
+
+impl Default for Seats {
+    fn default() -> Self {
+        Self {
+            trusted: Arc::new(Semaphore::new(CONNECTIONS)),
+            own: Room::new(FROM_ONE, FROM_ONE),
+            others: Room::new(FROM_ONE, FROM_OTHERS),
+        }
+    }
+}
+
+impl Seats {
+    async fn take(&self, from: Option<Peer>) -> Option<Seat> {
+        let Some(Peer { address, is_own }) = from else {
+            let permit = self.trusted.clone().acquire_owned().await.ok()?;
+            return Some(Seat::Trusted { _permit: permit });
+        };
+        let place = if is_own { &self.own } else { &self.others }.take(address)?;
+        Some(Seat::Anybody { _place: place })
     }
 }
 

@@ -117,6 +117,12 @@ pub(super) const TUNNEL: &[Row] = &[
         "attacks::a_taken_node_gets_nothing_that_is_not_its_own",
     ),
     both(
+        "a pod keeps many connections to the agent's metrics open and says nothing",
+        "it gets its share, more are closed at once; the node's probes and others are answered",
+        "dataplane",
+        "attacks::a_pod_that_floods_metrics_keeps_neither_probes_nor_others_out",
+    ),
+    both(
         "streams whose window is zero",
         "they wait; memory bounded, others unharmed",
         "tunnel",
