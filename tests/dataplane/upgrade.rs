@@ -279,3 +279,62 @@ fn another_nodes_agent_may_not_take_over() {
     record.injected(1);
     record.write("refused by a sentence that names both nodes").unwrap();
 }
+
+/// Asks on so many connections, says that it says no more, and listens once the first file is there.
+const LATE: &str = r"
+import os, socket, sys, time
+host, count, file = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+all = [socket.create_connection((host, 7070), 20) for _ in range(count)]
+for s in all:
+    s.settimeout(60)
+    s.sendall(b'ask')
+    s.shutdown(socket.SHUT_WR)
+while not os.path.exists(file): time.sleep(0.05)
+for s in all:
+    got = 0
+    try:
+        while (b := s.recv(65536)): got += len(b)
+        print('got', got, flush=True)
+    except OSError as e: print('broke', got, e, flush=True)
+print('done', flush=True)
+";
+
+/// Answers with so many bytes and closes, once nothing more is asked and the file is there.
+const ANSWERS: &str = r"
+import os, socket, sys, threading, time
+listener = socket.create_server(('', 7070), backlog=100)
+def answer(s):
+    while s.recv(100): pass
+    print('asked', flush=True)
+    while not os.path.exists(sys.argv[2]): time.sleep(0.05)
+    s.sendall(b'x' * int(sys.argv[1]))
+    s.close()
+print('listens', flush=True)
+while True: threading.Thread(target=answer, args=(listener.accept()[0],)).start()
+";
+
+#[test]
+fn what_an_agent_has_still_to_send_when_its_last_connection_is_over_arrives() {
+    let house = House::captured_with(&["--keepalive", "600", "--workers", "1"]);
+    let file = |name: &str| house.bed.directory().join(name);
+    let (answer, listen) = (file("answer"), file("listen"));
+    let mut answers = house.server.place.command("python3");
+    answers.args(["-c", ANSWERS, "200000", answer.to_str().unwrap()]);
+    let answers = house.server.place.start(answers, &file("answers.log")).unwrap();
+    eventually(Duration::from_secs(20), "it listens", || Ok(answers.log().contains("listens"))).unwrap();
+    let host = house.server.ip.to_string();
+    let late = python(&house, "late.log", LATE, &[&host, "8", listen.to_str().unwrap()]);
+    let asked = || Ok(answers.log().matches("asked").count() == 8);
+    eventually(Duration::from_secs(20), "all have asked", asked).unwrap();
+    // From here on the tunnel's other end takes what the kernel holds and no more.
+    house.one.process.signal("STOP");
+    std::fs::write(&answer, "").unwrap();
+    let over = || Ok(house.two.json("status")?["connections_open"] == 0);
+    eventually(Duration::from_secs(20), "what is left lies in the agent", over).unwrap();
+    house.two.process.signal("TERM");
+    std::thread::sleep(Duration::from_secs(1));
+    house.one.process.signal("CONT");
+    std::fs::write(&listen, "").unwrap();
+    eventually(Duration::from_secs(60), "it has heard", || Ok(late.log().contains("done"))).unwrap();
+    assert_eq!(late.log().matches("got 200000").count(), 8, "{}\n{}", late.log(), house.logs());
+}

@@ -12,6 +12,9 @@ use crate::observe::Observer;
 
 /// Connects that were pointed at this agent a moment ago are still on their way through the kernel.
 const STRAGGLERS: Duration = Duration::from_millis(300);
+/// For how long tunnels without connections may still tell their ends the last of them. Both close once it is told,
+/// so that only one who does not read is waited for.
+const TAIL: Duration = Duration::from_secs(2);
 /// Connections named in the log at a time.
 const NAMED: usize = 10;
 /// Connections named to others, the oldest ones.
@@ -86,6 +89,11 @@ impl Drains {
         known.observer.open_connections() == 0 && known.before.0.is_empty()
     }
 
+    /// No tunnel is open.
+    fn has_closed(&self) -> bool {
+        self.locked().observer.open_tunnels() <= 0
+    }
+
     fn locked(&self) -> std::sync::MutexGuard<'_, Known> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -140,8 +148,18 @@ fn name(what: &str, connection: &ConnectionView) {
 }
 
 async fn finished(drains: &Drains) {
-    while !drains.is_over() {
-        tokio::time::sleep(Duration::from_millis(50)).await;
+    let mut over = None;
+    loop {
+        // A stream that is being decided is no connection yet, but its tunnel is open.
+        let since = *if drains.is_over() {
+            over.get_or_insert_with(Instant::now)
+        } else {
+            over.insert(Instant::now())
+        };
+        if drains.is_over() && (drains.has_closed() || since.elapsed() >= TAIL) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 

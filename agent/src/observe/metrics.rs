@@ -254,6 +254,10 @@ impl Metrics {
         self.handshake_seconds.with_label_values(&[side]).observe(took.as_secs_f64());
     }
 
+    pub(super) fn open_tunnels(&self) -> i64 {
+        ["client", "server"].iter().map(|side| self.tunnels.with_label_values(&[*side]).get()).sum()
+    }
+
     pub(super) fn tunnel_opened(&self, side: &str) {
         self.tunnels.with_label_values(&[side]).inc();
     }

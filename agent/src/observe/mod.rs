@@ -191,6 +191,11 @@ impl Observer {
         self.0.metrics.unwatched(reason);
     }
 
+    /// Tunnels open now, at both ends.
+    pub fn open_tunnels(&self) -> i64 {
+        self.0.metrics.open_tunnels()
+    }
+
     /// Connections open now.
     pub fn open_connections(&self) -> usize {
         self.0.open.len()

@@ -46,6 +46,9 @@ use crate::record::{FRAGMENT, ROOM, RecordError, Records};
 use crate::settings::{Observer, Side, TunnelSettings};
 use crate::stream::{Carried, Stream, Told};
 
+/// How long a tunnel that has ended in order waits for its peer to have the last of it.
+const LINGER: Duration = Duration::from_secs(1);
+
 /// Most bytes read from one pod in a turn, so that a bulk stream does not hold up the small ones. With the header of
 /// their frame they fill whole records.
 const QUANTUM: usize = 16 * FRAGMENT - FRAME_HEADER;
@@ -271,7 +274,8 @@ impl Engine {
             result = poll_fn(|cx| self.poll(cx)).await;
         }
         self.going_away();
-        self.say_goodbye(&result).await;
+        self.turn_away();
+        let lingers = self.say_goodbye(&result).await;
         let refusal = match &result {
             Ok(()) => Refusal::new(Reason::TunnelLost, format!("{} was closed", self.name)),
             Err(error) => Refusal::new(error.reason(), format!("{} was lost: {error}", self.name)),
@@ -282,11 +286,15 @@ impl Engine {
             self.finish(number, End::Lost, Some(refusal.clone()));
         }
         poll_fn(|cx| self.poll_settled(cx)).await;
+        if lingers {
+            let _ = tokio::time::timeout(LINGER, self.records.closed_by_peer()).await;
+        }
         result
     }
 
-    /// The last frames and the alert that says why, for as long as a peer that reads would need.
-    async fn say_goodbye(&mut self, result: &Result<(), TunnelError>) {
+    /// The last frames and the alert that says why, for as long as a peer that reads would need. True if all that
+    /// was said is on its way, and the peer is to have it before the socket is closed.
+    async fn say_goodbye(&mut self, result: &Result<(), TunnelError>) -> bool {
         let orderly = match result {
             Err(TunnelError::Record(RecordError::Tls(_))) => false,
             Err(TunnelError::Record(RecordError::PeerKeys(_) | RecordError::OwnKeys)) => true,
@@ -295,19 +303,29 @@ impl Engine {
                 | TunnelError::Silent(_)
                 | TunnelError::Stalled(_)
                 | TunnelError::Io(_),
-            ) => return,
+            ) => return false,
             Ok(()) | Err(TunnelError::Protocol(_)) => true,
         };
         if orderly {
             self.say_late();
             self.h2.go_away(ErrorCode::NO_ERROR);
             if self.write_control().is_err() {
-                return;
+                return false;
             }
             self.records.close_notify();
         }
         let flush = poll_fn(|cx| self.records.poll_flush(cx));
-        let _ = tokio::time::timeout(Duration::from_millis(200), flush).await;
+        let flushed = tokio::time::timeout(Duration::from_millis(200), flush).await;
+        result.is_ok() && matches!(flushed, Ok(Ok(()))) && self.records.end()
+    }
+
+    /// Whoever sent a stream here meanwhile gets it back: the peer never saw it.
+    fn turn_away(&mut self) {
+        let Part::Dialling(Dialling { commands: Some(commands), .. }) = &mut self.part else { return };
+        commands.close();
+        while let Ok(Open { carried, teller }) = commands.try_recv() {
+            teller.over(Outcome::NotTaken(carried));
+        }
     }
 
     /// No stream is put here any more.

@@ -12,11 +12,13 @@
 //! - What waits for the socket is bounded by [`Records::has_room`], which whoever writes asks first.
 
 use std::io::{self, IoSlice};
+use std::net::Shutdown;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use lark_sys::ktls::Offer;
 use rustls::{ContentType, Error};
+use socket2::SockRef;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -268,6 +270,26 @@ impl Records {
     /// Says goodbye in TLS; to be followed by a flush.
     pub(crate) fn close_notify(&mut self) {
         self.alert(goodbye());
+    }
+
+    /// Says to the kernel that nothing more is sent. False if it will not hear of it.
+    pub(crate) fn end(&self) -> bool {
+        SockRef::from(&self.socket).shutdown(Shutdown::Write).is_ok()
+    }
+
+    /// Resolves when the peer has closed the connection; what it still says is not looked at. A socket that is closed
+    /// while something lies in it unread, or to which something comes then, resets the connection, and what the
+    /// peer has not got yet is lost (`tcp_close`, `tcp_rcv_state_process`, net/ipv4).
+    pub(crate) async fn closed_by_peer(&self) {
+        let mut unread = [0; 4096];
+        while self.socket.readable().await.is_ok() {
+            match self.socket.try_read(&mut unread) {
+                // Whoever sends without end keeps nobody else from his turn.
+                Ok(1..) => tokio::task::yield_now().await,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                Ok(0) | Err(_) => return,
+            }
+        }
     }
 
     /// Keeps what [`Self::open`] has left for the next read.

@@ -45,13 +45,14 @@ impl Engine {
                 let next = self.tick()?;
                 self.timer.as_mut().reset(next);
             }
-            self.take_commands(cx);
             let mut progress = match self.poll_receive(cx) {
                 Err(TunnelError::Record(RecordError::Closed)) if self.streams.is_empty() => {
                     return Poll::Ready(Ok(()));
                 }
                 received => received?,
             };
+            // Behind what may say that the tunnel is over: the peer would never see them.
+            self.take_commands(cx);
             if progress {
                 // A connection that is new comes before one that is over.
                 self.take_dials(cx);
