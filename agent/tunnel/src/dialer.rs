@@ -2,6 +2,7 @@
 //! [`lark_core::pool`]; here it is done.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -27,7 +28,6 @@ use crate::ended::{Ended, Refusal};
 use crate::engine::{Engine, Open, Shared, Terms, TunnelError};
 use crate::fate::{self, News, Outcome};
 use crate::handshake::{self, HandshakeError};
-use crate::held::Held;
 use crate::proof::Proof;
 use crate::record::Records;
 use crate::settings::{Observer, Side, TunnelSettings};
@@ -41,6 +41,9 @@ const ATTEMPTS: usize = 4;
 const AHEAD_EVERY: Duration = Duration::from_secs(1);
 /// Most of them at a time, so that streams that wait for theirs are not held up.
 const AHEAD_AT_ONCE: usize = 8;
+
+/// Most nodes that are remembered as silent.
+const SILENT_MAX: usize = 16 * 1024;
 
 /// How far a connection is on its way.
 #[derive(Debug)]
@@ -87,7 +90,10 @@ struct Inner {
     pool: RefCell<Pool<Rc<Tunnel>, Opening, Refusal>>,
     /// Paces handshakes: after a restart every stream wants one.
     dials: Semaphore,
-    /// What may wait for applications that do not read.
+    /// Nodes that did not answer the last dial, and until when they are being tried again: by one dial at a time, which
+    /// takes no turn from those to other nodes. Many that are gone at once would take all of them.
+    silent: RefCell<HashMap<SocketAddr, Instant>>,
+    retries: Semaphore,
     /// The moment that the pool's times count from.
     began: Instant,
 }
@@ -119,6 +125,7 @@ impl Dialer {
             ahead: settings.ahead,
         };
         let dials = Semaphore::new(settings.dials_max);
+        let retries = Semaphore::new((settings.dials_max / 4).max(1));
         Self(Rc::new(Inner {
             svids,
             provider: cipher::provider(&settings.ciphers),
@@ -126,6 +133,8 @@ impl Dialer {
             observer,
             pool: RefCell::new(Pool::new(limits)),
             dials,
+            silent: RefCell::default(),
+            retries,
             began: Instant::now(),
         }))
     }
@@ -257,16 +266,7 @@ impl Dialer {
     }
 
     async fn open(self, key: PoolKey, done: watch::Sender<Option<Result<(), Refusal>>>) {
-        let _turn = self.0.dials.acquire().await;
-        let began = Instant::now();
-        let limit = self.0.settings.handshake_timeout;
-        let result = tokio::time::timeout(limit, self.handshake(&key)).await.unwrap_or_else(|_| {
-            Err(NoTunnel::new(
-                Reason::TunnelUnreachable,
-                Lack::HandshakeTimeout,
-                format!("the agent at {} did not complete a handshake within {limit:?}", key.node),
-            ))
-        });
+        let (result, began) = self.dial(&key).await;
         let outcome = result.as_ref().map(|_| ()).map_err(|no| no.cause);
         self.0.observer.handshake(Side::Client, outcome, began.elapsed());
         let now = self.0.began.elapsed();
@@ -294,6 +294,37 @@ impl Dialer {
         };
         drop(pool);
         let _ = done.send(Some(told));
+    }
+
+    /// A handshake when it is its turn, and when it began.
+    async fn dial(&self, key: &PoolKey) -> (Result<Tunnel, NoTunnel>, Instant) {
+        let inner = &self.0;
+        let limit = inner.settings.handshake_timeout;
+        let no_answer = |detail| NoTunnel::new(Reason::TunnelUnreachable, Lack::HandshakeTimeout, detail);
+        let was_silent = inner.silent.borrow().get(&key.node).copied();
+        let _turn = match was_silent {
+            Some(until) if Instant::now() < until => {
+                let detail = format!("the agent at {} did not answer, and is being tried again", key.node);
+                return (Err(no_answer(detail)), Instant::now());
+            }
+            Some(_) => {
+                inner.silent.borrow_mut().insert(key.node, Instant::now() + limit);
+                inner.retries.acquire().await
+            }
+            None => inner.dials.acquire().await,
+        };
+        let began = Instant::now();
+        let result = tokio::time::timeout(limit, self.handshake(key)).await;
+        let mut silent = inner.silent.borrow_mut();
+        silent.remove(&key.node);
+        let result = result.unwrap_or_else(|_| {
+            if silent.len() < SILENT_MAX {
+                silent.insert(key.node, Instant::now());
+            }
+            let detail = format!("the agent at {} did not complete a handshake within {limit:?}", key.node);
+            Err(no_answer(detail))
+        });
+        (result, began)
     }
 
     async fn handshake(&self, key: &PoolKey) -> Result<Tunnel, NoTunnel> {
@@ -344,7 +375,7 @@ impl Dialer {
         let (commands, receiver) = mpsc::unbounded_channel();
         let (settled, open) = oneshot::channel();
         let name = format!("the tunnel to {} as {}", key.node, key.destination);
-        let held = Held::new(inner.settings.held.clone(), Origin::Node(key.node.ip()));
+        let held = inner.settings.held.of(Origin::Node(key.node.ip()));
         let terms = Terms { settings: inner.settings.clone(), proof, held };
         let proof = terms.proof.clone();
         let engine = Engine::client(name, records, receiver, shared.clone(), settled, terms);
