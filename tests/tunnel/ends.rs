@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime};
 
+use lark_core::constants::HELD_MAX;
 use lark_core::explain::Cause;
 use lark_core::framing::ConnectRequest;
 use lark_core::identity::{SpiffeId, TrustDomain};
@@ -21,10 +22,11 @@ use lark_sys::ktls::Offer;
 use lark_testbed::hostile::{self, Hostile};
 use lark_tunnel::cipher::{by_speed, provider};
 use lark_tunnel::{
-    Acceptor, Carried, Carrying, Deliver, Delivery, Dialer, Ended, Inbound, LocalIdentities, Observer,
-    PoolKey, Refusal, ServeError, Side, Traffic, TunnelSettings,
+    Acceptor, Carried, Carrying, Deliver, Delivery, Dialer, Ended, Holding, Inbound, LocalIdentities,
+    Observer, PodShare, PoolKey, Refusal, ServeError, Side, Traffic, TunnelSettings,
 };
 use rustls::ClientConfig;
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -294,6 +296,32 @@ pub(crate) async fn echoes(socket: &mut TcpStream) {
     socket.read_exact(&mut answer).await.unwrap();
     assert_eq!(&answer, b"ping");
 }
+
+/// What a joined connection may hold: enough.
+pub(crate) fn held() -> PodShare {
+    Holding::new(HELD_MAX).of_pod(1)
+}
+
+/// Whoever sends without end until he is reset, and then reads what he was told: as `curl` does with an upload.
+pub(crate) async fn told_amid_a_flood(mut socket: TcpStream) -> Vec<u8> {
+    let flood = vec![7; 64 * 1024 * 1024];
+    let _reset = socket.write_all(&flood).await.unwrap_err();
+    let mut told = Vec::new();
+    let _end = socket.read_to_end(&mut told).await;
+    told
+}
+
+/// Reads the beginning of a request, answers, and closes with the rest of it unread.
+pub(crate) async fn answers_early(mut socket: TcpStream) {
+    socket.read_exact(&mut [0; 10]).await.unwrap();
+    // Enough has come that some of it is unread for sure.
+    until(|| SockRef::from(&socket).peek(&mut [std::mem::MaybeUninit::new(0); 65536]).unwrap() == 65536)
+        .await;
+    socket.write_all(EARLY).await.unwrap();
+}
+
+/// What is answered early.
+pub(crate) const EARLY: &[u8] = b"413 Content Too Large";
 
 /// Two connected sockets.
 pub(crate) async fn sockets() -> (TcpStream, TcpStream) {

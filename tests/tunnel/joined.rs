@@ -6,15 +6,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use lark_core::observe::ByteCounters;
+use lark_core::reason::Reason;
 use lark_core::recognise::Event;
 use lark_sys::socket::reset_on_close;
-use lark_tunnel::{End, Ended, Traffic, join};
+use lark_tunnel::{End, Ended, Holding, Traffic, join};
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
-use crate::ends::{on_worker, sockets, until};
+use crate::ends::{EARLY, answers_early, held, on_worker, sockets, told_amid_a_flood, until};
 
 struct Joined {
     source: TcpStream,
@@ -26,7 +27,7 @@ struct Joined {
 async fn joined() -> Joined {
     let ((source, near), (far, destination)) = (sockets().await, sockets().await);
     let counters: Arc<ByteCounters> = Arc::default();
-    let ended = tokio::task::spawn_local(join(near.into(), far.into(), counters.clone()));
+    let ended = tokio::task::spawn_local(join(near.into(), far.into(), counters.clone(), held()));
     Joined { source, destination, counters, ended }
 }
 
@@ -63,6 +64,63 @@ fn bytes_pass_both_ways_and_are_counted_also_for_a_slow_reader() {
 }
 
 #[test]
+fn an_answer_to_what_was_not_read_to_its_end_is_heard_before_the_reset() {
+    on_worker(async {
+        for _ in 0..20 {
+            let Joined { source, destination, ended, .. } = joined().await;
+            let (told, ()) = tokio::join!(told_amid_a_flood(source), answers_early(destination));
+            assert_eq!(told, EARLY);
+            assert_eq!(ended.await.unwrap().how, End::ResetByDestination);
+        }
+    });
+}
+
+#[test]
+fn what_waits_for_those_that_do_not_read_is_bounded_for_a_pod() {
+    on_worker(async {
+        // A pod has a quarter of it, in which one read has room, or some parts of reads.
+        let holding = Holding::new(1 << 20);
+        let start = async |pod| {
+            let ((source, near), (far, destination)) = (sockets().await, sockets().await);
+            let counters: Arc<ByteCounters> = Arc::default();
+            let held = holding.of_pod(pod);
+            let ended = tokio::task::spawn_local(join(near.into(), far.into(), counters, held));
+            (source, destination, ended)
+        };
+        let mut all = Vec::new();
+        for _ in 0..16 {
+            let (mut source, destination, ended) = start(1).await;
+            let flood = tokio::task::spawn_local(async move {
+                let _reset = source.write_all(&vec![7; 32 * 1024 * 1024]).await;
+                source
+            });
+            all.push((flood, destination, ended));
+        }
+        let over = || all.iter().filter(|(_, _, ended)| ended.is_finished()).count();
+        until(|| over() > 0).await;
+        // Another pod's are unharmed.
+        let (mut source, mut destination, _other) = start(2).await;
+        source.write_all(b"hello").await.unwrap();
+        let mut got = [0; 5];
+        destination.read_exact(&mut got).await.unwrap();
+        assert_eq!(&got, b"hello");
+        let mut whole = 0;
+        for (flood, mut destination, ended) in all {
+            if ended.is_finished() {
+                let refusal = ended.await.unwrap().refusal.unwrap();
+                assert_eq!(refusal.reason, Reason::LimitReached, "{refusal:?}");
+                continue;
+            }
+            // Who reads makes room, and loses nothing.
+            let (mut sink, sent) = (tokio::io::sink(), async { drop(flood.await.unwrap()) });
+            let (count, ()) = tokio::join!(tokio::io::copy(&mut destination, &mut sink), sent);
+            whole += usize::from(count.unwrap() == 32 * 1024 * 1024);
+        }
+        assert!((1..16).contains(&whole), "{whole} of 16");
+    });
+}
+
+#[test]
 fn urgent_data_amid_much_is_in_its_place() {
     on_worker(async {
         let Joined { mut source, mut destination, counters, .. } = joined().await;
@@ -93,7 +151,7 @@ fn what_is_looked_at_first_and_then_is_much_arrives() {
         let (counters, told): (Arc<ByteCounters>, Rc<RefCell<Vec<Event>>>) = Default::default();
         let hears = told.clone();
         let traffic = Traffic::recognised(counters.clone(), move |event| hears.borrow_mut().push(event));
-        let ended = tokio::task::spawn_local(join(near.into(), far.into(), traffic));
+        let ended = tokio::task::spawn_local(join(near.into(), far.into(), traffic, held()));
         // An exchange that is followed, behind which nothing is that could be.
         source.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
         let mut request = [0; 27];

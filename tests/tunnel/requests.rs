@@ -16,7 +16,7 @@ use lark_core::recognise::{Answer, Class, Cut, Event, GrpcStatus, Opaque, Outcom
 use lark_tunnel::{Traffic, join};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::ends::{on_worker, sockets};
+use crate::ends::{held, on_worker, sockets};
 
 /// How often each outcome happened.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -44,7 +44,7 @@ impl Between {
         let far = TcpStream::connect(self.server).await.unwrap();
         let told = self.told.clone();
         let traffic = Traffic::recognised(Arc::default(), move |event| told.borrow_mut().push(event));
-        tokio::task::spawn_local(join(near.into(), far.into(), traffic));
+        tokio::task::spawn_local(join(near.into(), far.into(), traffic, held()));
         client
     }
 

@@ -9,7 +9,10 @@ use lark_tunnel::{End, Ended, Refusal, TunnelSettings};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use crate::ends::{Client, Node, World, accept, acceptor, on_worker, quick, sockets, until};
+use crate::ends::{
+    Client, EARLY, Node, World, accept, acceptor, answers_early, held, on_worker, quick, sockets,
+    told_amid_a_flood, until,
+};
 use crate::limits::Gate;
 
 fn never_ticks() -> TunnelSettings {
@@ -46,6 +49,21 @@ fn a_reset_is_noticed_while_the_stream_waits_for_window() {
         assert_eq!(ended.await.unwrap().how, End::ResetBySource);
         let error = tokio::io::copy(&mut destination, &mut tokio::io::sink()).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    });
+}
+
+#[test]
+fn an_answer_to_what_was_not_read_to_its_end_is_heard_before_the_reset() {
+    on_worker(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = pair(&listener).await;
+        for _ in 0..20 {
+            let (source, _, ended) = client.connect().await;
+            let serve = async { answers_early(listener.accept().await.unwrap().0).await };
+            let (told, ()) = tokio::join!(told_amid_a_flood(source), serve);
+            assert_eq!(told, EARLY);
+            assert_eq!(ended.await.unwrap().how, End::ResetByDestination);
+        }
     });
 }
 
@@ -134,6 +152,7 @@ fn an_agent_that_stops_resets_its_pods() {
             one.into(),
             another.into(),
             lark_tunnel::Traffic::default(),
+            held(),
         ));
         tokio::task::yield_now().await;
         for socket in [source, destination, joined, other] {

@@ -9,6 +9,8 @@ use std::net::IpAddr;
 pub enum Origin {
     /// The address of a node that discovery knows.
     Node(IpAddr),
+    /// A pod of this node, by its number: of what its own connections hold here.
+    Pod(u32),
     /// Any other address. No stream from there is delivered until discovery knows it.
     Elsewhere,
 }
@@ -19,8 +21,8 @@ pub enum Full {
     /// All of it is taken.
     #[error("there are {0} already, the most that are taken")]
     All(usize),
-    /// The node has its share.
-    #[error("that node has {0} already, the most a node may have")]
+    /// The node, or the pod, has its share.
+    #[error("that node or pod has {0} already, the most that one may have")]
     Node(usize),
     /// Addresses that are no node's have their share.
     #[error("addresses that are no node's have {0} already, the most they may have")]
@@ -55,7 +57,7 @@ impl Quota {
         let own = self.taken.get(&origin).copied().unwrap_or(0).saturating_add(amount);
         match origin {
             _ if self.total.saturating_add(amount) > self.most => return Err(Full::All(self.most)),
-            Origin::Node(_) if own > self.a_node => return Err(Full::Node(self.a_node)),
+            Origin::Node(_) | Origin::Pod(_) if own > self.a_node => return Err(Full::Node(self.a_node)),
             Origin::Elsewhere if own > self.elsewhere => return Err(Full::Elsewhere(self.elsewhere)),
             _ => {}
         }

@@ -185,6 +185,7 @@ async fn run(parts: Parts) -> anyhow::Result<()> {
         observer: shared.observer.clone(),
         load: Rc::default(),
         clients: shared.clients.clone(),
+        held: shared.settings.held.clone(),
     });
     let dialer = outbound.dialer.clone();
     tokio::task::spawn_local(vital.task(&worker, async move { dialer.keep_warm().await }));

@@ -18,7 +18,9 @@ use lark_core::reason::Reason;
 use lark_core::route::{Decision, Route, decide};
 use lark_core::snapshot::{Service, Snapshot, Workload};
 use lark_core::view::Party;
-use lark_tunnel::{Carried, Carrying, Dialer, End, Ended, PodSocket, PoolKey, Refusal, Traffic, join};
+use lark_tunnel::{
+    Carried, Carrying, Dialer, End, Ended, Holding, PodShare, PodSocket, PoolKey, Refusal, Traffic, join,
+};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -51,6 +53,8 @@ pub struct Outbound {
     pub load: Rc<RefCell<HashMap<IpAddr, u32>>>,
     /// Who has to stay with an endpoint.
     pub clients: Arc<Clients>,
+    /// What joined connections may hold.
+    pub held: Holding,
 }
 
 /// Counts a connection to an endpoint while it lives.
@@ -260,13 +264,13 @@ impl Outbound {
                     }
                     None => Err(DialError::HooksNotLive { pod: destination.full_name() }),
                 };
-                joined(connection, socket, result, Secured::SameNode)
+                joined(connection, socket, result, Secured::SameNode, self.held.of_pod(pod.id))
             }
             Route::Passthrough { address, reason } => {
                 connection.note(reason.label());
                 let result = self.dial.pass_through(pod, address).await;
                 let result = result.map(|stream| (PodSocket::outside(stream), None));
-                joined(connection, socket, result, Secured::Plaintext)
+                joined(connection, socket, result, Secured::Plaintext, self.held.of_pod(pod.id))
             }
             Route::Deny { reason } => {
                 drop(socket);
@@ -296,6 +300,7 @@ fn joined(
     socket: PodSocket,
     dialled: Result<(PodSocket, Option<ConnectionOf>), DialError>,
     secured: Secured,
+    share: PodShare,
 ) -> Result<Means, Refusal> {
     match dialled {
         Ok((stream, counted)) => {
@@ -303,7 +308,7 @@ fn joined(
             let traffic = traffic(connection);
             Ok(Means::Join(Box::pin(async move {
                 let _counted = counted;
-                join(socket, stream, traffic).await
+                join(socket, stream, traffic, share).await
             })))
         }
         Err(error) => {

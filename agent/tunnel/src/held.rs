@@ -16,12 +16,35 @@ impl Holding {
         Self(Arc::new(Mutex::new(Quota::new(most))))
     }
 
+    /// The share of a pod of this node, by its number.
+    pub fn of_pod(&self, pod: u32) -> PodShare {
+        PodShare { holding: self.clone(), pod }
+    }
+
+    /// An account of what is held for one tunnel or connection; what it holds is given back with it.
+    pub(crate) fn of(&self, origin: Origin) -> Held {
+        Held { holding: self.clone(), origin, bytes: 0 }
+    }
+
     fn quota(&self) -> MutexGuard<'_, Quota> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What one tunnel holds for its streams' pods, of what its agent may hold.
+/// What connections that this agent joins itself may hold for one pod. Small, since each has one.
+#[derive(Debug, Clone)]
+pub struct PodShare {
+    holding: Holding,
+    pod: u32,
+}
+
+impl PodShare {
+    pub(crate) fn account(&self) -> Held {
+        self.holding.of(Origin::Pod(self.pod))
+    }
+}
+
+/// What one tunnel, or one joined connection, holds for those that do not read, of what its agent may hold.
 #[derive(Debug)]
 pub(crate) struct Held {
     holding: Holding,
@@ -30,10 +53,6 @@ pub(crate) struct Held {
 }
 
 impl Held {
-    pub(crate) fn new(holding: Holding, origin: Origin) -> Self {
-        Self { holding, origin, bytes: 0 }
-    }
-
     /// That many more are to be held.
     pub(crate) fn hold(&mut self, bytes: usize) -> Result<(), Full> {
         self.holding.quota().take(self.origin, bytes)?;

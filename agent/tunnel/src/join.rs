@@ -1,18 +1,20 @@
 //! Two local sockets joined: same node, or passthrough. Half-close stays half-close, reset stays reset,
 //! and neither side is read while the other does not take.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
 use std::time::Duration;
 
+use lark_core::reason::Reason;
 use lark_sys::socket::{end_on_close, read_now, write_now};
 use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use crate::ended::{End, Ended};
+use crate::ended::{End, Ended, Refusal};
+use crate::held::PodShare;
 use crate::pipes::{self, HOLDS};
 use crate::pod::PodSocket;
 use crate::traffic::Traffic;
@@ -24,6 +26,8 @@ const TURNS: u32 = 16;
 const PATIENCE: Duration = Duration::from_millis(100);
 /// What came at once when the next is worth a pipe: two calls that move pages, not two that copy.
 const BULK: usize = 32 * 1024;
+/// Reads of what a socket that takes no more has said before.
+const LAST_WORDS: u32 = 16;
 
 thread_local! {
     /// Shared by all joined sockets of the worker, since each uses it only within one call.
@@ -31,23 +35,33 @@ thread_local! {
 }
 
 /// Moves bytes between `source` and `destination` until both directions have ended, or one socket has
-/// failed: then both are reset.
+/// failed: then both are reset. What waits for either is counted in `share`; who has more wait than there is room
+/// for is reset.
 ///
 /// Dropping the future resets both sockets, and so does the kernel when the agent is killed.
-pub async fn join(source: PodSocket, destination: PodSocket, traffic: impl Into<Traffic>) -> Ended {
+pub fn join(
+    source: PodSocket,
+    destination: PodSocket,
+    traffic: impl Into<Traffic>,
+    share: PodShare,
+) -> impl Future<Output = Ended> {
     let (source, destination) = (source.into_inner(), destination.into_inner());
-    let traffic = RefCell::new(traffic.into());
+    let shared = Shared { traffic: RefCell::new(traffic.into()), share, waits: Cell::default() };
+    // Made here, so that the future has each of them once.
+    async move { pass(&source, &destination, &shared).await }
+}
+
+async fn pass(source: &TcpStream, destination: &TcpStream, shared: &Shared) -> Ended {
+    let (there, back) = (Way { shared, back: false }, Way { shared, back: true });
     let bytes = async {
         tokio::try_join!(
             async {
-                let there = Way { traffic: &traffic, back: false };
-                let ended = one_way(&source, &destination, there).await;
-                ended.map_err(|failed| failed.whose(End::ResetBySource, End::ResetByDestination))
+                let ended = one_way(source, destination, there).await;
+                ended.map_err(|failed| (failed, false))
             },
             async {
-                let back = Way { traffic: &traffic, back: true };
-                let ended = one_way(&destination, &source, back).await;
-                ended.map_err(|failed| failed.whose(End::ResetByDestination, End::ResetBySource))
+                let ended = one_way(destination, source, back).await;
+                ended.map_err(|failed| (failed, true))
             },
         )
     };
@@ -55,15 +69,47 @@ pub async fn join(source: PodSocket, destination: PodSocket, traffic: impl Into<
         biased;
         result = bytes => result.map(|_| ()),
         // Also while they are not read, because the other side does not take.
-        () = failed(&source) => Err(End::ResetBySource),
-        () = failed(&destination) => Err(End::ResetByDestination),
+        () = failed(source) => Err((Failed::Read, false)),
+        () = failed(destination) => Err((Failed::Read, true)),
     };
-    if result.is_ok() {
-        traffic.borrow_mut().closed();
-        end_on_close(&source);
-        end_on_close(&destination);
+    let how = match result {
+        Ok(()) => {
+            shared.traffic.borrow_mut().closed();
+            end_on_close(source);
+            end_on_close(destination);
+            End::Clean
+        }
+        // Of the way there the source is read, of the way back the destination.
+        Err((Failed::Read, false)) => End::ResetBySource,
+        Err((Failed::Read, true)) => End::ResetByDestination,
+        Err((Failed::Write, false)) => {
+            last_words(destination, source, back);
+            End::ResetByDestination
+        }
+        Err((Failed::Write, true)) => {
+            last_words(source, destination, there);
+            End::ResetBySource
+        }
+        Err((Failed::Full, _)) => {
+            let detail =
+                "as much waits for applications that do not read as this pod, or all of the agent, may have";
+            return Ended::lost(true, Refusal::new(Reason::LimitReached, detail));
+        }
+    };
+    Ended::by_pod(true, how)
+}
+
+/// Hands on what a socket has said before it took no more, as far as the other end takes it at once: an answer to a
+/// request that its application did not read to the end, mostly.
+fn last_words(from: &TcpStream, to: &TcpStream, way: Way<'_>) {
+    let mut rest = Vec::new();
+    // Not past what was said before and still waits.
+    for _ in 0..if way.waits() { 0 } else { LAST_WORDS } {
+        match step(from, to, &mut rest, way, true) {
+            Ok(Step::Moved(_)) if rest.is_empty() => {}
+            _ => return,
+        }
     }
-    Ended::by_pod(true, result.err().unwrap_or(End::Clean))
 }
 
 async fn failed(socket: &TcpStream) {
@@ -74,15 +120,16 @@ async fn failed(socket: &TcpStream) {
 enum Failed {
     Read,
     Write,
+    /// More would wait than is held.
+    Full,
 }
 
-impl Failed {
-    const fn whose(self, read: End, write: End) -> End {
-        match self {
-            Self::Read => read,
-            Self::Write => write,
-        }
-    }
+/// What both directions have of one connection.
+struct Shared {
+    traffic: RefCell<Traffic>,
+    share: PodShare,
+    /// Whether something waits for the taker, of both directions.
+    waits: Cell<[bool; 2]>,
 }
 
 /// What came of one read and the write of it.
@@ -98,18 +145,28 @@ enum Step {
 /// One direction of what passes.
 #[derive(Clone, Copy)]
 struct Way<'a> {
-    traffic: &'a RefCell<Traffic>,
+    shared: &'a Shared,
     back: bool,
 }
 
 impl Way<'_> {
     /// Whether the bytes need not be looked at, but for their count.
     fn is_unseen(self) -> bool {
-        self.traffic.borrow().is_unseen()
+        self.shared.traffic.borrow().is_unseen()
+    }
+
+    fn waits(self) -> bool {
+        let [there, back] = self.shared.waits.get();
+        if self.back { back } else { there }
+    }
+
+    fn set_waits(self, waits: bool) {
+        let [there, back] = self.shared.waits.get();
+        self.shared.waits.set(if self.back { [there, waits] } else { [waits, back] });
     }
 
     fn seen(self, bytes: &[u8]) {
-        let mut traffic = self.traffic.borrow_mut();
+        let mut traffic = self.shared.traffic.borrow_mut();
         match self.back {
             false => traffic.said_by_source(bytes),
             true => traffic.said_by_destination(bytes),
@@ -117,7 +174,7 @@ impl Way<'_> {
     }
 
     fn count(self, bytes: usize) {
-        let traffic = self.traffic.borrow();
+        let traffic = self.shared.traffic.borrow();
         match self.back {
             false => traffic.add_sent(bytes),
             true => traffic.add_received(bytes),
@@ -175,6 +232,7 @@ async fn splice(from: &TcpStream, to: &TcpStream, rest: &mut Vec<u8>, way: Way<'
         crate::spin::moved(1);
     }
     let mut until = None;
+    way.set_waits(true);
     while pipe.holds() > 0 {
         match to.try_io(Interest::WRITABLE, || pipe.drain(to, false)) {
             Ok(written @ 1..) => way.count(written),
@@ -189,6 +247,7 @@ async fn splice(from: &TcpStream, to: &TcpStream, rest: &mut Vec<u8>, way: Way<'
             Ok(0) | Err(_) => return Err(Failed::Write),
         }
     }
+    way.set_waits(!rest.is_empty());
     lent.give_back();
     Ok(count)
 }
@@ -226,6 +285,9 @@ fn step(
 
 /// Writes all of it, when the taker takes it.
 async fn finish(to: &TcpStream, bytes: Vec<u8>, way: Way<'_>) -> Result<(), Failed> {
+    let mut held = way.shared.share.account();
+    held.hold(bytes.len()).map_err(|_| Failed::Full)?;
+    way.set_waits(true);
     let mut rest = bytes.as_slice();
     while !rest.is_empty() {
         to.writable().await.map_err(|_| Failed::Write)?;
@@ -238,6 +300,7 @@ async fn finish(to: &TcpStream, bytes: Vec<u8>, way: Way<'_>) -> Result<(), Fail
             Err(_) => return Err(Failed::Write),
         }
     }
+    way.set_waits(false);
     Ok(())
 }
 
@@ -245,13 +308,13 @@ async fn finish(to: &TcpStream, bytes: Vec<u8>, way: Way<'_>) -> Result<(), Fail
 mod tests {
     use super::*;
 
-    fn size<F>(_join: impl Fn(PodSocket, PodSocket, Traffic) -> F) -> usize {
+    fn size<F>(_join: impl Fn(PodSocket, PodSocket, Traffic, PodShare) -> F) -> usize {
         size_of::<F>()
     }
 
     #[test]
     fn an_idle_pair_holds_what_it_waits_with_and_no_more() {
         let size = size(join);
-        assert!(size <= 1280, "{size}");
+        assert!(size <= 1248, "{size}");
     }
 }

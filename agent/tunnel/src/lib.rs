@@ -56,7 +56,7 @@ pub use dialer::{Carrying, Dialer};
 pub use ended::{End, Ended, Refusal};
 pub use engine::TunnelError;
 pub use handshake::HandshakeError;
-pub use held::Holding;
+pub use held::{Holding, PodShare};
 pub use join::join;
 pub use lark_core::pool::PoolKey;
 pub use pod::{PodSocket, PodSocketListener};

@@ -72,7 +72,7 @@ impl Load {
 
     /// The account of a tunnel from there.
     pub(crate) fn held(&self, origin: Origin) -> Held {
-        Held::new(self.held.clone(), origin)
+        self.held.of(origin)
     }
 
     /// Has a tunnel woken when it is time to drain.

@@ -116,6 +116,11 @@ impl Pod {
         self.socket.as_ref()
     }
 
+    /// The next read asks the socket whatever the reactor knows of it.
+    pub(crate) fn look_anyway(&mut self) {
+        self.unread = true;
+    }
+
     /// Reads once; nothing read means that the pod sends no more.
     pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         if std::mem::take(&mut self.unread) {

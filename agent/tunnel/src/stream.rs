@@ -332,6 +332,13 @@ impl Stream {
         if self.answered { usize::MAX } else { EARLY.saturating_sub(self.early.len()) }
     }
 
+    /// The next read asks the socket whatever the reactor knows of it.
+    pub(crate) fn look_anyway(&mut self) {
+        if let Some(pod) = &mut self.pod {
+            pod.look_anyway();
+        }
+    }
+
     /// Reads from the pod once.
     pub(crate) fn read(&mut self, buffer: &mut [u8]) -> io::Result<FromPod> {
         let Some(pod) = &mut self.pod else { return Ok(FromPod::Nothing) };

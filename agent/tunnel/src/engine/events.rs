@@ -123,7 +123,7 @@ impl Engine {
         let slices = run.slices.get_mut(..count).unwrap_or_default();
         let arrived: usize = slices.iter().map(|slice| slice.len()).sum();
         match stream.arrived(slices) {
-            Err(error) => self.pod_failed(id.value(), &error),
+            Err(error) => self.pod_refused(id.value(), &error),
             Ok(taken) => {
                 if taken > 0 {
                     self.h2.consumed(id, taken);

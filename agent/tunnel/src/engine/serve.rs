@@ -9,6 +9,9 @@ use crate::ended::End;
 use crate::record::RecordError;
 use crate::stream::{FromPod, Stream};
 
+/// Reads of what a pod that takes no more has said before.
+const LAST_WORDS: u32 = 16;
+
 pub(super) enum ServeError {
     Pod(io::Error),
     Tunnel(RecordError),
@@ -43,12 +46,32 @@ impl Engine {
             self.held.release(drained);
             self.h2.consumed(stream.id, drained);
         }
-        result.map_err(ServeError::Pod)?;
+        if let Err(error) = result {
+            self.pod_refused(number, &error);
+            return Ok(true);
+        }
         let moved = self.forward(number, quantum)?;
         if self.streams.get(&number).is_some_and(|stream| stream.is_done()) {
             self.finish(number, End::Clean, None);
         }
         Ok(drained > 0 || moved)
+    }
+
+    /// The pod takes no more. What it said before, the answer to a request that it did not read to the end mostly, is
+    /// still to be read, and the kernel would tell an end where it has told a failure already: so it is sent as far as
+    /// the peer takes it at once, and then the failure.
+    pub(super) fn pod_refused(&mut self, number: u32, error: &io::Error) {
+        for _ in 0..LAST_WORDS {
+            let Some(stream) = self.streams.get_mut(&number) else { return };
+            if stream.owes_end() || stream.is_read() {
+                break;
+            }
+            stream.look_anyway();
+            if !matches!(self.forward(number, QUANTUM), Ok(true)) {
+                break;
+            }
+        }
+        self.pod_failed(number, error);
     }
 
     /// Sends what the pod has for the peer, once. True if anything was.

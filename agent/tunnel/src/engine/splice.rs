@@ -108,7 +108,7 @@ impl Engine {
         let Some(stream) = self.streams.get_mut(&id.value()) else { return };
         let taken = match stream.splice(pipe) {
             Ok(taken) => taken,
-            Err(error) => return self.pod_failed(id.value(), &error),
+            Err(error) => return self.pod_refused(id.value(), &error),
         };
         if taken > 0 {
             self.h2.consumed(id, taken);
