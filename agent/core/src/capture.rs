@@ -56,6 +56,11 @@ impl Wanted {
         matches!(self, Self::ByWorkload | Self::ByNamespace)
     }
 
+    /// Whether something asks for capture in a way that cannot be followed: not what whoever asked has meant.
+    pub const fn is_mistaken(self) -> bool {
+        matches!(self, Self::Unclear | Self::ForeignPolicy)
+    }
+
     /// Why, in a sentence.
     pub const fn why(self) -> &'static str {
         match self {

@@ -37,6 +37,8 @@ pub struct PodFacts {
     pub name: String,
     /// What the agent believes.
     pub state: PodState,
+    /// Whether what asks for its capture cannot be followed, so that it is not captured.
+    pub mistaken: bool,
     /// Whether the kernel has all hooks on the pod's cgroup.
     pub attached: bool,
     /// Whether the pod's entry tells the hooks to redirect.
@@ -235,6 +237,9 @@ fn pod(pod: &PodFacts) -> CheckView {
         PodState::NotCaptured { why } if attached && active => {
             line(&pod.name, Verdict::Fail, format!("captured although {why}"), "restart the agent")
         }
+        PodState::NotCaptured { why } if pod.mistaken => {
+            line(&pod.name, Verdict::Fail, format!("not captured: {why}"), "correct it, or take it away")
+        }
         PodState::NotCaptured { why } => line(&pod.name, Verdict::Ok, format!("not captured: {why}"), ""),
         PodState::Pending { why } => line(
             &pod.name,
@@ -311,9 +316,14 @@ mod tests {
             (PodState::Failed { why: why() }, true, true, Verdict::Fail),
         ] {
             let told = format!("{state:?} {attached} {active}");
-            let facts = PodFacts { name: "shop/web".to_owned(), state, attached, active, guard: None };
+            let name = "shop/web".to_owned();
+            let facts = PodFacts { name, state, mistaken: false, attached, active, guard: None };
             assert_eq!(pod(&facts).verdict, verdict, "{told}");
         }
+        // A label with a slip of the pen must not look like one that nobody has set.
+        let (name, state) = ("shop/web".to_owned(), PodState::NotCaptured { why: why() });
+        let facts = PodFacts { name, state, mistaken: true, attached: false, active: false, guard: None };
+        assert_eq!(pod(&facts).verdict, Verdict::Fail);
     }
 
     #[test]
@@ -361,7 +371,8 @@ mod tests {
         };
         let failed = |ranges: usize, is_strict: bool, state: PodState| {
             let name = "shop/web".to_owned();
-            let pod = PodFacts { name, state, attached: true, active: true, guard: Some(guard(is_strict)) };
+            let guard = Some(guard(is_strict));
+            let pod = PodFacts { name, state, mistaken: false, attached: true, active: true, guard };
             let checks = run(&Facts { ranges, pods: vec![pod], ..Facts::default() });
             checks.iter().any(|check| check.subject == "cluster ranges" && check.verdict == Verdict::Fail)
         };

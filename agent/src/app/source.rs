@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use lark_abi::PodEntry;
 use lark_bpf::{Counters, Heartbeat, Kernel, file_name};
-use lark_core::capture::{PodState, Wanted};
+use lark_core::capture::PodState;
 use lark_core::check::{self, Facts, GuardFacts, PodFacts};
 use lark_core::observe::Secured;
 use lark_core::policy;
@@ -150,9 +150,9 @@ impl Source for AgentSource {
                 now.duration_since(*pending.entry(report.uid.clone()).or_insert(now)) >= PENDING_LONG
             }
             // What labels ask for cannot be done.
-            PodState::NotCaptured { .. } => snapshot
-                .workload(&report.uid)
-                .is_some_and(|w| matches!(w.capture, Wanted::Unclear | Wanted::ForeignPolicy)),
+            PodState::NotCaptured { .. } => {
+                snapshot.workload(&report.uid).is_some_and(|w| w.capture.is_mistaken())
+            }
             PodState::Captured | PodState::Releasing => false,
         };
         let failing: Vec<&PodReport> = reports.iter().filter(fails).collect();
@@ -336,6 +336,7 @@ impl Source for AgentSource {
                 .map(|report| PodFacts {
                     name: report.name.clone(),
                     state: report.state.clone(),
+                    mistaken: snapshot.workload(&report.uid).is_some_and(|w| w.capture.is_mistaken()),
                     attached: is_attached(report),
                     active: is_active(report),
                     guard: snapshot.workload(&report.uid).and_then(|w| {
