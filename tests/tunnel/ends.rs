@@ -299,7 +299,7 @@ pub(crate) async fn echoes(socket: &mut TcpStream) {
 
 /// What a joined connection may hold: enough.
 pub(crate) fn held() -> PodShare {
-    Holding::new(HELD_MAX).of_pod(1)
+    Holding::of_all(HELD_MAX).of_pod(1)
 }
 
 /// Whoever sends without end until he is reset, and then reads what he was told: as `curl` does with an upload.

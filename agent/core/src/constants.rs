@@ -83,7 +83,7 @@ pub const TUNNEL_IDLE: Duration = Duration::from_secs(10 * 60);
 pub const TUNNEL_WINDOW: u32 = 1024 * 1024;
 /// Most bytes that wait in an agent for applications which do not read; half of its memory where that is limited
 /// to less than twice as much.
-pub const HELD_MAX: usize = 512 * 1024 * 1024;
+pub const HELD_MAX: usize = 1024 * 1024 * 1024;
 /// Most pairs of identities and nodes for which a node opens tunnels ahead of need; the least recently
 /// used go.
 pub const AHEAD_MAX: usize = 64;

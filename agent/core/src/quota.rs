@@ -54,16 +54,24 @@ impl Quota {
     /// # Errors
     /// When it has its share, or everything is taken.
     pub fn take(&mut self, origin: Origin, amount: usize) -> Result<(), Full> {
-        let own = self.taken.get(&origin).copied().unwrap_or(0).saturating_add(amount);
-        match origin {
-            _ if self.total.saturating_add(amount) > self.most => return Err(Full::All(self.most)),
-            Origin::Node(_) | Origin::Pod(_) if own > self.a_node => return Err(Full::Node(self.a_node)),
-            Origin::Elsewhere if own > self.elsewhere => return Err(Full::Elsewhere(self.elsewhere)),
-            _ => {}
-        }
+        let own = self.room(origin, amount)?;
         self.total += amount;
         self.taken.insert(origin, own);
         Ok(())
+    }
+
+    /// How much `origin` would have with that many more.
+    ///
+    /// # Errors
+    /// When there is no room for them.
+    pub fn room(&self, origin: Origin, amount: usize) -> Result<usize, Full> {
+        let own = self.taken.get(&origin).copied().unwrap_or(0).saturating_add(amount);
+        match origin {
+            _ if self.total.saturating_add(amount) > self.most => Err(Full::All(self.most)),
+            Origin::Node(_) | Origin::Pod(_) if own > self.a_node => Err(Full::Node(self.a_node)),
+            Origin::Elsewhere if own > self.elsewhere => Err(Full::Elsewhere(self.elsewhere)),
+            _ => Ok(own),
+        }
     }
 
     /// Gives back what was taken.

@@ -28,7 +28,7 @@ const CONNECTIONS: usize = 64;
 /// Of those that anybody may open, from one address, and from all addresses but the host's own, which has a share of
 /// its own for its kubelet's probes. More are closed at once, so that nobody waits behind them.
 const FROM_ONE: usize = 16;
-const FROM_OTHERS: usize = 64;
+const FROM_OTHERS: usize = 256;
 /// Wait after an accept that failed, for want of descriptors most likely: the next one may find some.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 

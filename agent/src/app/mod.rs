@@ -73,6 +73,9 @@ pub fn run(args: AgentArgs) -> anyhow::Result<()> {
     block_on(agent(args, logs))
 }
 
+/// How long what an agent carries may go on at most after a part of it has failed.
+const DRAIN_FAILED: Duration = Duration::from_secs(5);
+
 /// Half of what the agent may have is for other things than bytes that wait.
 fn held_max(memory: Option<u64>) -> usize {
     memory.map_or(HELD_MAX, |limit| usize::try_from(limit / 2).unwrap_or(usize::MAX).min(HELD_MAX))
@@ -166,7 +169,7 @@ async fn agent(args: AgentArgs, logs: Logs) -> anyhow::Result<()> {
                 keepalive: Duration::from_secs(args.keepalive),
                 // The limit is a node's; each worker has a share.
                 ahead: AHEAD_MAX.div_ceil(count),
-                held: Holding::new(held_max(own.memory_limit())),
+                held: Holding::of_all(held_max(own.memory_limit())),
                 ..TunnelSettings::default()
             },
             spin: Duration::from_micros(args.spin),
@@ -271,17 +274,20 @@ async fn agent(args: AgentArgs, logs: Logs) -> anyhow::Result<()> {
     let capture = tokio::spawn(vital.task("the reconciler", capture));
     if let Some(mut old) = predecessor.take() {
         // Until every pod is captured here, whatever reaches the node's listeners is the old agent's.
-        let settled =
-            tokio::time::timeout_at(old.deadline(), is_ready.wait_for(|ready| *ready)).await.is_ok();
-        if !settled {
+        let trouble = tokio::select! {
+            biased;
+            Some(part) = ended.recv() => Some(format!("{part} ended, and the log says why")),
+            ready = tokio::time::timeout_at(old.deadline(), is_ready.wait_for(|ready| *ready)) => {
+                let limit = handover::LIMIT;
+                let late = || format!("not every pod could be captured within {limit:?}: {}", source.not_captured());
+                if matches!(ready, Ok(Ok(_))) { None } else { Some(late()) }
+            }
+        };
+        if let Some(trouble) = trouble {
             capture.abort();
             let kept = old.give_up().await.is_ok();
-            bail!(
-                "not every pod could be captured within {:?}, so nothing was taken over{}: {}",
-                handover::LIMIT,
-                if kept { "" } else { " (the old agent does not answer any more)" },
-                source.not_captured()
-            );
+            let silent = if kept { "" } else { " (the old agent does not answer any more)" };
+            bail!("nothing was taken over{silent}: {trouble}");
         }
         if let Err(goes_on) = old.ready().await {
             capture.abort();
@@ -305,6 +311,7 @@ async fn agent(args: AgentArgs, logs: Logs) -> anyhow::Result<()> {
     tokio::spawn(process::let_go(is_ready));
 
     let asked = UnixListener::from_std(listeners.handover.try_clone()?)?;
+    let mut failed = None;
     let successor = tokio::select! {
         () = stop_signal() => {
             service_stopping();
@@ -318,9 +325,10 @@ async fn agent(args: AgentArgs, logs: Logs) -> anyhow::Result<()> {
             Some(successor)
         }
         Some(part) = ended.recv() => {
+            tracing::error!(part, "ended, which no agent is whole without; the agent ends");
             heart.stop();
-            bail!("{part} ended, which no agent is whole without; the log says why; start the agent anew, \
-                   captured pods follow the mesh's agentDown setting until then");
+            failed = Some(part);
+            None
         }
     };
     // The kernel is whatever agent comes next's, and what this one holds does not count any more.
@@ -337,12 +345,21 @@ async fn agent(args: AgentArgs, logs: Logs) -> anyhow::Result<()> {
         handover_file.remove();
     }
     workers.drain();
-    drain::wait(&observer, &drains, Duration::from_secs(args.drain)).await;
+    let drain = Duration::from_secs(args.drain);
+    // Until another runs, pods do as without an agent: one that failed is not to be waited for as long.
+    let drain = if failed.is_some() { drain.min(DRAIN_FAILED) } else { drain };
+    drain::wait(&observer, &drains, drain).await;
     if !is_succeeded {
         admin_file.remove();
-        if let Some(leave) = leave {
+        if let Some(leave) = leave.filter(|_| failed.is_none()) {
             leave.leave(&args.pin_root, &kept, &handover_at).await;
         }
+    }
+    if let Some(part) = failed {
+        bail!(
+            "{part} ended, which no agent is whole without; the log says why; start the agent anew, \
+               captured pods follow the mesh's agentDown setting until then"
+        );
     }
     Ok(())
 }

@@ -42,11 +42,12 @@ impl Holds {
         if !workload.mode.is_strict() {
             if !self.adopted.contains(&workload.uid) {
                 self.let_go(&workload.uid);
-            } else if self.all.remove(&workload.uid).is_some() {
+            } else if self.all.contains_key(&workload.uid) {
                 // Without hooks it would be left alone, whatever agentDown says.
                 let own = listeners::own_addresses(&workload.addresses);
                 let entry = PodEntry { flags: PodEntry::ORPHANED, ..own };
                 locked(&self.kernel).update(cgroup.id(), entry).map_err(|error| error.to_string())?;
+                self.all.remove(&workload.uid);
             }
             return Ok(());
         }

@@ -208,7 +208,9 @@ impl Outbound {
                 if !self.is_early(&decided.2) || Instant::now() >= deadline {
                     break;
                 }
-                let step = deadline.min(Instant::now() + LOOK);
+                // Capture is told by nobody.
+                let is_local = matches!(decided.2.route, Route::Local { .. });
+                let step = if is_local { deadline.min(Instant::now() + LOOK) } else { deadline };
                 if let Ok(Err(_)) = tokio::time::timeout_at(step, snapshots.changed()).await {
                     break;
                 }

@@ -1,7 +1,7 @@
 //! The dialling end, with the worker's pool of tunnels. Which tunnel a stream takes is decided by
 //! [`lark_core::pool`]; here it is done.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
@@ -90,7 +90,7 @@ struct Inner {
     pool: RefCell<Pool<Rc<Tunnel>, Opening, Refusal>>,
     /// Paces handshakes: after a restart every stream wants one.
     dials: Semaphore,
-    /// Nodes that did not answer the last dial, and until when they are being tried again: by one dial at a time, which
+    /// Nodes that did not answer the last dial, and until when they are being asked again: by one dial at a time, which
     /// takes no turn from those to other nodes. Many that are gone at once would take all of them.
     silent: RefCell<HashMap<SocketAddr, Instant>>,
     retries: Semaphore,
@@ -266,7 +266,14 @@ impl Dialer {
     }
 
     async fn open(self, key: PoolKey, done: watch::Sender<Option<Result<(), Refusal>>>) {
-        let (result, began) = self.dial(&key).await;
+        let Some((result, began)) = self.dial(&key).await else {
+            // Nothing was tried, so nothing failed: it is neither counted nor remembered.
+            self.0.pool.borrow_mut().not_tried(&key);
+            let detail =
+                format!("the agent at {} did not answer a moment ago; it is asked again soon", key.node);
+            let _ = done.send(Some(Err(Refusal::new(Reason::TunnelUnreachable, detail))));
+            return;
+        };
         let outcome = result.as_ref().map(|_| ()).map_err(|no| no.cause);
         self.0.observer.handshake(Side::Client, outcome, began.elapsed());
         let now = self.0.began.elapsed();
@@ -296,38 +303,41 @@ impl Dialer {
         let _ = done.send(Some(told));
     }
 
-    /// A handshake when it is its turn, and when it began.
-    async fn dial(&self, key: &PoolKey) -> (Result<Tunnel, NoTunnel>, Instant) {
+    /// A handshake when it is its turn, and when it began; nothing if the node is silent and is not asked again now.
+    async fn dial(&self, key: &PoolKey) -> Option<(Result<Tunnel, NoTunnel>, Instant)> {
         let inner = &self.0;
-        let limit = inner.settings.handshake_timeout;
-        let no_answer = |detail| NoTunnel::new(Reason::TunnelUnreachable, Lack::HandshakeTimeout, detail);
-        let was_silent = inner.silent.borrow().get(&key.node).copied();
-        let _turn = match was_silent {
-            Some(until) if Instant::now() < until => {
-                let detail = format!("the agent at {} did not answer, and is being tried again", key.node);
-                return (Err(no_answer(detail)), Instant::now());
-            }
-            Some(_) => {
-                inner.silent.borrow_mut().insert(key.node, Instant::now() + limit);
-                inner.retries.acquire().await
-            }
-            None => inner.dials.acquire().await,
-        };
-        let began = Instant::now();
-        let result = tokio::time::timeout(limit, self.handshake(key)).await;
+        let is_silent = || inner.silent.borrow().get(&key.node).copied();
+        let mut turn = None;
+        if is_silent().is_none() {
+            turn = inner.dials.acquire().await.ok();
+        }
+        // Looked at again: it may have become so meanwhile, and others wait behind this one.
+        if let Some(until) = is_silent() {
+            turn = if Instant::now() < until { None } else { inner.retries.try_acquire().ok() };
+            turn.as_ref()?;
+            let until = Instant::now() + inner.settings.handshake_timeout;
+            inner.silent.borrow_mut().insert(key.node, until);
+        }
+        let _turn = turn;
+        let (began, limit, answered) = (Instant::now(), inner.settings.handshake_timeout, Cell::new(false));
+        let result = tokio::time::timeout(limit, self.handshake(key, &answered)).await;
         let mut silent = inner.silent.borrow_mut();
         silent.remove(&key.node);
         let result = result.unwrap_or_else(|_| {
-            if silent.len() < SILENT_MAX {
+            if !answered.get() && silent.len() < SILENT_MAX {
                 silent.insert(key.node, Instant::now());
             }
-            let detail = format!("the agent at {} did not complete a handshake within {limit:?}", key.node);
-            Err(no_answer(detail))
+            Err(NoTunnel::new(
+                Reason::TunnelUnreachable,
+                Lack::HandshakeTimeout,
+                format!("the agent at {} did not complete a handshake within {limit:?}", key.node),
+            ))
         });
-        (result, began)
+        Some((result, began))
     }
 
-    async fn handshake(&self, key: &PoolKey) -> Result<Tunnel, NoTunnel> {
+    /// `answered` is set once the other end has shown that it is there.
+    async fn handshake(&self, key: &PoolKey, answered: &Cell<bool>) -> Result<Tunnel, NoTunnel> {
         let inner = &self.0;
         let own = inner.svids.valid(&key.source).ok_or_else(|| {
             NoTunnel::new(
@@ -353,6 +363,7 @@ impl Dialer {
         })?;
         let tls = UnbufferedClientConnection::new(Arc::new(config), name).map_err(|e| failed(e.into()))?;
         let finished = handshake::complete(&socket, tls, Vec::new()).await.map_err(failed)?;
+        answered.set(true);
         let (_, peer_expires, _) =
             validity(&finished.leaf).map_err(|why| failed(HandshakeError::Certificate(why)))?;
         let proof = Rc::new(Proof::new(inner.svids.clone(), own.not_after.min(peer_expires), bundle));

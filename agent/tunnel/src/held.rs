@@ -1,53 +1,101 @@
 //! Bytes that wait for applications which do not read. Each stream's window bounds its own; here all of an
 //! agent's are bounded, each peer's share of them too.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lark_core::quota::{Full, Origin, Quota};
 
-/// How much an agent holds: one account for all workers and both ends of tunnels. It is locked only for
-/// bytes that have to wait, never for those that pass.
+/// How much an agent holds: one account for all workers and both ends of tunnels, and one for the connections that it
+/// joins itself, so that neither can take the other's. They are locked only for bytes that have to wait, never for
+/// those that pass.
 #[derive(Debug, Clone)]
-pub struct Holding(Arc<Mutex<Quota>>);
+pub struct Holding {
+    tunnels: Arc<Account>,
+    joins: Arc<Account>,
+}
+
+#[derive(Debug)]
+struct Account {
+    quota: Mutex<Quota>,
+    /// Whether anything is held, for those who ask often.
+    used: AtomicBool,
+}
+
+impl Account {
+    fn new(most: usize) -> Arc<Self> {
+        Arc::new(Self { quota: Mutex::new(Quota::new(most)), used: AtomicBool::new(false) })
+    }
+
+    fn quota(&self) -> MutexGuard<'_, Quota> {
+        self.quota.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self, origin: Origin, bytes: usize) -> Result<(), Full> {
+        let mut quota = self.quota();
+        let taken = quota.take(origin, bytes);
+        self.used.store(quota.total() > 0, Ordering::Relaxed);
+        taken
+    }
+
+    fn give(&self, origin: Origin, bytes: usize) {
+        let mut quota = self.quota();
+        quota.give(origin, bytes);
+        self.used.store(quota.total() > 0, Ordering::Relaxed);
+    }
+}
 
 impl Holding {
-    /// At most that many bytes; a quarter of them for each node.
-    pub fn new(most: usize) -> Self {
-        Self(Arc::new(Mutex::new(Quota::new(most))))
+    /// At most that many bytes of tunnels, and of joined connections. Of the former a quarter is for each node, of the
+    /// latter for each pod.
+    pub fn new(tunnels: usize, joins: usize) -> Self {
+        Self { tunnels: Account::new(tunnels), joins: Account::new(joins) }
+    }
+
+    /// At most that many bytes of all: three quarters for tunnels, one for joined connections.
+    pub fn of_all(most: usize) -> Self {
+        Self::new(most / 4 * 3, most / 4)
+    }
+
+    /// Bytes that are held now.
+    pub fn total(&self) -> usize {
+        self.tunnels.quota().total() + self.joins.quota().total()
     }
 
     /// The share of a pod of this node, by its number.
     pub fn of_pod(&self, pod: u32) -> PodShare {
-        PodShare { holding: self.clone(), pod }
+        PodShare { joins: self.joins.clone(), pod }
     }
 
-    /// An account of what is held for one tunnel or connection; what it holds is given back with it.
+    /// What is held for one tunnel; it is given back with it.
     pub(crate) fn of(&self, origin: Origin) -> Held {
-        Held { holding: self.clone(), origin, bytes: 0 }
-    }
-
-    fn quota(&self) -> MutexGuard<'_, Quota> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        Held { account: self.tunnels.clone(), origin, bytes: 0 }
     }
 }
 
 /// What connections that this agent joins itself may hold for one pod. Small, since each has one.
 #[derive(Debug, Clone)]
 pub struct PodShare {
-    holding: Holding,
+    joins: Arc<Account>,
     pod: u32,
 }
 
 impl PodShare {
     pub(crate) fn account(&self) -> Held {
-        self.holding.of(Origin::Pod(self.pod))
+        Held { account: self.joins.clone(), origin: Origin::Pod(self.pod), bytes: 0 }
+    }
+
+    /// Whether there is room for so many bytes more.
+    pub(crate) fn has_room(&self, bytes: usize) -> bool {
+        !self.joins.used.load(Ordering::Relaxed)
+            || self.joins.quota().room(Origin::Pod(self.pod), bytes).is_ok()
     }
 }
 
 /// What one tunnel, or one joined connection, holds for those that do not read, of what its agent may hold.
 #[derive(Debug)]
 pub(crate) struct Held {
-    holding: Holding,
+    account: Arc<Account>,
     origin: Origin,
     bytes: usize,
 }
@@ -55,7 +103,7 @@ pub(crate) struct Held {
 impl Held {
     /// That many more are to be held.
     pub(crate) fn hold(&mut self, bytes: usize) -> Result<(), Full> {
-        self.holding.quota().take(self.origin, bytes)?;
+        self.account.take(self.origin, bytes)?;
         self.bytes += bytes;
         Ok(())
     }
@@ -64,7 +112,7 @@ impl Held {
     pub(crate) fn release(&mut self, bytes: usize) {
         let bytes = bytes.min(self.bytes);
         if bytes > 0 {
-            self.holding.quota().give(self.origin, bytes);
+            self.account.give(self.origin, bytes);
             self.bytes -= bytes;
         }
     }

@@ -6,20 +6,21 @@ use std::io::{self, IoSlice};
 use std::net::Shutdown;
 use std::time::Duration;
 
-use lark_core::reason::Reason;
 use lark_sys::socket::{end_on_close, read_now, write_now};
 use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use crate::ended::{End, Ended, Refusal};
+use crate::ended::{End, Ended};
 use crate::held::PodShare;
 use crate::pipes::{self, HOLDS};
 use crate::pod::PodSocket;
 use crate::traffic::Traffic;
 
 const CHUNK: usize = 256 * 1024;
+/// The same while as much waits as may.
+const LITTLE: usize = 16 * 1024;
 /// Moves of a direction before others of the worker get their turn.
 const TURNS: u32 = 16;
 /// For how long a pipe waits for whoever does not take what is in it.
@@ -35,8 +36,8 @@ thread_local! {
 }
 
 /// Moves bytes between `source` and `destination` until both directions have ended, or one socket has
-/// failed: then both are reset. What waits for either is counted in `share`; who has more wait than there is room
-/// for is reset.
+/// failed: then both are reset. What waits for either is counted in `share`; while there is no room for more, little
+/// is read at a time.
 ///
 /// Dropping the future resets both sockets, and so does the kernel when the agent is killed.
 pub fn join(
@@ -90,11 +91,6 @@ async fn pass(source: &TcpStream, destination: &TcpStream, shared: &Shared) -> E
             last_words(source, destination, there);
             End::ResetBySource
         }
-        Err((Failed::Full, _)) => {
-            let detail =
-                "as much waits for applications that do not read as this pod, or all of the agent, may have";
-            return Ended::lost(true, Refusal::new(Reason::LimitReached, detail));
-        }
     };
     Ended::by_pod(true, how)
 }
@@ -120,8 +116,6 @@ async fn failed(socket: &TcpStream) {
 enum Failed {
     Read,
     Write,
-    /// More would wait than is held.
-    Full,
 }
 
 /// What both directions have of one connection.
@@ -198,7 +192,7 @@ async fn one_way(from: &TcpStream, to: &TcpStream, way: Way<'_>) -> Result<(), F
         if moves.is_multiple_of(TURNS) {
             tokio::task::yield_now().await;
         }
-        if bulk {
+        if bulk && way.shared.share.has_room(HOLDS) {
             let count = splice(from, to, &mut rest, way).await?;
             if count > 0 {
                 if !rest.is_empty() {
@@ -262,6 +256,8 @@ fn step(
 ) -> Result<Step, Failed> {
     SCRATCH.with_borrow_mut(|scratch| {
         scratch.resize(CHUNK, 0);
+        let most = if way.shared.share.has_room(CHUNK) { CHUNK } else { LITTLE };
+        let scratch = scratch.get_mut(..most).unwrap_or_default();
         let result = if is_new { read_now(from, scratch) } else { from.try_read(scratch) };
         let read = match result {
             Ok(0) => return Ok(Step::End),
@@ -286,7 +282,8 @@ fn step(
 /// Writes all of it, when the taker takes it.
 async fn finish(to: &TcpStream, bytes: Vec<u8>, way: Way<'_>) -> Result<(), Failed> {
     let mut held = way.shared.share.account();
-    held.hold(bytes.len()).map_err(|_| Failed::Full)?;
+    // What is in hand stays in hand; of what follows little is read.
+    let _full = held.hold(bytes.len());
     way.set_waits(true);
     let mut rest = bytes.as_slice();
     while !rest.is_empty() {

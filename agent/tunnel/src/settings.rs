@@ -78,7 +78,7 @@ impl Default for TunnelSettings {
             tunnels_max: 16_384,
             handshakes_max: 2_048,
             deliveries_max: 4_096,
-            held: Holding::new(HELD_MAX),
+            held: Holding::of_all(HELD_MAX),
             framing: framing::Settings::default(),
         }
     }

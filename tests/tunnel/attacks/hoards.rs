@@ -11,7 +11,7 @@ use crate::ends::{id, on_worker, quick};
 #[test]
 fn bytes_that_wait_for_applications_are_bounded() {
     on_worker(async {
-        let mut stage = Stage::new(TunnelSettings { held: Holding::new(16 << 20), ..quick() }).await;
+        let mut stage = Stage::new(TunnelSettings { held: Holding::new(16 << 20, 0), ..quick() }).await;
         let mut hostile = stage.tunnel(&[]).await;
         // A quarter is a node's: sixteen windows of 256 KiB that nobody empties.
         for n in 0..40 {
