@@ -5,10 +5,11 @@
 Rendered are the defaults, each profile beside the templates, and each set of values from the standard input (an
 object of objects, by name). A set's answer is either `files`, the text of each template by its name, or
 `refused`, why Helm, the linter or a schema of one of these versions of Kubernetes does not take it. `plain` are
-the files of deploy/kubernetes.
+the files of deploy/kubernetes. The release's namespace is $RELEASE_NAMESPACE, lark-system by default.
 """
 
 import json
+import os
 import pathlib
 import sys
 
@@ -19,6 +20,7 @@ import yaml
 # Kinds of which no schema is at hand.
 FOREIGN = {"PodMonitor", "PrometheusRule"}
 WARNING = 2
+NAMESPACE = os.environ.get("RELEASE_NAMESPACE", "lark-system")
 
 
 def values_of(chart):
@@ -27,12 +29,12 @@ def values_of(chart):
 
 
 def render(chart, values):
-    found = helm.lint(str(chart), values=values, strict=True, namespace="lark-system")
+    found = helm.lint(str(chart), values=values, strict=True, namespace=NAMESPACE)
     worst = [m["error"] for m in found["messages"] if m["severity"] >= WARNING] + found["errors"]
     if worst:
         raise ValueError("; ".join(worst))
     with helm.Chart.load(str(chart)) as loaded:
-        rendered = loaded.render(values=values, name="lark", namespace="lark-system")
+        rendered = loaded.render(values=values, name="lark", namespace=NAMESPACE)
     files = {pathlib.PurePath(name).name: text.strip() for name, text in rendered.items()}
     return {name: text + "\n" for name, text in files.items() if text and name.endswith(".yaml")}
 

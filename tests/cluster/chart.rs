@@ -51,12 +51,17 @@ fn packages() -> PathBuf {
 
 /// Renders the chart with its defaults, its profiles and these values.
 fn render(values: &Value, versions: &[&str]) -> Rendered {
+    render_into("lark-system", values, versions)
+}
+
+fn render_into(namespace: &str, values: &Value, versions: &[&str]) -> Rendered {
     let helm = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/helm");
     let mut python = Command::new("python3")
         .arg(helm.join("render.py"))
         .arg(helm.join("lark"))
         .args(versions)
         .env("PYTHONPATH", packages())
+        .env("RELEASE_NAMESPACE", namespace)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -103,6 +108,7 @@ fn everything() -> Value {
     values["agent"]["kubeletCgroup"] = json!("/kubelet");
     values["agent"]["maxUnavailable"] = json!("10%");
     values["agent"]["env"] = json!({ "LARK_WORKERS": "2" });
+    values["controller"]["listenAddress"] = json!("::");
     values
 }
 
@@ -137,6 +143,8 @@ fn every_profile_makes_objects_that_the_api_takes_and_that_may_do_no_more_than_i
         ("--kubelet-cgroup=/kubelet", 1),
         ("--log=info,lark_tunnel=debug", 2),
         ("shop:developers", 1),
+        ("--listen=[::]:15012", 1),
+        ("--status-listen=[::]:15013", 1),
     ] {
         assert_eq!(text.matches(value).count(), expected, "{value} in {text}");
     }
@@ -177,6 +185,17 @@ fn the_plain_manifests_are_those_of_the_chart() {
 }
 
 #[test]
+fn into_another_namespace_than_its_own_it_does_not_install() {
+    let rendered = render_into("mesh", &json!({}), &[]);
+    for (name, set) in &rendered.sets {
+        match set {
+            Set::Refused(why) => assert!(why.contains("lark-system and in no other"), "{name}: {why}"),
+            Set::Files(_) => panic!("{name} was taken"),
+        }
+    }
+}
+
+#[test]
 fn values_that_make_no_sense_are_refused_by_name() {
     let refused = [
         (json!({ "controller": { "replicas": 0 } }), "/controller/replicas"),
@@ -188,6 +207,8 @@ fn values_that_make_no_sense_are_refused_by_name() {
         (json!({ "mesh": { "agentDown": "ignore" } }), "/mesh/agentDown"),
         (json!({ "mesh": { "clusterRanges": ["10.0.0.0"] } }), "/mesh/clusterRanges/0"),
         (json!({ "mtls": "strict" }), "mtls"),
+        (json!({ "mesh": { "sameNode": "plain" } }), "/mesh/sameNode"),
+        (json!({ "controller": { "listenAddress": "localhost" } }), "/controller/listenAddress"),
         (json!({ "tenants": { "groups": [""] } }), "/tenants/groups/0"),
         (json!({ "image": { "digest": "sha256:0" } }), "/image/digest"),
     ];

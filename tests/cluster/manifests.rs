@@ -146,7 +146,7 @@ fn is_complete(run: &Runs<'_>) {
 
 fn is_probed_and_bounded(run: &Runs<'_>) {
     let ports = names(&run.container["ports"]);
-    for probe in ["readinessProbe", "livenessProbe"] {
+    for probe in ["startupProbe", "readinessProbe", "livenessProbe"] {
         let port = run.container[probe]["httpGet"]["port"].as_str().unwrap();
         assert!(ports.contains(port), "{} {probe}", run.name);
     }

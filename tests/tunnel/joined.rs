@@ -96,7 +96,8 @@ fn what_waits_for_those_that_do_not_read_is_bounded_for_a_pod() {
         until(|| holding.total() > 256 * 1024).await;
         // What can be said by then has been.
         tokio::time::sleep(Duration::from_secs(1)).await;
-        assert!(holding.total() <= 512 * 1024, "{}", holding.total());
+        // Besides, what was in pipes when there was room for one of them, and little of each.
+        assert!(holding.total() <= (512 + 16 * 256 + 48 * 16) * 1024, "{}", holding.total());
         // Another pod's are unharmed, and none of this one's is reset: who reads gets every byte.
         let (mut source, mut destination, _other) = start(2).await;
         source.write_all(b"hello").await.unwrap();

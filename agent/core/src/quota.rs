@@ -60,6 +60,13 @@ impl Quota {
         Ok(())
     }
 
+    /// Takes them though there may be no room: they are there already.
+    pub fn overdraw(&mut self, origin: Origin, amount: usize) {
+        self.total = self.total.saturating_add(amount);
+        let own = self.taken.entry(origin).or_default();
+        *own = own.saturating_add(amount);
+    }
+
     /// How much `origin` would have with that many more.
     ///
     /// # Errors
@@ -79,7 +86,7 @@ impl Quota {
         let Some(own) = self.taken.get_mut(&origin) else { return };
         let amount = amount.min(*own);
         *own -= amount;
-        self.total -= amount;
+        self.total = self.total.saturating_sub(amount);
         if *own == 0 {
             self.taken.remove(&origin);
         }

@@ -3,6 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -41,6 +42,9 @@ const ATTEMPTS: usize = 4;
 const AHEAD_EVERY: Duration = Duration::from_secs(1);
 /// Most of them at a time, so that streams that wait for theirs are not held up.
 const AHEAD_AT_ONCE: usize = 8;
+
+/// Longer than anybody waits for a turn.
+const LONG: Duration = Duration::from_secs(3600);
 
 /// Most nodes that are remembered as silent.
 const SILENT_MAX: usize = 16 * 1024;
@@ -108,6 +112,19 @@ impl std::fmt::Debug for Dialer {
     }
 }
 
+/// How far the other end of a dial has shown that it is there.
+#[derive(Clone, Copy)]
+enum Asked {
+    No,
+    Silent,
+    Answered,
+}
+
+fn no_answer(key: &PoolKey, limit: Duration) -> NoTunnel {
+    let detail = format!("the agent at {} did not complete a handshake within {limit:?}", key.node);
+    NoTunnel::new(Reason::TunnelUnreachable, Lack::HandshakeTimeout, detail)
+}
+
 /// A connection to another agent.
 async fn connect(node: SocketAddr, window: u32) -> std::io::Result<TcpStream> {
     let socket = if node.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
@@ -156,7 +173,10 @@ impl Dialer {
             tokio::time::sleep(AHEAD_EVERY).await;
             let keys = self.0.pool.borrow_mut().ahead(self.0.began.elapsed(), |tunnel| tunnel.facts());
             // An account whose last pod here is gone has no certificate, and needs no tunnel.
-            let can_be = keys.into_iter().filter(|key| self.0.svids.valid(&key.source).is_some());
+            // Nodes that do not answer are asked for streams alone.
+            let can_be = keys.into_iter().filter(|key| {
+                self.0.svids.valid(&key.source).is_some() && !self.0.silent.borrow().contains_key(&key.node)
+            });
             for key in can_be.take(AHEAD_AT_ONCE) {
                 tracing::debug!(node = %key.node, source = %key.source, destination = %key.destination,
                     "opening a tunnel ahead of need");
@@ -306,38 +326,52 @@ impl Dialer {
     /// A handshake when it is its turn, and when it began; nothing if the node is silent and is not asked again now.
     async fn dial(&self, key: &PoolKey) -> Option<(Result<Tunnel, NoTunnel>, Instant)> {
         let inner = &self.0;
-        let is_silent = || inner.silent.borrow().get(&key.node).copied();
+        let (limit, node) = (inner.settings.handshake_timeout, key.node);
+        let is_silent = || inner.silent.borrow().get(&node).copied();
+        let mark = |until| {
+            inner.silent.borrow_mut().insert(node, until);
+        };
         let mut turn = None;
         if is_silent().is_none() {
             turn = inner.dials.acquire().await.ok();
         }
         // Looked at again: it may have become so meanwhile, and others wait behind this one.
-        if let Some(until) = is_silent() {
-            turn = if Instant::now() < until { None } else { inner.retries.try_acquire().ok() };
-            turn.as_ref()?;
-            let until = Instant::now() + inner.settings.handshake_timeout;
-            inner.silent.borrow_mut().insert(key.node, until);
+        let silent = is_silent();
+        if let Some(until) = silent {
+            drop(turn);
+            if Instant::now() < until {
+                return None;
+            }
+            // It alone waits for this node.
+            mark(Instant::now() + LONG);
+            turn = inner.retries.acquire().await.ok();
+            mark(Instant::now() + limit);
         }
         let _turn = turn;
-        let (began, limit, answered) = (Instant::now(), inner.settings.handshake_timeout, Cell::new(false));
-        let result = tokio::time::timeout(limit, self.handshake(key, &answered)).await;
-        let mut silent = inner.silent.borrow_mut();
-        silent.remove(&key.node);
-        let result = result.unwrap_or_else(|_| {
-            if !answered.get() && silent.len() < SILENT_MAX {
-                silent.insert(key.node, Instant::now());
+        let (began, asked) = (Instant::now(), Cell::new(Asked::No));
+        let result = tokio::time::timeout(limit, self.handshake(key, &asked, silent.is_some())).await;
+        let result = result.unwrap_or_else(|_| Err(no_answer(key, limit)));
+        // What it did not answer is known to whoever asked it last, and that it is there to everybody.
+        match (asked.get(), silent) {
+            (Asked::Answered, _) => {
+                inner.silent.borrow_mut().remove(&node);
             }
-            Err(NoTunnel::new(
-                Reason::TunnelUnreachable,
-                Lack::HandshakeTimeout,
-                format!("the agent at {} did not complete a handshake within {limit:?}", key.node),
-            ))
-        });
+            (_, Some(_)) => mark(Instant::now()),
+            (Asked::Silent, None) if inner.silent.borrow().len() < SILENT_MAX => {
+                inner.silent.borrow_mut().entry(node).or_insert(Instant::now());
+            }
+            _ => {}
+        }
         Some((result, began))
     }
 
-    /// `answered` is set once the other end has shown that it is there.
-    async fn handshake(&self, key: &PoolKey, answered: &Cell<bool>) -> Result<Tunnel, NoTunnel> {
+    /// `asked` is set as the other end shows that it is there. One that was silent is not waited for as long.
+    async fn handshake(
+        &self,
+        key: &PoolKey,
+        asked: &Cell<Asked>,
+        was_silent: bool,
+    ) -> Result<Tunnel, NoTunnel> {
         let inner = &self.0;
         let own = inner.svids.valid(&key.source).ok_or_else(|| {
             NoTunnel::new(
@@ -347,7 +381,13 @@ impl Dialer {
             )
         })?;
         let bundle = inner.svids.bundle();
-        let socket = connect(key.node, inner.settings.window).await.map_err(|e| {
+        asked.set(Asked::Silent);
+        let limit = inner.settings.handshake_timeout / if was_silent { 4 } else { 1 };
+        let connected = tokio::time::timeout(limit, connect(key.node, inner.settings.window)).await;
+        let socket = connected.map_err(|_| no_answer(key, limit))?.map_err(|e| {
+            if matches!(e.kind(), ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset) {
+                asked.set(Asked::Answered);
+            }
             let detail = format!("the agent at {} cannot be reached: {}", key.node, crate::told(&e));
             NoTunnel::new(Reason::TunnelUnreachable, Lack::ConnectionFailed, detail)
         })?;
@@ -362,8 +402,9 @@ impl Dialer {
             NoTunnel::new(Reason::TunnelHandshake, Lack::UnknownName, format!("{}: {e}", key.destination))
         })?;
         let tls = UnbufferedClientConnection::new(Arc::new(config), name).map_err(|e| failed(e.into()))?;
-        let finished = handshake::complete(&socket, tls, Vec::new()).await.map_err(failed)?;
-        answered.set(true);
+        let finished = handshake::complete(&socket, tls, Vec::new()).await;
+        asked.set(Asked::Answered);
+        let finished = finished.map_err(failed)?;
         let (_, peer_expires, _) =
             validity(&finished.leaf).map_err(|why| failed(HandshakeError::Certificate(why)))?;
         let proof = Rc::new(Proof::new(inner.svids.clone(), own.not_after.min(peer_expires), bundle));

@@ -1,7 +1,7 @@
 //! Bytes that wait for applications which do not read. Each stream's window bounds its own; here all of an
 //! agent's are bounded, each peer's share of them too.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lark_core::quota::{Full, Origin, Quota};
@@ -18,13 +18,14 @@ pub struct Holding {
 #[derive(Debug)]
 struct Account {
     quota: Mutex<Quota>,
-    /// Whether anything is held, for those who ask often.
-    used: AtomicBool,
+    /// How much is held, for those who ask often, and what one origin may have in any case.
+    total: AtomicUsize,
+    share: usize,
 }
 
 impl Account {
     fn new(most: usize) -> Arc<Self> {
-        Arc::new(Self { quota: Mutex::new(Quota::new(most)), used: AtomicBool::new(false) })
+        Arc::new(Self { quota: Mutex::new(Quota::new(most)), total: AtomicUsize::new(0), share: most / 4 })
     }
 
     fn quota(&self) -> MutexGuard<'_, Quota> {
@@ -32,16 +33,18 @@ impl Account {
     }
 
     fn take(&self, origin: Origin, bytes: usize) -> Result<(), Full> {
+        self.change(|quota| quota.take(origin, bytes))
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut Quota) -> T) -> T {
         let mut quota = self.quota();
-        let taken = quota.take(origin, bytes);
-        self.used.store(quota.total() > 0, Ordering::Relaxed);
-        taken
+        let changed = change(&mut quota);
+        self.total.store(quota.total(), Ordering::Relaxed);
+        changed
     }
 
     fn give(&self, origin: Origin, bytes: usize) {
-        let mut quota = self.quota();
-        quota.give(origin, bytes);
-        self.used.store(quota.total() > 0, Ordering::Relaxed);
+        self.change(|quota| quota.give(origin, bytes));
     }
 }
 
@@ -81,13 +84,17 @@ pub struct PodShare {
 }
 
 impl PodShare {
-    pub(crate) fn account(&self) -> Held {
-        Held { account: self.joins.clone(), origin: Origin::Pod(self.pod), bytes: 0 }
+    /// So many bytes are held, until what is returned is dropped.
+    pub(crate) fn holding(&self, bytes: usize) -> Held {
+        let mut held = Held { account: self.joins.clone(), origin: Origin::Pod(self.pod), bytes: 0 };
+        held.overdraw(bytes);
+        held
     }
 
     /// Whether there is room for so many bytes more.
     pub(crate) fn has_room(&self, bytes: usize) -> bool {
-        !self.joins.used.load(Ordering::Relaxed)
+        // Nobody has more than there is.
+        self.joins.total.load(Ordering::Relaxed).saturating_add(bytes) <= self.joins.share
             || self.joins.quota().room(Origin::Pod(self.pod), bytes).is_ok()
     }
 }
@@ -106,6 +113,12 @@ impl Held {
         self.account.take(self.origin, bytes)?;
         self.bytes += bytes;
         Ok(())
+    }
+
+    /// That many more are held already.
+    pub(crate) fn overdraw(&mut self, bytes: usize) {
+        self.account.change(|quota| quota.overdraw(self.origin, bytes));
+        self.bytes += bytes;
     }
 
     /// That many are gone.

@@ -11,6 +11,7 @@ use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
+use tokio::time::error::Elapsed;
 
 use crate::ended::{End, Ended};
 use crate::held::PodShare;
@@ -232,7 +233,7 @@ async fn splice(from: &TcpStream, to: &TcpStream, rest: &mut Vec<u8>, way: Way<'
             Ok(written @ 1..) => way.count(written),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                 let until = *until.get_or_insert_with(|| Instant::now() + PATIENCE);
-                match Box::pin(tokio::time::timeout_at(until, to.writable())).await {
+                match Box::pin(taken(to, pipe.holds(), until, way)).await {
                     Ok(writable) => writable.map_err(|_| Failed::Write)?,
                     // Others may have the pipe.
                     Err(_) => *rest = pipe.take().map_err(|_| Failed::Read)?,
@@ -244,6 +245,17 @@ async fn splice(from: &TcpStream, to: &TcpStream, rest: &mut Vec<u8>, way: Way<'
     way.set_waits(!rest.is_empty());
     lent.give_back();
     Ok(count)
+}
+
+/// Waits until a socket takes more while so much waits for it.
+async fn taken(
+    to: &TcpStream,
+    waits: usize,
+    until: Instant,
+    way: Way<'_>,
+) -> Result<io::Result<()>, Elapsed> {
+    let _held = way.shared.share.holding(waits);
+    tokio::time::timeout_at(until, to.writable()).await
 }
 
 /// Reads once and writes at once what is taken.
@@ -281,9 +293,8 @@ fn step(
 
 /// Writes all of it, when the taker takes it.
 async fn finish(to: &TcpStream, bytes: Vec<u8>, way: Way<'_>) -> Result<(), Failed> {
-    let mut held = way.shared.share.account();
-    // What is in hand stays in hand; of what follows little is read.
-    let _full = held.hold(bytes.len());
+    // What is in hand stays in hand; if it is too much, of what follows little is read.
+    let _held = way.shared.share.holding(bytes.len());
     way.set_waits(true);
     let mut rest = bytes.as_slice();
     while !rest.is_empty() {
