@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lark_abi::{Flow, Tuple};
 use lark_core::constants::LABEL_CAPTURE;
-use lark_testbed::{Agent, Controller, Load, Nginx, Place, Record, eventually};
+use lark_testbed::{Agent, Controller, Load, Nginx, Place, Pod, Record, eventually};
 
 use crate::house::{House, fate};
 
@@ -45,27 +45,34 @@ fn a_killed_agent_leaves_permissive_pods_alone_and_the_next_one_takes_over() {
         .unwrap();
 }
 
-fn refuse_without_an_agent(house: &mut House) {
+/// A house whose mesh refuses without an agent, nginx in pod server, and its address, which answers.
+fn refusing_house() -> (House, Nginx, String) {
+    let mut house = House::captured();
+    let nginx = Nginx::start(&house.bed, &house.server).unwrap();
+    let url = format!("http://{}:8080/", house.server.ip);
     house.mesh.change(|document| document["mesh"]["agentDown"] = "refuse".into()).unwrap();
     let generation = || Ok(house.one.json("status")?["discovery_generation"].as_u64() >= Some(3));
     eventually(Duration::from_secs(20), "the agent has read it", generation).unwrap();
+    house.curl(&url);
+    (house, nginx, url)
+}
+
+/// Asks, and is refused.
+fn is_refused(pod: &Pod, url: &str) {
+    let output = pod.place.output("curl", &["-sS", "--max-time", "15", url]).unwrap();
+    assert_eq!(output.status.code(), Some(7), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[test]
 fn where_the_mesh_says_so_pods_of_a_dead_agent_are_refused_and_nothing_is_on_the_wire() {
     let mut record = Record::of("own agent killed, agentDown: refuse").unwrap();
-    let mut house = House::captured();
-    let _nginx = Nginx::start(&house.bed, &house.server).unwrap();
-    let url = format!("http://{}:8080/", house.server.ip);
-    refuse_without_an_agent(&mut house);
-    house.curl(&url);
+    let (mut house, _nginx, url) = refusing_house();
     let wire = lark_testbed::Wire::listen(&house.bed).unwrap();
     house.one.process.kill();
     record.injected(1);
     // Longer than the heartbeat is waited for.
     for _ in 0..20 {
-        let output = house.client.place.output("curl", &["-sS", "--max-time", "15", &url]).unwrap();
-        assert_eq!(output.status.code(), Some(7), "{}", String::from_utf8_lossy(&output.stderr));
+        is_refused(&house.client, &url);
         std::thread::sleep(Duration::from_millis(200));
     }
     assert_eq!(wire.count("canary-of-lark").unwrap(), 0);
@@ -85,23 +92,15 @@ fn where_the_mesh_says_so_pods_of_a_dead_agent_are_refused_and_nothing_is_on_the
 fn where_the_mesh_says_so_pods_stay_refused_until_the_next_agent_has_captured_them() {
     let mut record =
         Record::of("own agent killed and started again without a CA, agentDown: refuse").unwrap();
-    let mut house = House::captured();
-    let _nginx = Nginx::start(&house.bed, &house.server).unwrap();
-    let url = format!("http://{}:8080/", house.server.ip);
-    refuse_without_an_agent(&mut house);
-    house.curl(&url);
+    let (mut house, _nginx, url) = refusing_house();
     let wire = lark_testbed::Wire::listen(&house.bed).unwrap();
     house.one.process.kill();
     house.controller.process.kill();
     house.one = Agent::start_pending(&house.bed, &house.nodes.0, &house.controller, &house.mesh).unwrap();
     record.injected(1);
-    let refused = |pod: &lark_testbed::Pod| {
-        let output = pod.place.output("curl", &["-sS", "--max-time", "15", &url]).unwrap();
-        assert_eq!(output.status.code(), Some(7), "{}", String::from_utf8_lossy(&output.stderr));
-    };
     for _ in 0..10 {
-        refused(&house.client);
-        refused(&house.neighbour);
+        is_refused(&house.client, &url);
+        is_refused(&house.neighbour, &url);
         std::thread::sleep(Duration::from_millis(100));
     }
     let of_both = house.one.json("bpf").unwrap()["links"].as_array().unwrap().len();

@@ -29,7 +29,7 @@ pub enum Full {
     Elsewhere(usize),
 }
 
-/// Things or bytes of one kind that one worker has.
+/// Things or bytes of one kind that one worker, or the agent, has.
 #[derive(Debug)]
 pub struct Quota {
     most: usize,
@@ -90,6 +90,11 @@ impl Quota {
         if *own == 0 {
             self.taken.remove(&origin);
         }
+    }
+
+    /// What one node, or one pod, may have.
+    pub fn share(&self) -> usize {
+        self.a_node
     }
 
     /// How much is taken at all.

@@ -23,7 +23,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a connection may take as a whole.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
-/// Connections served at once of those that only who may connect at all: others wait.
+/// Connections served at once of a listener that only whoever is allowed to can reach: more wait.
 const CONNECTIONS: usize = 64;
 /// Of those that anybody may open, from one address, and from all addresses but the host's own, which has a share of
 /// its own for its kubelet's probes. More are closed at once, so that nobody waits behind them.

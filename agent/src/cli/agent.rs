@@ -171,7 +171,7 @@ pub struct AgentArgs {
     pub token_file: PathBuf,
     /// Directory for what the agent must know after a restart: roots.json and credential.
     ///
-    /// Default /var/lib/lark-agent, mode 0700. The roots that the controller told, and this node's
+    /// Default /var/lib/lark-agent, mode 0700 where the agent makes it itself. The roots that the controller told, and this node's
     /// credential, a secret. Without it the node needs another join token.
     #[arg(long, env = "LARK_STATE_DIR", value_name = "DIR", default_value = "/var/lib/lark-agent")]
     pub state_dir: PathBuf,

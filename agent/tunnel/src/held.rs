@@ -25,7 +25,9 @@ struct Account {
 
 impl Account {
     fn new(most: usize) -> Arc<Self> {
-        Arc::new(Self { quota: Mutex::new(Quota::new(most)), total: AtomicUsize::new(0), share: most / 4 })
+        let quota = Quota::new(most);
+        let share = quota.share();
+        Arc::new(Self { quota: Mutex::new(quota), total: AtomicUsize::new(0), share })
     }
 
     fn quota(&self) -> MutexGuard<'_, Quota> {

@@ -30,9 +30,9 @@ counters! {
     NotMesh = 2, "not_mesh";
     /// The destination is the pod itself; the connect was left alone.
     OwnAddress = 3, "own_address";
-    /// The agent is dead or stuck and the setting says to leave connects alone: plaintext.
+    /// No agent serves the pod (dead, stuck, or anew and not that far), and the setting says to leave connects alone: plaintext.
     AgentDownUntouched = 4, "agent_down_untouched";
-    /// The agent is dead or stuck and the setting says to refuse.
+    /// No agent serves the pod (dead, stuck, or anew and not that far), and the setting says to refuse.
     AgentDownRefused = 5, "agent_down_refused";
     /// An application dialled Lark's own listener.
     ListenerDialled = 6, "listener_dialled";

@@ -33,11 +33,12 @@ const fn rest(counter: Counter) -> (Side, &'static str) {
         Counter::OwnAddress => (ConnectHook, "Nothing: it never leaves the pod's namespace."),
         Counter::AgentDownUntouched => (
             ConnectHook,
-            "Start the agent of that node. If plaintext is worse than a refusal, set `agentDown: refuse` in the mesh.",
+            "Start the agent of that node; if it runs, `lark workloads` says what keeps it from capturing the pod. If plaintext is worse than a refusal, set `agentDown: refuse` in the mesh.",
         ),
-        Counter::AgentDownRefused => {
-            (ConnectHook, "Start the agent of that node; its log, or its unit's state, says why it went.")
-        }
+        Counter::AgentDownRefused => (
+            ConnectHook,
+            "Start the agent of that node; its log, or its unit's state, says why it went. If it runs, `lark workloads` says what keeps it from capturing the pod.",
+        ),
         Counter::ListenerDialled => {
             (ConnectHook, "Find what scans ports inside the pod; nothing is offered to it there.")
         }
