@@ -79,7 +79,7 @@ fn an_answer_to_what_was_not_read_to_its_end_is_heard_before_the_reset() {
 fn a_pod_whose_share_is_full_is_slow_and_loses_no_byte_nor_harms_others() {
     on_worker(async {
         // A pod has a quarter of it, which anything that waits fills.
-        let holding = Holding::new(0, 4096);
+        let holding = Holding::new(0, 4096, 0);
         let start = async |pod| {
             let ((source, near), (far, destination)) = (sockets().await, sockets().await);
             let counters: Arc<ByteCounters> = Arc::default();

@@ -81,7 +81,7 @@ pub const TUNNEL_IDLE: Duration = Duration::from_secs(10 * 60);
 /// Bytes of a tunnel that may wait unread in the kernel: all its streams wait behind them, and one round trip
 /// moves no more. 1 MiB is 8 Gbit/s at a round trip of a millisecond.
 pub const TUNNEL_WINDOW: u32 = 1024 * 1024;
-/// Most bytes that wait in an agent for applications which do not read; half of its memory where that is limited
+/// Most bytes that wait in an agent for applications and other agents which do not read; half of its memory where that is limited
 /// to less than twice as much.
 pub const HELD_MAX: usize = 1024 * 1024 * 1024;
 /// Most pairs of identities and nodes for which a node opens tunnels ahead of need; the least recently

@@ -92,9 +92,20 @@ impl Quota {
         }
     }
 
-    /// What one node, or one pod, may have.
+    /// What anybody may have, wherever he is.
     pub fn share(&self) -> usize {
-        self.a_node
+        self.a_node.min(self.elsewhere)
+    }
+
+    /// Whether `origin` has more than twice its share, or all have more than twice what there is: they took what they
+    /// have [anyway](Self::overdraw).
+    pub fn is_far_over(&self, origin: Origin) -> bool {
+        let share = match origin {
+            Origin::Node(_) | Origin::Pod(_) => self.a_node,
+            Origin::Elsewhere => self.elsewhere,
+        };
+        let own = self.taken.get(&origin).copied().unwrap_or(0);
+        own > share.saturating_mul(2) || self.total > self.most.saturating_mul(2)
     }
 
     /// How much is taken at all.
@@ -135,6 +146,24 @@ mod tests {
     fn a_few_are_not_divided() {
         let mut quota = Quota::new(2);
         assert_eq!((quota.take(node(1), 2), quota.take(node(2), 1)), (Ok(()), Err(Full::All(2))));
+    }
+
+    #[test]
+    fn far_over_is_more_than_twice_the_share() {
+        let mut quota = Quota::new(64);
+        for (origin, share) in [(node(1), 16), (Origin::Pod(1), 16), (Origin::Elsewhere, 8)] {
+            quota.overdraw(origin, 2 * share);
+            assert!(!quota.is_far_over(origin));
+            quota.overdraw(origin, 1);
+            assert!(quota.is_far_over(origin));
+            quota.give(origin, 1);
+            assert!(!quota.is_far_over(origin));
+        }
+        assert_eq!(quota.total(), 80);
+        quota.overdraw(node(2), 48);
+        assert!(!quota.is_far_over(node(3)), "twice of all");
+        quota.overdraw(node(2), 1);
+        assert!(quota.is_far_over(node(3)), "more than twice of all");
     }
 
     proptest! {

@@ -282,8 +282,8 @@ impl Acceptor {
         let outcome = taken.as_ref().map(|_| ()).map_err(ServeError::cause);
         inner.observer.handshake(Side::Server, outcome, took);
         let (_permit, records) = taken?;
-        let terms =
-            Terms { settings: inner.settings.clone(), proof: Rc::new(proof), held: inner.load.held(origin) };
+        let (held, leaving) = inner.load.accounts(origin);
+        let terms = Terms { settings: inner.settings.clone(), proof: Rc::new(proof), held, leaving };
         let accepting = Accepting {
             deliver,
             client: client.clone(),

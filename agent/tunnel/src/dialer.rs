@@ -427,8 +427,9 @@ impl Dialer {
         let (commands, receiver) = mpsc::unbounded_channel();
         let (settled, open) = oneshot::channel();
         let name = format!("the tunnel to {} as {}", key.node, key.destination);
-        let held = inner.settings.held.of(Origin::Node(key.node.ip()));
-        let terms = Terms { settings: inner.settings.clone(), proof, held };
+        let (holding, origin) = (&inner.settings.held, Origin::Node(key.node.ip()));
+        let (held, leaving) = (holding.of(origin), holding.leaving(origin));
+        let terms = Terms { settings: inner.settings.clone(), proof, held, leaving };
         let proof = terms.proof.clone();
         let engine = Engine::client(name, records, receiver, shared.clone(), settled, terms);
         let (pool, key_of_task, shared_of_task) = (Rc::downgrade(&self.0), key.clone(), shared.clone());

@@ -6,7 +6,7 @@
 //! - A pod is read only while its stream has window and the records have room: back-pressure goes from
 //!   end to end.
 //! - Window is given back only for bytes that a pod has taken, so a stream's backlog is bounded by its
-//!   window; all backlogs of a worker are bounded by `held`.
+//!   window; all backlogs of an agent are bounded by `held`, and what waits for other agents by `leaving`.
 //! - A stream that does not end in order resets its pod's socket; an error is never taken for an end.
 //! - A stream of which both ends have said everything outlives the tunnel until its pod has taken it.
 //! - A stream that the peer never saw goes to another tunnel, with what was read of it.
@@ -16,6 +16,7 @@ mod serve;
 mod silence;
 mod splice;
 mod turn;
+mod waiting;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -111,6 +112,8 @@ pub(crate) struct Terms {
     pub(crate) proof: Rc<Proof>,
     /// What may wait for applications.
     pub(crate) held: Held,
+    /// What may wait for the peer.
+    pub(crate) leaving: Held,
 }
 
 enum Part {
@@ -139,6 +142,9 @@ pub(crate) struct Engine {
     moved: usize,
     dials: FuturesUnordered<Dial>,
     held: Held,
+    leaving: Held,
+    /// Plaintext that may wait as records for the node's socket.
+    send_limit: usize,
     proof: Rc<Proof>,
     settings: TunnelSettings,
     began: Instant,
@@ -172,6 +178,11 @@ pub enum TunnelError {
     /// The peer takes nothing.
     #[error("the peer has taken nothing of what waits for it for {0:?}")]
     Stalled(Duration),
+    /// Nodes take too little of what waits for them in all of their tunnels.
+    #[error(
+        "more than twice the share of the peer's node, or than twice of all there is, waits for other agents"
+    )]
+    Crowded,
     /// The connection failed.
     #[error("the connection failed: {}", crate::told(.0))]
     Io(#[from] std::io::Error),
@@ -195,7 +206,7 @@ impl TunnelError {
             Self::Record(RecordError::PeerKeys(_) | RecordError::OwnKeys) => Tunnel::KernelKeys,
             Self::Protocol(error) => return error.violation.into(),
             Self::Silent(_) => Tunnel::PeerSilent,
-            Self::Stalled(_) => Tunnel::PeerStalled,
+            Self::Stalled(_) | Self::Crowded => Tunnel::PeerStalled,
         };
         tunnel.into()
     }
@@ -222,7 +233,7 @@ impl Engine {
     }
 
     fn new(part: Part, name: String, records: Records, terms: Terms) -> Self {
-        let Terms { settings, proof, held } = terms;
+        let Terms { settings, proof, held, leaving } = terms;
         let role = match part {
             Part::Dialling(_) => Role::Client,
             Part::Accepting(_) => Role::Server,
@@ -241,6 +252,8 @@ impl Engine {
             moved: 0,
             dials: FuturesUnordered::new(),
             held,
+            leaving,
+            send_limit: waiting::USUAL,
             proof,
             settings,
             began: now,
@@ -297,14 +310,12 @@ impl Engine {
     async fn say_goodbye(&mut self, result: &Result<(), TunnelError>) -> bool {
         let orderly = match result {
             Err(TunnelError::Record(RecordError::Tls(_))) => false,
-            Err(TunnelError::Record(RecordError::PeerKeys(_) | RecordError::OwnKeys)) => true,
-            Err(
-                TunnelError::Record(_)
-                | TunnelError::Silent(_)
-                | TunnelError::Stalled(_)
-                | TunnelError::Io(_),
-            ) => return false,
-            Ok(()) | Err(TunnelError::Protocol(_)) => true,
+            Ok(())
+            | Err(
+                TunnelError::Protocol(_)
+                | TunnelError::Record(RecordError::PeerKeys(_) | RecordError::OwnKeys),
+            ) => true,
+            Err(_) => return false,
         };
         if orderly {
             self.say_late();
@@ -402,7 +413,7 @@ impl Engine {
     /// peer off that reads nothing of what it makes us say.
     fn write_control(&mut self) -> Result<(), RecordError> {
         let out = self.h2.output();
-        if !out.is_empty() && self.records.has_room() {
+        if !out.is_empty() && self.records.unsent() < self.send_limit {
             out.append(&mut self.late_ends);
             self.records.write(out)?;
             out.clear();

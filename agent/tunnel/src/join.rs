@@ -331,7 +331,7 @@ mod tests {
 
     #[tokio::test]
     async fn while_a_pods_share_is_full_little_is_read_of_its_connections() {
-        let holding = Holding::new(0, 16 * CHUNK);
+        let holding = Holding::new(0, 16 * CHUNK, 0);
         let ((mut source, from), (to, _destination)) = (sockets().await, sockets().await);
         source.write_all(&[7; CHUNK / 4]).await.unwrap();
         from.readable().await.unwrap();

@@ -70,9 +70,9 @@ impl Load {
         Permit::new(self, |load| &load.tunnels, origin)
     }
 
-    /// The account of a tunnel from there.
-    pub(crate) fn held(&self, origin: Origin) -> Held {
-        self.held.of(origin)
+    /// The accounts of a tunnel from there: what waits for applications, and for its other end.
+    pub(crate) fn accounts(&self, origin: Origin) -> (Held, Held) {
+        (self.held.of(origin), self.held.leaving(origin))
     }
 
     /// Has a tunnel woken when it is time to drain.

@@ -9,7 +9,7 @@
 //! - A sequence number is used once with a key: each is counted up with its record, and begins anew only with the next
 //!   key.
 //! - After an error nothing is opened or sealed but the alert that tells it.
-//! - What waits for the socket is bounded by [`Records::has_room`], which whoever writes asks first.
+//! - What waits for the socket is bounded by who writes, who looks at [`Records::unsent`] first.
 
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
@@ -49,8 +49,6 @@ pub(crate) use splice::Spliced;
 const READ: usize = 256 * 1024;
 /// What a read needs room for: what is left of the last one, and as much again as is read.
 pub(crate) const ROOM: usize = RECORD_MAX + READ;
-/// Plaintext that may wait as records for the node's socket.
-const SEND_LIMIT: usize = 512 * 1024;
 /// Pieces that are written at once.
 const BATCH: usize = 16;
 
@@ -118,12 +116,17 @@ impl Records {
         Ok(records)
     }
 
-    /// Whether more may be handed over before something is sent.
-    pub(crate) fn has_room(&self) -> bool {
-        self.unsent < SEND_LIMIT
+    /// Plaintext that waits for the node's socket, at most.
+    pub(crate) const fn unsent(&self) -> usize {
+        self.unsent
     }
 
-    /// Encrypts a frame; the caller has asked for room.
+    /// Keeps what waits in no more memory than it needs, for a peer that takes nothing.
+    pub(crate) fn pack(&mut self) {
+        self.protocol.waiting.pack();
+    }
+
+    /// Encrypts a frame; the caller has looked how much waits.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), RecordError> {
         self.unsent += bytes.len();
         if self.protocol.waiting.is_empty() && !self.protocol.owes_keys {

@@ -1,17 +1,21 @@
 //! Whoever takes as much as he can gets his share and no more.
 
+use std::time::Duration;
+
+use lark_core::constants::HELD_MAX;
 use lark_testbed::Record;
-use lark_testbed::hostile::kind::{DATA, HEADERS, RST_STREAM};
-use lark_testbed::hostile::{self, END_HEADERS, Hostile, connect_to, frame};
+use lark_testbed::hostile::kind::{DATA, HEADERS, RST_STREAM, WINDOW_UPDATE};
+use lark_testbed::hostile::{self, END_HEADERS, Hostile, connect_to, frame, setting};
 use lark_tunnel::{Holding, TunnelSettings};
 
-use super::{NEVER, SOMEBODY, Stage, mib};
+use super::{FLOOD, NEVER, SOMEBODY, Stage, mib};
 use crate::ends::{id, on_worker, quick};
 
 #[test]
 fn bytes_that_wait_for_applications_are_bounded() {
     on_worker(async {
-        let mut stage = Stage::new(TunnelSettings { held: Holding::new(16 << 20, 0), ..quick() }).await;
+        let mut stage =
+            Stage::new(TunnelSettings { held: Holding::new(16 << 20, 0, 16 << 20), ..quick() }).await;
         let mut hostile = stage.tunnel(&[]).await;
         // A quarter is a node's: sixteen windows of 256 KiB that nobody empties.
         for n in 0..40 {
@@ -70,5 +74,63 @@ fn deliveries_and_tunnels_of_one_node_leave_room_for_others() {
         let fault = "more deliveries and tunnels than a node's share";
         let seen = "20 of 30 deliveries and the eleventh tunnel refused and counted; others unharmed";
         Record::told(fault, 31, seen).unwrap();
+    });
+}
+
+/// That many tunnels in hostile hands, in each of which an application sends without end to who reads nothing.
+async fn unread(stage: &Stage, count: usize) -> Vec<Hostile> {
+    let mut tunnels = Vec::new();
+    for _ in 0..count {
+        // INITIAL_WINDOW_SIZE: the most that there is.
+        let mut hostile = stage.tunnel(&setting(4, 0x7fff_ffff)).await;
+        let flood = frame(HEADERS, END_HEADERS, 1, &connect_to(FLOOD, SOMEBODY));
+        let window = frame(WINDOW_UPDATE, 0, 0, &0x7fff_0000_u32.to_be_bytes());
+        hostile.send(&[flood, window].concat()).await.unwrap();
+        tunnels.push(hostile);
+    }
+    tunnels
+}
+
+#[test]
+fn bytes_that_wait_for_a_peer_are_bounded() {
+    on_worker(async {
+        const SHARE: usize = 4 << 20;
+        let held = Holding::new(HELD_MAX, 0, 4 * SHARE);
+        let mut stage = Stage::new(TunnelSettings { held: held.clone(), ..quick() }).await;
+        let tunnels = unread(&stage, 60).await;
+        let begun = || stage.deliver.begun.get();
+        while begun() < 60 || held.total() < SHARE - (1 << 20) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        stage.others_are_unharmed().await;
+        // A few have as much as they may, until the node has its share; and then each has a record.
+        let most = SHARE + (1 << 20) + 60 * (16 << 10);
+        assert!(held.total() <= most, "{} bytes", held.total());
+        assert_eq!(stage.lost("peer_stalled"), 0);
+        assert!(stage.grown() < 16 << 20, "{} bytes", stage.grown());
+        drop(tunnels);
+        while held.total() > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let seen = format!("a node's share waits, none is ended, others unharmed; {}", mib(stage.grown()));
+        Record::told("tunnels whose peer reads nothing", 60, seen).unwrap();
+    });
+}
+
+#[test]
+fn a_node_that_has_twice_its_share_waiting_loses_tunnels() {
+    on_worker(async {
+        const SHARE: usize = 256 << 10;
+        let held = Holding::new(HELD_MAX, 0, 4 * SHARE);
+        let mut stage = Stage::new(TunnelSettings { held: held.clone(), ..quick() }).await;
+        let tunnels = unread(&stage, 60).await;
+        stage.until("a tunnel too many", |stage| stage.lost("peer_stalled"), 60 - 2 * 16).await;
+        stage.others_are_unharmed().await;
+        assert!(held.total() <= 2 * SHARE, "{} bytes", held.total());
+        let left = 60 - stage.lost("peer_stalled");
+        assert!(left >= 16, "{left} are left");
+        drop(tunnels);
+        let seen = format!("{left} are left, others unharmed; {}", mib(stage.grown()));
+        Record::told("tunnels whose peer reads nothing, beyond twice its share", 60, seen).unwrap();
     });
 }

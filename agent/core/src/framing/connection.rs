@@ -122,6 +122,7 @@ pub struct Connection {
     pub(super) sent_goaway: bool,
     pub(super) received_goaway: bool,
     pub(super) out: Vec<u8>,
+    pub(super) out_max: usize,
     /// Streams whose answer was put off, and others that have said it since.
     pub(super) late: Vec<u32>,
     /// Received on the connection and not yet credited.
@@ -161,6 +162,7 @@ impl Connection {
             sent_goaway: false,
             received_goaway: false,
             out,
+            out_max: MAX_OUTPUT,
             late: Vec::new(),
             received: 0,
             preface_due: role == Role::Server,
@@ -196,7 +198,7 @@ impl Connection {
         if let Some(event) = self.pending.pop_front() {
             return Ok((0, Some(event)));
         }
-        if self.out.len() > MAX_OUTPUT {
+        if self.out.len() > self.out_max {
             return Err(ConnectionError::calm(
                 Violation::AnswersUnread,
                 "the peer reads nothing of what it makes us answer",

@@ -7,7 +7,7 @@
 //! never copied here in either direction.
 //!
 //! Memory: a fixed part, one small record a stream, header blocks up to [`MAX_HEADER_BLOCK`] and an
-//! output queue up to [`MAX_OUTPUT`]. Payload is never kept.
+//! output queue up to [`MAX_OUTPUT`], or less if told. Payload is never kept.
 
 mod connection;
 mod error;

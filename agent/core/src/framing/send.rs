@@ -186,6 +186,11 @@ impl Connection {
         &mut self.out
     }
 
+    /// How much may be queued before a peer that asks and does not read is cut off; [`MAX_OUTPUT`] unless told.
+    pub fn bound_output(&mut self, most: usize) {
+        self.out_max = most;
+    }
+
     /// Streams of which a half is open.
     pub fn open_streams(&self) -> usize {
         self.streams.len()

@@ -80,11 +80,12 @@ impl Engine {
         if stream.is_read() {
             return if stream.is_done() { Ok(false) } else { watch(stream) };
         }
-        if !self.records.has_room() {
+        if self.records.unsent() >= self.send_limit {
             stream.waker.push();
             return Ok(false);
         }
-        let room = self.h2.capacity(stream.id).min(self.h2.max_frame()).min(quantum);
+        let most = quantum.min(self.send_limit);
+        let room = self.h2.capacity(stream.id).min(self.h2.max_frame()).min(most);
         if !stream.early().is_empty() {
             if room == 0 {
                 return watch(stream);

@@ -35,9 +35,11 @@ impl Engine {
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TunnelError>> {
         self.ready.register(cx.waker());
         self.moved = 0;
+        self.look_at_room();
         for stream in self.owing.drain(..).filter_map(|number| self.streams.get(&number)) {
             stream.waker.push();
         }
+        let mut flushed = true;
         for _ in 0..TURNS {
             self.take_dials(cx);
             // Behind what may set it, and before what it may close.
@@ -61,7 +63,7 @@ impl Engine {
             let ready = self.queue.len();
             progress |= self.serve_ready()?;
             self.write_control()?;
-            let mut flushed = self.records.poll_flush(cx)?.is_ready();
+            flushed = self.records.poll_flush(cx)?.is_ready();
             self.ready.take_ends(&mut self.queue);
             if !self.queue.is_empty() {
                 progress |= self.serve_ready()?;
@@ -79,6 +81,11 @@ impl Engine {
                 progress = true;
             }
             if !progress {
+                if flushed {
+                    self.leaving.release_all();
+                } else {
+                    self.count_waiting()?;
+                }
                 if !self.owing.is_empty() {
                     cx.waker().wake_by_ref();
                 }
@@ -88,6 +95,9 @@ impl Engine {
             if self.moved >= MOVED {
                 break;
             }
+        }
+        if !flushed {
+            self.count_waiting()?;
         }
         crate::spin::busy();
         // Again when the reactor has looked. Tokio polls a task that wakes itself up to 61 times before it looks, and

@@ -15,6 +15,9 @@ thread_local! {
     static SPARES: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
 }
 
+/// Bytes that [`Outgoing::pack`] lets lie unused.
+const SLACK: usize = 1024;
+
 /// Bytes that wait, in order. It has memory only while there are some.
 #[derive(Default)]
 pub(super) struct Outgoing {
@@ -42,7 +45,15 @@ impl Piece {
         self.bytes.get_mut(self.filled..).unwrap_or_default()
     }
 
+    /// Bytes that may be added.
+    fn free(&self) -> usize {
+        self.bytes.len() - self.filled
+    }
+
     fn give_back(self) {
+        if self.bytes.len() < PIECE {
+            return;
+        }
         SPARES.with_borrow_mut(|spares| {
             if spares.len() < SPARE {
                 spares.push(self.bytes);
@@ -59,7 +70,7 @@ impl Outgoing {
     /// Room for so many bytes in a row, at most [`PIECE`], to be filled and then [added](Self::add); less than that
     /// only if more than a piece holds was wanted.
     pub(super) fn room(&mut self, count: usize) -> &mut [u8] {
-        if self.pieces.back().is_none_or(|last| PIECE - last.filled < count) {
+        if self.pieces.back().is_none_or(|last| last.free() < count) {
             self.pieces.push_back(Piece::new());
         }
         let room = self.pieces.back_mut().map(Piece::room).unwrap_or_default();
@@ -77,7 +88,7 @@ impl Outgoing {
     /// Puts those bytes behind the others.
     pub(super) fn extend(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
-            let free = self.pieces.back().map_or(0, |last| PIECE - last.filled);
+            let free = self.pieces.back().map_or(0, Piece::free);
             let (now, later) = bytes.split_at(bytes.len().min(if free == 0 { PIECE } else { free }));
             self.room(now.len()).copy_from_slice(now);
             self.add(now.len());
@@ -110,6 +121,21 @@ impl Outgoing {
         }
     }
 
+    /// Keeps what waits in no more memory than it needs.
+    pub(super) fn pack(&mut self) {
+        let mut gone = self.gone;
+        for piece in &mut self.pieces {
+            let waiting = piece.waiting().get(gone..).unwrap_or_default();
+            if piece.bytes.len() - waiting.len() > SLACK {
+                let packed = Piece { filled: waiting.len(), bytes: waiting.into() };
+                std::mem::replace(piece, packed).give_back();
+                // Of the first one only.
+                self.gone -= gone;
+            }
+            gone = 0;
+        }
+    }
+
     /// Bytes that wait.
     #[cfg(any(test, feature = "fuzzing"))]
     pub(super) fn len(&self) -> usize {
@@ -138,6 +164,7 @@ mod tests {
         /// Asks for room, and uses some of it.
         Room(usize, usize),
         Send(usize),
+        Pack,
     }
 
     fn step() -> impl Strategy<Value = Step> {
@@ -145,6 +172,7 @@ mod tests {
             (0..3 * PIECE).prop_map(Step::Extend),
             (0..=PIECE, 0..=PIECE).prop_map(|(asked, used)| Step::Room(asked, used.min(asked))),
             (0..3 * PIECE).prop_map(Step::Send),
+            Just(Step::Pack),
         ]
     }
 
@@ -179,6 +207,11 @@ mod tests {
                         let due: Vec<u8> = expected.drain(..sent).collect();
                         prop_assert_eq!(&offered[..sent], &due);
                         outgoing.sent(sent);
+                    }
+                    Step::Pack => {
+                        outgoing.pack();
+                        let memory: usize = outgoing.pieces.iter().map(|piece| piece.bytes.len()).sum();
+                        prop_assert!(memory <= expected.len() + outgoing.pieces.len() * SLACK);
                     }
                 }
                 prop_assert_eq!(outgoing.len(), expected.len());

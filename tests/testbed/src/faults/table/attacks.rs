@@ -135,6 +135,18 @@ pub(super) const TUNNEL: &[Row] = &[
         "attacks::frames::whoever_takes_nothing_of_what_waits_for_him_is_cut_off",
     ),
     both(
+        "tunnels whose peer reads nothing",
+        "they wait, their node's share bounded for all of them; memory bounded, others unharmed",
+        "tunnel",
+        "attacks::hoards::bytes_that_wait_for_a_peer_are_bounded",
+    ),
+    both(
+        "tunnels whose peer reads nothing, beyond twice its share",
+        "those that are too many cut off, counted as peer_stalled; others unharmed",
+        "tunnel",
+        "attacks::hoards::a_node_that_has_twice_its_share_waiting_loses_tunnels",
+    ),
+    both(
         "bytes for applications that do not read",
         "what is above a node's share is reset; memory bounded, others unharmed",
         "tunnel",
