@@ -66,6 +66,10 @@ pub(super) struct Live {
     pub(super) started: Instant,
     pub(super) stages: Arc<Stages>,
     waited_for_tunnel: AtomicBool,
+    /// Its edge has it, whatever else lists it still.
+    pub(super) is_folded: AtomicBool,
+    /// It was counted as one that a dry run would deny.
+    is_dry_denied: AtomicBool,
     pub(super) ended: OnceLock<Ended>,
 }
 
@@ -89,6 +93,8 @@ impl Live {
             started,
             stages: Arc::default(),
             waited_for_tunnel: AtomicBool::new(false),
+            is_folded: AtomicBool::new(false),
+            is_dry_denied: AtomicBool::new(false),
             ended: OnceLock::new(),
         }
     }
@@ -224,7 +230,8 @@ impl Connection {
                 "a dry run would deny this connection"
             );
         }
-        if !dry_run.is_empty() {
+        // Both ends' policies may say so, the other's later.
+        if !dry_run.is_empty() && !self.live.is_dry_denied.swap(true, Ordering::Relaxed) {
             self.observer.dry_run_denial(opening.direction);
         }
     }
@@ -242,14 +249,15 @@ impl Connection {
 
     fn tell(&mut self, how: Ending, refusal: Option<(Reason, &str)>) {
         self.told = true;
+        let opening = &self.live.opening;
+        let came_by_tunnel = opening.direction == Direction::Inbound && opening.peer.is_some();
         if refusal.is_some() {
             let _ = self.live.secured.set(Secured::Denied);
-        } else if self.live.stages.after(Stage::Tunnel).is_some() {
-            // Its source gave up before the other end had accepted it. What it had said is in the tunnel, which a
+        } else if came_by_tunnel || self.live.stages.after(Stage::Tunnel).is_some() {
+            // It was over before the other end had accepted it. What its source had said is in the tunnel, which a
             // handshake has proved, and not in plaintext.
             let _ = self.live.secured.set(Secured::Mtls);
         }
-        let opening = &self.live.opening;
         let secured = self.live.secured.get().map_or("", |s| s.sign());
         let note = self.live.note.get().copied().unwrap_or_default();
         let (reason, detail) = refusal.map_or((note, ""), |(r, d)| (r.label(), d));

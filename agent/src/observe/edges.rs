@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use lark_core::observe::Secured;
@@ -60,23 +61,24 @@ fn party(party: &Party) -> Party {
 }
 
 impl Key {
-    /// The edge of a connection.
-    pub(super) fn of(live: &Live) -> Self {
+    /// The edge of a connection; one that nothing secures yet, or ever has, is none.
+    pub(super) fn of(live: &Live) -> Option<Self> {
         let opening = &live.opening;
-        Self {
+        Some(Self {
             direction: opening.direction,
             source: party(&opening.source),
             destination: party(&opening.destination),
-            secured: live.secured.get().copied().unwrap_or(Secured::Plaintext),
-        }
+            secured: live.secured.get().copied()?,
+        })
     }
 }
 
 impl Edges {
-    /// Adds a connection that has ended to its edge.
+    /// Adds a connection that has ended to its edge; it may be among the open ones still.
     pub(super) fn fold(&mut self, key: Key, live: &Live, refusal: Option<(Reason, &str)>) {
         let totals = entry(&mut self.0, key);
         totals.add(live);
+        live.is_folded.store(true, Ordering::Relaxed);
         if let Some((reason, detail)) = refusal {
             let kept: String = detail.chars().take(DETAIL_MAX).collect();
             totals.refusal = Some((reason, kept.into()));
@@ -86,9 +88,10 @@ impl Edges {
     /// All edges, with the connections that are open on top.
     pub(super) fn with_open(&self, open: &[(u64, Arc<Live>)]) -> Vec<EdgeView> {
         let mut all = self.0.clone();
-        // One that is being opened is secured by nothing yet, and is no edge before it is.
-        for (_, live) in open.iter().filter(|(_, l)| l.secured.get().is_some()) {
-            let totals = entry(&mut all, Key::of(live));
+        // What has ended since they were looked up is counted already: a sum that goes down is a restart to Prometheus.
+        for (_, live) in open.iter().filter(|(_, live)| !live.is_folded.load(Ordering::Relaxed)) {
+            let Some(key) = Key::of(live) else { continue };
+            let totals = entry(&mut all, key);
             totals.add(live);
             totals.open += 1;
         }

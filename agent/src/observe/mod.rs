@@ -111,12 +111,14 @@ impl Observer {
     }
 
     fn close(&self, id: u64, live: &Arc<Live>, how: &str, refusal: Option<(Reason, &str)>) {
-        self.0.open.remove(id);
         // All workers come by here: what is put together for the tables is so before they are locked.
         let pair = courses::Pair::of(live);
         locked(&self.0.courses).keep(pair, id, live.clone());
-        let edge = edges::Key::of(live);
-        locked(&self.0.edges).fold(edge, live, refusal);
+        if let Some(edge) = edges::Key::of(live) {
+            locked(&self.0.edges).fold(edge, live, refusal);
+        }
+        // Behind its edge, so that whoever adds them up never misses it.
+        self.0.open.remove(id);
         if let Some((reason, _)) = refusal {
             self.0.metrics.refused(live.opening.direction.label(), reason);
         }

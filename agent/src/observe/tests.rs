@@ -74,6 +74,45 @@ fn what_its_source_gave_up_in_a_tunnel_is_no_plaintext() {
 }
 
 #[test]
+fn what_a_lost_tunnel_brought_is_no_plaintext() {
+    let observer = Observer::new().unwrap();
+    let inbound = |peer: Option<&str>| Opening {
+        direction: Direction::Inbound,
+        peer: peer.map(|peer| peer.parse().unwrap()),
+        ..opening("web", "db")
+    };
+    drop(observer.open(inbound(Some("192.0.2.1:15008"))));
+    assert_eq!(observer.edges().iter().map(|edge| edge.secured).collect::<Vec<_>>(), [Secured::Mtls]);
+    // Of these nobody knows what would have secured them, and nothing was said in them.
+    drop(observer.open(inbound(None)));
+    drop(observer.open(opening("web", "db")));
+    assert_eq!(observer.edges().len(), 1);
+}
+
+#[test]
+fn a_connection_that_ends_while_edges_are_added_up_counts_once() {
+    let observer = Observer::new().unwrap();
+    let connection = observer.open(opening("web", "db"));
+    (connection.securer())(Secured::Mtls);
+    connection.counters().add_sent(100);
+    let open = observer.0.open.all();
+    connection.ended(lark_core::explain::Ending::Clean, None);
+    let edges = locked(&observer.0.edges).with_open(&open);
+    assert_eq!((edges.len(), edges[0].connections, edges[0].open, edges[0].sent_bytes), (1, 1, 0, 100));
+}
+
+#[test]
+fn a_connection_that_both_ends_would_deny_under_dry_run_is_one() {
+    let observer = Observer::new().unwrap();
+    let connection = observer.open(opening("web", "db"));
+    for policy in ["egress", "ingress"] {
+        connection.would_deny(&[policy.to_owned()]);
+    }
+    let text = observer.metrics(&vec![]).unwrap();
+    assert!(text.contains("lark_policy_dry_run_denials_total{direction=\"outbound\"} 1"), "{text}");
+}
+
+#[test]
 fn what_the_kernel_measures_is_told_of_edges_and_of_no_others() {
     let observer = Observer::new().unwrap();
     for measured in [(300, 2), (500, 1)] {
