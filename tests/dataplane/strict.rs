@@ -314,28 +314,58 @@ fn fast_open_into_a_strict_pod_is_neither_taken_nor_answered() {
     assert_eq!(house.two.kernel_counter("plaintext_refused").unwrap(), 4);
 }
 
+/// A connection that is held open; its log says how it ended.
+fn held(house: &House, from: &Pod, to: IpAddr) -> Running {
+    let script = "import socket, sys\n\
+        s = socket.create_connection((sys.argv[1], 8080), 20)\n\
+        s.sendall(b'GET / HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n'); s.recv(4096)\n\
+        print('open', flush=True)\n\
+        s.settimeout(None)\n\
+        try: print('end', s.recv(4096), flush=True)\n\
+        except ConnectionResetError: print('reset', flush=True)\n";
+    let mut command = from.place.command("python3");
+    command.args(["-c", script, &to.to_string()]);
+    let log = house.bed.directory().join(format!("held-{}.log", from.name));
+    let held: Running = from.place.start(command, &log).unwrap();
+    eventually(Duration::from_secs(20), "it is open", || Ok(held.log().contains("open"))).unwrap();
+    held
+}
+
+#[test]
+fn what_is_older_than_strict_is_found_among_ten_thousand_others() {
+    let mut house = House::captured();
+    let server = house.server.clone();
+    let far = house.plain(true, "far");
+    let _nginx = Nginx::start(&house.bed, &server).unwrap();
+    // The kernel lists IPv4 first.
+    let many = "import resource, socket\n\
+        resource.setrlimit(resource.RLIMIT_NOFILE, (20000, 20000))\n\
+        l = socket.create_server(('127.0.0.1', 0), backlog=4096)\n\
+        held = []\n\
+        for _ in range(5100):\n\
+        \x20   held.append(socket.create_connection(l.getsockname()))\n\
+        \x20   held.append(l.accept()[0])\n\
+        print('open', flush=True)\n\
+        l.accept()\n";
+    let mut command = server.place.command("python3");
+    command.args(["-c", many]);
+    let many: Running = server.place.start(command, &house.bed.directory().join("many.log")).unwrap();
+    eventually(Duration::from_secs(60), "many are open", || Ok(many.log().contains("open"))).unwrap();
+    let plain = held(&house, &far, server.ip6);
+    let is_listed = || Ok(house.two.table(&["connections"])?.contains("✗ plaintext"));
+    eventually(Duration::from_secs(20), "the plaintext one is listed", is_listed).unwrap();
+    house.strict(&server);
+    eventually(Duration::from_secs(20), "the plaintext one is ended", || Ok(plain.log().contains("reset")))
+        .unwrap_or_else(|e| panic!("{e:#}\n{}", house.logs()));
+}
+
 #[test]
 fn what_is_older_than_strict_is_listed_and_ended_and_mtls_goes_on() {
     let mut house = House::captured();
     let (client, server) = (house.client.clone(), house.server.clone());
     let far = house.plain(true, "far");
     let _nginx = Nginx::start(&house.bed, &server).unwrap();
-    let held = |from: &Pod| {
-        let script = "import socket, sys\n\
-            s = socket.create_connection((sys.argv[1], 8080), 20)\n\
-            s.sendall(b'GET / HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n'); s.recv(4096)\n\
-            print('open', flush=True)\n\
-            s.settimeout(None)\n\
-            try: print('end', s.recv(4096), flush=True)\n\
-            except ConnectionResetError: print('reset', flush=True)\n";
-        let mut command = from.place.command("python3");
-        command.args(["-c", script, &server.ip.to_string()]);
-        let log = house.bed.directory().join(format!("held-{}.log", from.name));
-        let held: Running = from.place.start(command, &log).unwrap();
-        eventually(Duration::from_secs(20), "it is open", || Ok(held.log().contains("open"))).unwrap();
-        held
-    };
-    let (plain, secured) = (held(&far), held(&client));
+    let [plain, secured] = [&far, &client].map(|from| held(&house, from, server.ip));
     eventually(Duration::from_secs(20), "the plaintext one is listed", || {
         let connections = house.two.table(&["connections"])?;
         Ok(connections.lines().any(|line| line.contains("shop/far") && line.contains("plaintext")))

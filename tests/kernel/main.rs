@@ -7,6 +7,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "what fails to be set up fails the test")]
 
 mod direct;
+mod full;
 mod hooks;
 mod pins;
 mod plain;

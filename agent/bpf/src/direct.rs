@@ -9,9 +9,6 @@ use lark_abi::{DirectKey, DirectValue};
 use crate::load::{self, MapError};
 use crate::mirror::{Mirror, Synced};
 
-/// Entries of the map of verdicts (ebpf/programs/src/maps.rs).
-const DIRECT_MAX: u32 = 131_072;
-
 /// The verdicts, and their generation.
 pub struct Directs {
     verdicts: Mirror<DirectKey, DirectValue>,
@@ -29,7 +26,7 @@ impl Directs {
     pub(crate) fn open(maps: &Path) -> Result<Self, MapError> {
         let generation: Array<MapData, u32> = load::open(maps, "GENERATION", Map::Array)?;
         let current = generation.get(&0, 0).map_err(MapError::of("GENERATION"))?;
-        Ok(Self { verdicts: Mirror::open(maps, "DIRECT", DIRECT_MAX)?, generation, current })
+        Ok(Self { verdicts: Mirror::open(maps, "DIRECT")?, generation, current })
     }
 
     /// No verdict counts from now on, and none is left, those of another agent neither.

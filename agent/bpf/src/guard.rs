@@ -23,7 +23,7 @@ use crate::mirror::{Mirror, Synced};
 use crate::syscall;
 
 /// Entries of the map of guarded addresses and ports (ebpf/programs/src/maps.rs).
-const GUARDED_MAX: u32 = 65_536;
+pub const GUARDED_MAX: usize = 65_536;
 
 /// The maps of strict pods, and their programs' pins.
 #[derive(Debug)]
@@ -40,14 +40,19 @@ impl Guards {
         let maps = root.join("maps");
         Ok(Self {
             root: root.to_owned(),
-            guarded: Mirror::open(&maps, "GUARDED", GUARDED_MAX)?,
+            guarded: Mirror::open(&maps, "GUARDED")?,
             passes: load::open(&maps, "PASSES", Map::HashMap)?,
             direct: load::open(&maps, "DIRECT_PASSES", Map::HashMap)?,
             ranges: load::open(&maps, "RANGES", Map::LpmTrie)?,
         })
     }
 
-    /// Makes the guarded addresses and ports exactly these.
+    /// How many there are, and how many fit.
+    pub(crate) fn usage(&self) -> (usize, u32) {
+        (self.guarded.len(), self.guarded.max())
+    }
+
+    /// Makes the guarded addresses and ports exactly these, written in this order.
     ///
     /// # Errors
     /// When the map cannot be written; a full one is no error but said in the result.

@@ -94,7 +94,7 @@ impl Kernel {
         Ok(Self {
             pods: load::open(&maps, "POD", Map::CgroupStorage)?,
             config: load::open(&maps, "CONFIG", Map::Array)?,
-            destinations: Mirror::open(&maps, "DESTINATIONS", config.destinations_max)?,
+            destinations: Mirror::open(&maps, "DESTINATIONS")?,
             guards: Guards::open(&root)?,
             directs: Directs::open(&maps)?,
             loads: Loads::open(&mut ebpf)?,
@@ -454,6 +454,8 @@ impl Kernel {
             let opened: BpfHashMap<_, Tuple, Flow> = load::open(&self.maps(), map, Map::HashMap)?;
             usage.push(MapUsage { map, entries: opened.keys().count(), max: 65_536 });
         }
+        let (entries, max) = self.guards.usage();
+        usage.push(MapUsage { map: "GUARDED", entries, max });
         let (entries, max) = self.directs.usage();
         usage.push(MapUsage { map: "DIRECT", entries, max });
         usage.push(MapUsage { map: "DIRECT_PASSES", entries: self.guards.directs(), max: 65_536 });

@@ -119,6 +119,7 @@ pub(crate) fn load(maps: &Path, destinations_max: u32) -> Result<Ebpf, OpenError
     if crate::syscall::open_pin(maps).is_err_and(|e| e.raw_os_error() == Some(libc::ENOSYS)) {
         return Err(OpenError::NoBpf);
     }
+    make_way(maps, "DESTINATIONS", destinations_max)?;
     let mut loader = EbpfLoader::new();
     for name in MAPS {
         loader.map_pin_path(name, maps.join(name));
@@ -139,6 +140,28 @@ pub(crate) fn load(maps: &Path, destinations_max: u32) -> Result<Ebpf, OpenError
     load_lookup(&mut ebpf, LOOKUP_PROGRAM)?;
     load_classifier(&mut ebpf, LEAVE_PROGRAM)?;
     Ok(ebpf)
+}
+
+/// A map of another size than is wanted is left to whoever has it open, and made anew: a pinned one would be taken as it
+/// is.
+fn make_way(maps: &Path, name: &'static str, max: u32) -> Result<(), OpenError> {
+    let pin = maps.join(name);
+    if !pin.exists() || max_entries(maps, name)? == max {
+        return Ok(());
+    }
+    match std::fs::remove_file(&pin) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            let error = aya::maps::MapError::IoError(e);
+            Err(MapError::of(name)(error).into())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// How many entries a pinned map has room for.
+pub(crate) fn max_entries(maps: &Path, name: &'static str) -> Result<u32, MapError> {
+    let map = MapData::from_pin(maps.join(name)).map_err(MapError::of(name))?;
+    Ok(map.info().map_err(MapError::of(name))?.max_entries())
 }
 
 fn load_lookup(ebpf: &mut Ebpf, name: &'static str) -> Result<(), OpenError> {

@@ -7,7 +7,7 @@ use std::path::Path;
 use aya::Pod;
 use aya::maps::{HashMap as BpfHashMap, Map, MapData};
 
-use crate::load::{MapError, open};
+use crate::load::{MapError, max_entries, open};
 
 /// A map and what this agent has written into it.
 #[derive(Debug)]
@@ -30,21 +30,48 @@ pub struct Synced {
 }
 
 impl<K: Pod + Hash + Eq, V: Pod + PartialEq> Mirror<K, V> {
-    pub(crate) fn open(maps: &Path, name: &'static str, max: u32) -> Result<Self, MapError> {
+    pub(crate) fn open(maps: &Path, name: &'static str) -> Result<Self, MapError> {
         let map: BpfHashMap<_, K, V> = open(maps, name, Map::HashMap)?;
-        Ok(Self { name, map, written: HashMap::new(), max })
+        Ok(Self { name, map, written: HashMap::new(), max: max_entries(maps, name)? })
     }
 
-    /// Makes the map hold exactly `wanted`: additions first, so that no entry is missing while it changes.
+    /// Makes the map hold exactly `wanted`, written in its order: additions first, so that no entry is missing while it
+    /// changes, unless there is no room for both. Of more than fits the first ones are held.
     ///
     /// # Errors
     /// When the kernel refuses for another cause than a full map.
     pub(crate) fn sync(&mut self, wanted: impl IntoIterator<Item = (K, V)>) -> Result<Synced, MapError> {
         // What another agent wrote is adopted, so that its stale entries are removed by the diff.
         self.written = self.map.iter().filter_map(Result::ok).collect();
-        let wanted: HashMap<K, V> = wanted.into_iter().collect();
-        let gone: Vec<_> = self.written.keys().filter(|k| !wanted.contains_key(*k)).copied().collect();
-        self.change(wanted, gone)
+        let max = usize::try_from(self.max).unwrap_or(usize::MAX);
+        let (mut held, mut order, mut left_out) = (HashMap::<K, V>::new(), Vec::new(), 0);
+        for (key, value) in wanted {
+            if held.contains_key(&key) {
+                held.insert(key, value);
+            } else if held.len() < max {
+                held.insert(key, value);
+                order.push(key);
+            } else {
+                left_out += 1;
+            }
+        }
+        let gone: Vec<_> = self.written.keys().filter(|k| !held.contains_key(*k)).copied().collect();
+        let all = held.len() + gone.len();
+        let ordered = order.into_iter().filter_map(|key| Some((key, *held.get(&key)?)));
+        let mut synced = if all <= max { self.change(ordered, gone)? } else { self.replace(ordered, gone)? };
+        synced.left_out += left_out;
+        Ok(synced)
+    }
+
+    /// Removes some entries and then writes others.
+    fn replace(
+        &mut self,
+        written: impl IntoIterator<Item = (K, V)>,
+        removed: Vec<K>,
+    ) -> Result<Synced, MapError> {
+        let before = self.change([], removed)?;
+        let after = self.change(written, [])?;
+        Ok(Synced { removed: before.removed, ..after })
     }
 
     /// Writes some entries and then removes others; the rest stays as it is.

@@ -114,6 +114,9 @@ pub fn mode(mesh: Mtls, namespace: Marks<'_>, workload: Marks<'_>) -> Mode {
     }
 }
 
+/// Most ports that a list may name: each is an entry of a kernel map that all pods of a node share.
+const PORTS_MAX: usize = 64;
+
 /// `9090=permissive,8080=strict`.
 fn ports(list: &str) -> Option<BTreeMap<u16, Mtls>> {
     list.split(',')
@@ -122,7 +125,8 @@ fn ports(list: &str) -> Option<BTreeMap<u16, Mtls>> {
             let port = port.trim().parse().ok().filter(|port| *port != 0)?;
             Some((port, Mtls::of(word.trim())?))
         })
-        .collect()
+        .collect::<Option<BTreeMap<u16, Mtls>>>()
+        .filter(|ports| ports.len() <= PORTS_MAX)
 }
 
 impl Mode {
@@ -206,7 +210,11 @@ mod tests {
         );
         assert_eq!(found.told(), "strict, 9090=permissive");
         assert_eq!(of(Some("1=permissive"), None).on(1), Mtls::Permissive);
-        for list in ["9090", "9090=off", "0=permissive", "x=strict", "", "9090=permissive,,"] {
+        let many = |count: u16| -> String {
+            (0..count).map(|port| format!("{}=permissive", 9090 + port)).collect::<Vec<_>>().join(",")
+        };
+        assert_eq!(of(None, Some(&many(64))).on(9090), Mtls::Permissive);
+        for list in [&*many(65), "9090", "9090=off", "0=permissive", "x=strict", "", "9090=permissive,,"] {
             let found = of(None, Some(list));
             assert_eq!((found.on(9090), found.by), (Mtls::Strict, ModeBy::Unclear), "{list}");
         }

@@ -134,6 +134,20 @@ fn toward(snapshot: &Snapshot, node: &str, address: SocketAddr, by_service: bool
 }
 
 impl Decision {
+    /// The same for whom `source` is: what discovery does not know within the cluster's ranges is no way for a strict
+    /// one, though a Service names it. It may be a captured pod that was not told of yet.
+    #[must_use]
+    pub fn kept_by(mut self, snapshot: &Snapshot, source: &Workload) -> Self {
+        if let Route::Passthrough { address, reason: Passthrough::OutsideMesh } = &self.route
+            && source.mode.is_strict()
+            && snapshot.nodes_by_address(address.ip()).is_empty()
+            && snapshot.mesh.cluster_ranges.iter().any(|range| range.contains(address.ip()))
+        {
+            self.route = Route::Deny { reason: Reason::DestinationUnknown };
+        }
+        self
+    }
+
     /// The decision told step by step, as `lark trace` prints it.
     pub fn steps(&self, asked: SocketAddr) -> Vec<Step> {
         let step = |stage: &str, found: String| Step { stage: stage.to_owned(), found };

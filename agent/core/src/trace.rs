@@ -42,7 +42,7 @@ pub fn explain(
     if let Some((way, why)) = not_taken(snapshot, source, asked, &state(source)) {
         return Ok(told(way, vec![mode, Step { stage: "capture".to_owned(), found: why }]));
     }
-    let decision = decide(snapshot, node, asked, |_, _| None, |_| 0, 0);
+    let decision = decide(snapshot, node, asked, |_, _| None, |_| 0, 0).kept_by(snapshot, source);
     let (mut steps, mut way) = (vec![mode], decision.way());
     steps.extend(decision.steps(asked));
     for (allowed, found) in policy(snapshot, source, asked, &decision) {

@@ -14,11 +14,16 @@ pub(super) fn sync(
     before: Option<&Snapshot>,
     now: &Snapshot,
 ) -> Result<Synced, MapError> {
-    let Some(before) = before else {
-        return kernel.sync_destinations(mesh_destinations(now).iter().map(entry));
-    };
+    let Some(before) = before else { return all(kernel, now) };
     let changes = changed_destinations(before, now);
-    kernel.change_destinations(changes.written.iter().map(entry), changes.removed.into_iter().map(key))
+    let written = changes.written.iter().map(entry);
+    let changed = kernel.change_destinations(written, changes.removed.into_iter().map(key))?;
+    // Which ones have a place is not for chance to say.
+    if changed.left_out > 0 { all(kernel, now) } else { Ok(changed) }
+}
+
+fn all(kernel: &mut Kernel, now: &Snapshot) -> Result<Synced, MapError> {
+    kernel.sync_destinations(mesh_destinations(now).iter().map(entry))
 }
 
 fn entry(destination: &MeshDestination) -> (DestinationKey, DestinationValue) {

@@ -37,18 +37,18 @@ pub fn connections(
 fn of_pod(pod: &Pod, workload: &Workload, snapshot: &Snapshot) -> (Vec<Established>, Vec<Established>) {
     let is_guarded = snapshot.policies().plaintext(workload).is_guarded() && !workload.host_network;
     let Ok((Ok(mut found), older)) = pod.netns.within(|| {
-        let older = if is_guarded { older(snapshot, workload).unwrap_or_default() } else { Vec::new() };
-        (established(CONNECTIONS_A_POD), older)
+        let older = || older(snapshot, workload, CONNECTIONS_A_POD).unwrap_or_default().connections;
+        let outside = established(CONNECTIONS_A_POD, |c| {
+            // Redirected and delivered ones have a loopback end.
+            let loopback = c.local.ip().is_loopback() || c.remote.ip().is_loopback();
+            !loopback && c.local.ip() != c.remote.ip()
+        });
+        (outside.map(|found| found.connections), if is_guarded { older() } else { Vec::new() })
     }) else {
         return Default::default();
     };
     let below = pod.cgroup.ids_below();
-    found.retain(|c| {
-        // Redirected and delivered ones have a loopback end.
-        let loopback = c.local.ip().is_loopback() || c.remote.ip().is_loopback();
-        let own = c.local.ip() == c.remote.ip();
-        !loopback && !own && c.cgroup.is_some_and(|id| below.contains(&id))
-    });
+    found.retain(|c| c.cgroup.is_some_and(|id| below.contains(&id)));
     (found, older)
 }
 

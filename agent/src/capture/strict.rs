@@ -12,13 +12,13 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use lark_abi::{Address, DestinationKey, Guard};
-use lark_bpf::Kernel;
+use lark_bpf::{GUARDED_MAX, Kernel};
 use lark_core::mode::{Mode, Mtls};
 use lark_core::policy::Cidr;
 use lark_core::snapshot::{Snapshot, Workload};
 use lark_core::strict::{is_older, probes_of};
 use lark_sys::cgroup::Cgroup;
-use lark_sys::connections::{self, Established};
+use lark_sys::connections::{self, Found};
 use lark_sys::netns::NetNs;
 
 use super::locate::Locator;
@@ -27,7 +27,7 @@ use super::second_line::{SecondLine, Wires};
 
 /// How long after its beginning a pod's open connections are looked at: handshakes that were under way.
 const SWEPT: Duration = Duration::from_secs(10);
-/// Connections that are looked at in one pod at a time.
+/// Connections older than strict that are ended in one pod at a time; if there are more, they are next.
 const CONNECTIONS_A_POD: usize = 10_000;
 /// Ends that are named in the log for one pod at a time; more are counted.
 const NAMED: usize = 20;
@@ -198,12 +198,19 @@ impl Strict {
         listeners: impl Fn(&str) -> Vec<u16>,
     ) {
         let guarded = wanted.values().filter_map(|w| Some((w, self.guarded.get(&w.uid)?)));
-        let entries = guarded.flat_map(|(w, guarded)| entries(w, guarded, &listeners(&w.uid)));
+        let entries = guarded.map(|(w, guarded)| entries(w, guarded, &listeners(&w.uid)));
         let mut kernel = locked(&self.kernel);
-        match kernel.guards().sync(entries.collect::<Vec<_>>()) {
+        let (entries, closed) = fitting(entries.collect(), GUARDED_MAX);
+        if closed > 0 {
+            tracing::error!(
+                closed,
+                "the kernel's map of strict pods and ports is full: so many pods take no plaintext, on whatever port"
+            );
+        }
+        match kernel.guards().sync(entries) {
             Ok(synced) if synced.left_out > 0 => tracing::error!(
                 left_out = synced.left_out,
-                "the kernel's map of strict pods is full: ports that are exempt are refused"
+                "the kernel's map of strict pods is full: those left out take no plaintext, probes neither"
             ),
             Ok(_) => {}
             Err(error) => tracing::error!(%error, "what strict pods take cannot be written"),
@@ -308,7 +315,9 @@ impl Strict {
     fn sweep(&self, snapshot: &Snapshot, workload: &Workload, netns: &NetNs) -> usize {
         let (mut ended, mut stay, mut why) = (Vec::new(), 0, None);
         let looked = netns.within(|| {
-            for found in older(snapshot, workload)? {
+            let older = older(snapshot, workload, CONNECTIONS_A_POD)?;
+            stay += usize::from(older.more);
+            for found in older.connections {
                 let ends = |end: SocketAddr| (end.ip(), end.port());
                 let (own, peer) = (ends(found.local), ends(found.remote));
                 let is_passing = {
@@ -344,19 +353,43 @@ impl Strict {
     }
 }
 
-/// The open connections of the calling thread's namespace that are older than what closed their ports.
-pub(super) fn older(snapshot: &Snapshot, workload: &Workload) -> std::io::Result<Vec<Established>> {
+/// The open connections of the calling thread's namespace that are older than what closed their ports, at most so many.
+pub(super) fn older(snapshot: &Snapshot, workload: &Workload, most: usize) -> std::io::Result<Found> {
     let listening = connections::listening()?;
-    let mut open = connections::open(CONNECTIONS_A_POD)?;
     let taken = snapshot.policies().plaintext(workload);
-    open.retain(|c| {
+    connections::open(most, |c| {
         is_older(snapshot, workload, &taken, c.local, c.remote, listening.contains(&c.local.port()))
-    });
-    Ok(open)
+    })
 }
 
-/// A pod's part of the map.
-fn entries(workload: &Workload, guarded: &Guarded, listeners: &[u16]) -> Vec<(DestinationKey, Guard)> {
+/// What of pods' parts is written into a map of so many entries, and for how many pods that is less than they ask for:
+/// these take no plaintext on any port. Those that ask for little are served first. Ports come before their addresses,
+/// so that no address is open while a port of it is still to be closed.
+fn fitting(mut pods: Vec<Vec<Entry>>, most: usize) -> (Vec<Entry>, usize) {
+    let is_address = |(key, _): &Entry| key.port == 0;
+    let addresses: usize = pods.iter().flatten().filter(|e| is_address(e)).count();
+    let mut room = most.saturating_sub(addresses);
+    pods.sort_by_key(Vec::len);
+    let (mut last, mut all, mut closed) = (Vec::with_capacity(addresses), Vec::new(), 0);
+    for pod in pods {
+        let (mut own, ports): (Vec<Entry>, Vec<Entry>) = pod.into_iter().partition(is_address);
+        if ports.len() <= room {
+            room -= ports.len();
+            all.extend(ports);
+        } else {
+            closed += 1;
+            own.iter_mut().for_each(|(_, guard)| guard.action = Guard::REFUSE);
+        }
+        last.append(&mut own);
+    }
+    all.append(&mut last);
+    (all, closed)
+}
+
+type Entry = (DestinationKey, Guard);
+
+/// A pod's part of the map. An address that others claim too is nobody's, and refused for that.
+fn entries(workload: &Workload, guarded: &Guarded, listeners: &[u16]) -> Vec<Entry> {
     let action = |mtls: Mtls| match mtls {
         Mtls::Strict => Guard::REFUSE,
         Mtls::Permissive => Guard::PASS,
@@ -371,12 +404,59 @@ fn entries(workload: &Workload, guarded: &Guarded, listeners: &[u16]) -> Vec<(De
         port,
         padding: 0,
     };
-    let addresses = workload.addresses.iter();
+    let of_port =
+        |ip: IpAddr, port: u16, action: u32| (key(&ip, port), Guard { pod: guarded.number, action });
+    let addresses = workload.identifying_addresses();
     addresses
-        .flat_map(|ip| {
-            ports
-                .iter()
-                .map(|(port, action)| (key(ip, *port), Guard { pod: guarded.number, action: *action }))
-        })
+        .flat_map(|ip| ports.iter().map(move |(port, action)| (ip, *port, *action)))
+        .map(|(ip, port, action)| of_port(ip, port, action))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn entry(address: u32, port: u16, action: u32) -> Entry {
+        (DestinationKey { address_be: [0, 0, 0, address], port, padding: 0 }, Guard { pod: address, action })
+    }
+
+    proptest! {
+        /// However little room there is, a port that is to be closed is closed, and who asks for little has it.
+        #[test]
+        fn what_does_not_fit_is_closed_and_never_open(
+            pods in prop::collection::vec((any::<bool>(), prop::collection::btree_map(1_u16..100, any::<bool>(), 0..20)), 1..20),
+            most in 0_usize..200,
+        ) {
+            let action = |open: bool| if open { Guard::PASS } else { Guard::REFUSE };
+            let part = |(at, (open, ports)): (usize, &(bool, BTreeMap<u16, bool>))| {
+                let address = u32::try_from(at).unwrap();
+                let ports = ports.iter().map(|(port, open)| entry(address, *port, action(*open)));
+                ports.chain([entry(address, 0, action(*open))]).collect::<Vec<_>>()
+            };
+            let parts: Vec<Vec<Entry>> = pods.iter().enumerate().map(part).collect();
+            let (all, closed) = fitting(parts.clone(), most);
+            prop_assert!(all.len() <= most.max(pods.len()));
+            let written: HashMap<DestinationKey, Guard> = all.iter().copied().collect();
+            let mut whole = 0;
+            for part in &parts {
+                let is_whole = part.iter().all(|(key, guard)| written.get(key) == Some(guard));
+                let (address, _) = part.last().unwrap();
+                prop_assert!(is_whole || written[address].action == Guard::REFUSE);
+                whole += usize::from(is_whole);
+            }
+            prop_assert!(whole + closed >= parts.len());
+            let smallest = parts.iter().map(Vec::len).min().unwrap();
+            if most >= pods.len() + smallest - 1 {
+                prop_assert!(closed < parts.len(), "nobody has what fits");
+            }
+            // Written in this order, no address is open before its ports are closed.
+            let first = all.iter().position(|(key, _)| key.port == 0).unwrap();
+            prop_assert!(all[first..].iter().all(|(key, _)| key.port == 0));
+        }
+    }
 }

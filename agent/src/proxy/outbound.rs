@@ -197,6 +197,7 @@ impl Outbound {
             let source = snapshot.workload(&pod.uid).cloned()?;
             let before = |service: &Service, away| self.clients.before(&pod.uid, service, away);
             let decision = decide(&snapshot, &self.node, destination, before, load, dice);
+            let decision = decision.kept_by(&snapshot, &source);
             Some((snapshot, source, decision))
         };
         let mut decided = decide(self.snapshot.borrow().clone())?;

@@ -59,20 +59,29 @@ const BYTES_RETRANS: usize = 208;
 const ATTRIBUTE_CGROUP: u16 = 21;
 const MESSAGE: usize = 72;
 
-/// Established TCP connections of the calling thread's namespace, at most `limit`.
+/// What was found, and whether there is more of it than was asked for.
+#[derive(Debug, Clone, Default)]
+pub struct Found {
+    /// As many as were asked for at most.
+    pub connections: Vec<Established>,
+    /// There are others.
+    pub more: bool,
+}
+
+/// Established TCP connections of the calling thread's namespace, of those that are `wanted` at most `limit`.
 ///
 /// # Errors
 /// When the kernel's diagnostics cannot be asked.
-pub fn established(limit: usize) -> io::Result<Vec<Established>> {
-    in_states(1 << TCP_ESTABLISHED, limit)
+pub fn established(limit: usize, wanted: impl Fn(&Established) -> bool) -> io::Result<Found> {
+    in_states(1 << TCP_ESTABLISHED, limit, wanted)
 }
 
 /// The same, and those that are half closed or still shake hands.
 ///
 /// # Errors
 /// When the kernel's diagnostics cannot be asked.
-pub fn open(limit: usize) -> io::Result<Vec<Established>> {
-    in_states(OPEN, limit)
+pub fn open(limit: usize, wanted: impl Fn(&Established) -> bool) -> io::Result<Found> {
+    in_states(OPEN, limit, wanted)
 }
 
 /// The TCP ports on which somebody listens in the calling thread's namespace.
@@ -80,8 +89,11 @@ pub fn open(limit: usize) -> io::Result<Vec<Established>> {
 /// # Errors
 /// When the kernel's diagnostics cannot be asked.
 pub fn listening() -> io::Result<HashSet<u16>> {
-    let found = in_states(1 << TCP_LISTEN, usize::from(u16::MAX))?;
-    Ok(found.into_iter().map(|listener| listener.local.port()).collect())
+    let mut ports = HashSet::new();
+    each(1 << TCP_LISTEN, |listener| {
+        ports.insert(listener.local.port());
+    })?;
+    Ok(ports)
 }
 
 /// Open TCP connections of the calling thread's namespace with their payload so far (Linux 4.19).
@@ -118,21 +130,32 @@ fn count(message: &[u8]) -> Option<Counted> {
     Some(Counted { local, remote, sent, received, rtt_us: word(RTT)?, retransmits: word(TOTAL_RETRANS)? })
 }
 
-fn in_states(states: u32, limit: usize) -> io::Result<Vec<Established>> {
-    let mut found = Vec::new();
-    for family in [libc::AF_INET, libc::AF_INET6] {
-        dump(u8::try_from(family).unwrap_or_default(), states, limit, &mut found)?;
-    }
+fn in_states(states: u32, limit: usize, wanted: impl Fn(&Established) -> bool) -> io::Result<Found> {
+    let mut found = Found::default();
+    each(states, |socket| {
+        if !wanted(&socket) {
+            return;
+        }
+        if found.connections.len() < limit {
+            found.connections.push(socket);
+        } else {
+            found.more = true;
+        }
+    })?;
     Ok(found)
 }
 
-fn dump(family: u8, states: u32, limit: usize, found: &mut Vec<Established>) -> io::Result<()> {
-    netlink::dump(netlink::SOCK_DIAG, &request(family, states, 0), |kind, message| {
-        if kind == SOCK_DIAG_BY_FAMILY && found.len() < limit {
-            found.extend(parse(message));
-        }
-        Ok(())
-    })
+fn each(states: u32, mut told: impl FnMut(Established)) -> io::Result<()> {
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        let request = request(u8::try_from(family).unwrap_or_default(), states, 0);
+        netlink::dump(netlink::SOCK_DIAG, &request, |kind, message| {
+            if kind == SOCK_DIAG_BY_FAMILY {
+                parse(message).into_iter().for_each(&mut told);
+            }
+            Ok(())
+        })?;
+    }
+    Ok(())
 }
 
 /// Resets a TCP connection of the calling thread's namespace, named by its two ends as the socket to be
@@ -279,11 +302,12 @@ mod tests {
             let listener = TcpListener::bind(loopback).unwrap();
             let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
             let _server = listener.accept().unwrap();
-            let all = established(usize::MAX).unwrap();
-            let mine = all
-                .iter()
-                .find(|c| c.local == client.local_addr().unwrap() && c.remote == client.peer_addr().unwrap())
-                .unwrap();
+            let is_mine = |c: &Established| {
+                c.local == client.local_addr().unwrap() && c.remote == client.peer_addr().unwrap()
+            };
+            let Found { connections, more } = established(1, is_mine).unwrap();
+            let [mine] = connections.as_slice() else { panic!("{connections:?}") };
+            assert!(!more && established(0, is_mine).unwrap().more);
             assert_eq!(mine.cgroup, Some(crate::cgroup::own().unwrap().id()));
             assert!(listening().unwrap().contains(&listener.local_addr().unwrap().port()));
             io::Write::write_all(&mut &client, b"twelve bytes").unwrap();
@@ -294,7 +318,7 @@ mod tests {
             let rtt = sent.map(|c| c.rtt_us).unwrap();
             assert!((1..1_000_000).contains(&rtt), "{rtt}");
             client.shutdown(std::net::Shutdown::Write).unwrap();
-            assert!(open(usize::MAX).unwrap().iter().any(|c| (c.local, c.remote) == ends));
+            assert_eq!(open(usize::MAX, is_mine).unwrap().connections.len(), 1);
             // Its end is no payload of the other one's.
             let other = counted(usize::MAX).unwrap().into_iter().find(|c| (c.remote, c.local) == ends);
             assert_eq!(other.map(|c| (c.sent, c.received)), Some((0, 12)));

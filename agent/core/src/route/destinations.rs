@@ -45,11 +45,29 @@ pub struct DestinationChanges {
     pub removed: Vec<DestinationKey>,
 }
 
+/// Most entries of one Service, port by port. One that would have more has one for each address, for any port, so that
+/// who may write Services cannot take the whole map.
+const BY_PORT: usize = 1024;
+
 /// All mesh destinations: addresses of captured pods, and of Services with a captured endpoint.
 /// Never the address of a host-network pod, which is its node's.
+///
+/// Those that are first find a place if there is not enough: pods before Services, and small ones before large ones.
 pub fn mesh_destinations(snapshot: &Snapshot) -> Vec<MeshDestination> {
-    let pods = snapshot.workloads().flat_map(|w| of_workload(w));
-    pods.chain(snapshot.services().flat_map(|s| of_service(snapshot, s))).collect()
+    let mut all: Vec<MeshDestination> = snapshot.workloads().flat_map(|w| of_workload(w)).collect();
+    let mut services: Vec<&Arc<Service>> = snapshot.services().collect();
+    services.sort_by_key(|service| entries(service));
+    all.extend(services.into_iter().flat_map(|s| of_service(snapshot, s)));
+    all
+}
+
+/// Whether a Service has entries for any port.
+fn is_wide(service: &Service) -> bool {
+    service.addresses.len().saturating_mul(service.ports.len()) > BY_PORT
+}
+
+fn entries(service: &Service) -> usize {
+    service.addresses.len() * if is_wide(service) { 1 } else { service.ports.len() }
 }
 
 /// What differs between the mesh destinations of two snapshots, at the cost of what differs between these:
@@ -82,7 +100,7 @@ pub fn changed_destinations(before: &Snapshot, now: &Snapshot) -> DestinationCha
     }
     DestinationChanges {
         // Of several that claim an address, those that are left need not have changed.
-        removed: old.keys().copied().filter(|key| !new.contains_key(key) && !is_pods(now, key)).collect(),
+        removed: old.keys().copied().filter(|key| !new.contains_key(key) && !stays(now, key)).collect(),
         written: new.into_iter().filter(|(key, d)| old.get(key) != Some(d)).map(|(_, d)| d).collect(),
     }
 }
@@ -93,7 +111,7 @@ pub fn is_mesh_destination(snapshot: &Snapshot, asked: SocketAddr) -> bool {
     is_captured(snapshot, address)
         || snapshot
             .service_by_address(address)
-            .is_some_and(|s| s.ports.iter().any(|p| p.port == asked.port()) && is_in_mesh(snapshot, s))
+            .is_some_and(|s| has_entry(s, asked.port()) && is_in_mesh(snapshot, s))
 }
 
 /// Whether a Service has a captured endpoint.
@@ -104,8 +122,17 @@ pub fn is_in_mesh(snapshot: &Snapshot, service: &Service) -> bool {
         .any(|e| e.unknown || snapshot.workload_by_address(e.address).is_some_and(|w| w.capture.is_wanted()))
 }
 
-fn is_pods(snapshot: &Snapshot, (address, port): &DestinationKey) -> bool {
-    port.is_none() && is_captured(snapshot, *address)
+fn has_entry(service: &Service, port: u16) -> bool {
+    is_wide(service) || service.ports.iter().any(|p| p.port == port)
+}
+
+/// Whether an entry for any port is somebody else's too.
+fn stays(snapshot: &Snapshot, (address, port): &DestinationKey) -> bool {
+    let is_services = || {
+        let service = snapshot.service_by_address(*address);
+        service.is_some_and(|s| is_wide(s) && is_in_mesh(snapshot, s))
+    };
+    port.is_none() && (is_captured(snapshot, *address) || is_services())
 }
 
 /// Whether a captured workload has this address, or claims it.
@@ -132,7 +159,9 @@ fn of_service<'a>(
             .iter()
             .any(|e| (e.ready || e.draining) && e.address.to_canonical().is_ipv4() == address.is_ipv4());
         let action = if ready { Action::Redirect } else { Action::RefuseNoEndpoint };
-        service.ports.iter().map(move |p| MeshDestination { address, port: Some(p.port), action })
+        let ports = if is_wide(service) { [].as_slice() } else { service.ports.as_slice() };
+        let any = is_wide(service).then_some(MeshDestination { address, port: None, action });
+        ports.iter().map(move |p| MeshDestination { address, port: Some(p.port), action }).chain(any)
     })
 }
 

@@ -57,6 +57,42 @@ fn an_address_that_a_captured_workload_and_a_node_claim_is_refused() {
 }
 
 #[test]
+fn what_a_service_names_and_nobody_knows_is_no_way_for_a_strict_source() {
+    let mut mesh = snapshot();
+    mesh.mesh.cluster_ranges = vec!["10.0.0.0/8".parse().unwrap(), "192.168.0.0/16".parse().unwrap()];
+    let way = |to: &str, mtls: crate::mode::Mtls| {
+        let service = Service {
+            addresses: vec!["10.96.9.1".parse().unwrap()],
+            namespace: "shop".into(),
+            name: "mirrored".into(),
+            ports: vec![crate::snapshot::ServicePort { name: None, port: 80, target_port: 80 }],
+            endpoints: vec![crate::snapshot::Endpoint::new(to.parse().unwrap(), true)],
+            traffic: crate::snapshot::Traffic::default(),
+        };
+        let mut source = workload("web", "10.0.1.1", "one", Wanted::ByWorkload);
+        source.mode.mtls = mtls;
+        let now = mesh.with(2, [Change::Service(service)]).unwrap();
+        let asked = "10.96.9.1:80".parse().unwrap();
+        told(&decide(&now, "one", asked, |_, _| None, |_| 0, 0).kept_by(&now, &source))
+    };
+    use crate::mode::Mtls::{Permissive, Strict};
+    for (to, permissive, strict) in [
+        // A pod that was not told of yet, perhaps.
+        ("10.0.9.9", "passthrough 10.0.9.9:80", "deny destination_unknown 10.0.9.9:80"),
+        ("203.0.113.9", "passthrough 203.0.113.9:80", "passthrough 203.0.113.9:80"),
+        // A node, and whom discovery knows as not captured.
+        ("192.168.0.2", "passthrough 192.168.0.2:80", "passthrough 192.168.0.2:80"),
+        ("10.0.2.2", "passthrough 10.0.2.2:80", "passthrough 10.0.2.2:80"),
+    ] {
+        assert_eq!(
+            (way(to, Permissive), way(to, Strict)),
+            (permissive.to_owned(), strict.to_owned()),
+            "{to}"
+        );
+    }
+}
+
+#[test]
 fn on_one_node_by_mtls_leads_to_the_own_agent() {
     let mut snapshot = snapshot();
     snapshot.mesh.same_node = SameNode::Mtls;

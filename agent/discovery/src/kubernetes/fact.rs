@@ -183,9 +183,15 @@ fn address(text: &str) -> Option<IpAddr> {
     (!nobody).then_some(address)
 }
 
+/// Most addresses of one object: what is beyond is left alone. Nobody has as many but who wants to be a burden.
+const ADDRESSES_MAX: usize = 64;
+
 fn addresses<'a>(texts: impl IntoIterator<Item = &'a str>) -> Vec<IpAddr> {
     let mut found = Vec::new();
     for address in texts.into_iter().filter_map(address) {
+        if found.len() >= ADDRESSES_MAX {
+            break;
+        }
         if !found.contains(&address) {
             found.push(address);
         }

@@ -1,5 +1,7 @@
 //! AuthorizationPolicy: who may connect to a workload.
 
+use std::collections::HashSet;
+
 use lark_core::constants::SYSTEM_NAMESPACE;
 use lark_core::identity::{SpiffeId, TrustDomain};
 use lark_core::policy::{self, IdentityPattern, Scope};
@@ -274,21 +276,29 @@ fn account(text: &str, domain: &TrustDomain, own: &str, at: &str) -> Result<(Str
 
 /// Whether some identity could fulfil all that is said of identities.
 fn is_possible(source: &policy::Source, domain: &TrustDomain) -> bool {
-    let overlaps = |pattern: &IdentityPattern, prefix: &str| match pattern {
-        IdentityPattern::Exact(exact) => exact.as_str().starts_with(prefix),
-        IdentityPattern::Below(below) => below.starts_with(prefix) || prefix.starts_with(below),
+    // By look-up and not pair by pair: a policy of the API's full size has 10^10 of them.
+    let namespaces: HashSet<&str> = source.namespaces.iter().map(String::as_str).collect();
+    let accounts: HashSet<(&str, &str)> =
+        source.accounts.iter().map(|(n, a)| (n.as_str(), a.as_str())).collect();
+    let of_accounts: HashSet<&str> = accounts.iter().map(|(namespace, _)| *namespace).collect();
+    let below = format!("spiffe://{domain}/ns/");
+    let in_namespaces = |pattern: &IdentityPattern| match pattern {
+        IdentityPattern::Exact(exact) => namespaces.contains(exact.namespace()),
+        IdentityPattern::Below(prefix) => namespace_of(prefix, &below).is_none_or(|n| namespaces.contains(n)),
     };
-    // Each account and namespace as what its identities begin with.
-    let namespaces = source.namespaces.iter().map(|n| format!("spiffe://{domain}/ns/{n}/"));
-    let namespaces: Vec<String> = namespaces.collect();
-    let accounts = source.accounts.iter().map(|(n, a)| format!("spiffe://{domain}/ns/{n}/sa/{a}"));
-    let accounts: Vec<String> = accounts.collect();
-    let meet = |prefixes: &[String]| {
-        let pairs = || source.identities.iter().flat_map(|i| prefixes.iter().map(move |p| (i, p)));
-        pairs().next().is_none() || pairs().any(|(identity, prefix)| overlaps(identity, prefix))
+    let in_accounts = |pattern: &IdentityPattern| match pattern {
+        IdentityPattern::Exact(exact) => accounts.contains(&(exact.namespace(), exact.account())),
+        IdentityPattern::Below(prefix) => {
+            namespace_of(prefix, &below).is_none_or(|n| of_accounts.contains(n))
+        }
     };
-    let pairs = || accounts.iter().flat_map(|a| namespaces.iter().map(move |n| (a, n)));
-    meet(&namespaces)
-        && meet(&accounts)
-        && (pairs().next().is_none() || pairs().any(|(a, n)| a.starts_with(n)))
+    let identities = &source.identities;
+    (identities.is_empty() || namespaces.is_empty() || identities.iter().any(in_namespaces))
+        && (identities.is_empty() || accounts.is_empty() || identities.iter().any(in_accounts))
+        && (accounts.is_empty() || namespaces.is_empty() || !of_accounts.is_disjoint(&namespaces))
+}
+
+/// The namespace of all identities that begin so; nothing if they are of several.
+fn namespace_of<'a>(prefix: &'a str, below: &str) -> Option<&'a str> {
+    prefix.strip_prefix(below)?.split('/').next().filter(|namespace| !namespace.is_empty())
 }

@@ -40,7 +40,10 @@ fn change((kind, name, address, bits): (u8, u8, u8, u8)) -> Change {
             addresses: vec![format!("10.96.9.{}", name.as_bytes()[1]).parse().unwrap()],
             namespace: "shop".into(),
             name: name.into(),
-            ports: vec![ServicePort { name: None, port: 80 + u16::from(bits & 4), target_port: 80 }],
+            // One in eight has more ports than entries.
+            ports: (0..if bits & 56 == 56 { 1025 } else { 1 })
+                .map(|n| ServicePort { name: None, port: 80 + u16::from(bits & 4) + n, target_port: 80 })
+                .collect(),
             endpoints: vec![Endpoint::new(address.parse().unwrap(), ready)],
             traffic: Traffic::default(),
         }),
@@ -64,6 +67,39 @@ proptest! {
         for d in mesh_destinations(&now) {
             prop_assert!(is_mesh_destination(&now, (d.address, d.port.unwrap_or(7)).into()));
         }
+    }
+}
+
+#[test]
+fn a_service_of_very_many_ports_has_an_entry_for_any_and_comes_last() {
+    let wide = Service {
+        addresses: vec!["10.96.9.1".parse().unwrap(), "10.96.9.2".parse().unwrap()],
+        namespace: "a".into(),
+        name: "a".into(),
+        ports: (1..=600).map(|port| ServicePort { name: None, port, target_port: 80 }).collect(),
+        endpoints: vec![Endpoint::new("10.0.2.1".parse().unwrap(), true)],
+        traffic: Traffic::default(),
+    };
+    let narrow = Service {
+        addresses: wide.addresses[1..].to_vec(),
+        name: "b".into(),
+        ports: wide.ports[..512].to_vec(),
+        ..wide.clone()
+    };
+    let with = |service| mesh_destinations(&snapshot().with(2, [Change::Service(service)]).unwrap());
+    let few = mesh_destinations(&snapshot()).len();
+    let all = with(wide.clone());
+    assert_eq!(all.len(), few + 2);
+    assert!(
+        all.iter()
+            .take(6)
+            .all(|d| d.port.is_none() && d.address.to_string().starts_with("10.0.") || d.address.is_ipv6())
+    );
+    assert_eq!(with(narrow.clone()).len(), few + 512);
+    assert!(with(narrow).iter().rev().take(512).all(|d| d.address.to_string() == "10.96.9.2"));
+    let now = snapshot().with(2, [Change::Service(wide)]).unwrap();
+    for (asked, taken) in [("10.96.9.1:600", true), ("10.96.9.1:601", true), ("10.96.0.1:601", false)] {
+        assert_eq!(is_mesh_destination(&now, asked.parse().unwrap()), taken, "{asked}");
     }
 }
 

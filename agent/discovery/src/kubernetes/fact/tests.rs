@@ -186,6 +186,14 @@ fn a_service_is_read_with_its_traffic_rules() {
 }
 
 #[test]
+fn of_very_many_addresses_the_first_count() {
+    let many: Vec<String> = (0..2000).map(|n| format!("198.51.{}.{}", n / 250, n % 250 + 1)).collect();
+    let read = service(json!({ "clusterIP": "10.96.0.1", "externalIPs": many }), json!({}));
+    assert_eq!((read.cluster.len(), read.outer.len()), (1, 64));
+    assert_eq!(read.outer[63].to_string(), "198.51.0.64");
+}
+
+#[test]
 fn services_that_are_no_mesh_destination_have_no_address() {
     let headless =
         service(json!({ "clusterIP": "None", "clusterIPs": ["None"] }), json!({ "loadBalancer": {} }));

@@ -1,6 +1,6 @@
 //! Services with their endpoints.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -28,11 +28,9 @@ impl World {
         if addresses.is_empty() || service.ports.is_empty() {
             return None;
         }
-        let target = |port: &fact::Port| {
-            let slices = self.slices_of.get(&key).into_iter().flatten().filter_map(|k| self.slices.get(k));
-            let mut ports = slices.flat_map(|s| &s.ports);
-            ports.find(|p| p.name == port.name).map_or(port.number, |p| p.number)
-        };
+        let slices = self.slices_of.get(&key).into_iter().flatten().filter_map(|k| self.slices.get(k));
+        let targets = numbers(slices.flat_map(|s| &s.ports));
+        let target = |port: &fact::Port| targets.get(&*port.name).copied().unwrap_or(port.number);
         let port = |port: &fact::Port| snapshot::ServicePort {
             name: (!port.name.is_empty()).then(|| port.name.to_string()),
             port: port.number,
@@ -153,6 +151,15 @@ impl World {
 
 /// The Service's ports that the slice's endpoints serve, each with its number there.
 fn ports(service: &Service, slice: &Slice) -> Arc<[(u16, u16)]> {
-    let own = |port: &fact::Port| slice.ports.iter().find(|p| p.name == port.name).map(|p| p.number);
-    service.ports.iter().filter_map(|port| Some((port.number, own(port)?))).collect()
+    let own = numbers(&slice.ports);
+    service.ports.iter().filter_map(|port| Some((port.number, *own.get(&*port.name)?))).collect()
+}
+
+/// Ports' numbers by name; of two with one name the first. A Service may have twenty thousand.
+fn numbers<'a>(ports: impl IntoIterator<Item = &'a fact::Port>) -> HashMap<&'a str, u16> {
+    let mut numbers = HashMap::new();
+    for port in ports {
+        numbers.entry(&*port.name).or_insert(port.number);
+    }
+    numbers
 }
