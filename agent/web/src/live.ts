@@ -112,6 +112,7 @@ export function useLive(): Live {
           }),
         );
         const edges = model.edges(answers.edges);
+        const telling = new Set(answers.edges.flatMap((a) => (a.answer === undefined ? [] : [a.node])));
         const pods = model.pods(answers.workloads);
         const asked = QUESTIONS.flatMap((q) => answers[q] as NodeAnswer<unknown>[]);
         const missing = new Map(asked.flatMap(({ node, missing }) => (missing ? [[node, missing]] : [])));
@@ -119,7 +120,7 @@ export function useLive(): Live {
         const world: World = {
           about,
           edges,
-          rates: wanted.includes("edges") || !before ? rates.take(edges, Date.now()) : before.rates,
+          rates: wanted.includes("edges") || !before ? rates.take(edges, telling, Date.now()) : before.rates,
           connections: model.connections(answers.connections),
           pods,
           members: model.members(pods, edges),

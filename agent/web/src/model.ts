@@ -141,22 +141,24 @@ export function connections(answers: NodeAnswer<ConnectionView[]>[]): Connection
 export class Rates {
   private before = new Map<string, number>();
   private smooth = new Map<string, number>();
+  private nodes: ReadonlySet<string> = new Set();
   private at = 0;
 
-  take(all: Edge[], now: number): ReadonlyMap<string, number> {
+  /** `nodes`: those that have said what they know of edges. */
+  take(all: Edge[], nodes: ReadonlySet<string>, now: number): ReadonlyMap<string, number> {
     const seconds = (now - this.at) / 1000;
     const next = new Map<string, number>();
     const bytes = new Map(all.map((e) => [e.id, e.sent + e.received] as const));
+    // A node that says something for the first time says what it has counted since its agent began.
+    const known = seconds > 0 && nodes.size > 0 && [...nodes].every((node) => this.nodes.has(node));
     for (const [id, total] of bytes) {
-      const before = this.before.get(id);
-      const known = this.at > 0 && seconds > 0;
-      // Nothing is known of the first reading; who appears later began at nothing.
-      const fresh = known ? Math.max(0, total - (before ?? 0)) / seconds : 0;
-      const old = this.smooth.get(id) ?? fresh;
-      const rate = old * 0.4 + fresh * 0.6;
+      const old = this.smooth.get(id);
+      // Who appears later began at nothing.
+      const fresh = known ? Math.max(0, total - (this.before.get(id) ?? 0)) / seconds : (old ?? 0);
+      const rate = (old ?? fresh) * 0.4 + fresh * 0.6;
       next.set(id, rate < 0.5 ? 0 : rate);
     }
-    [this.before, this.smooth, this.at] = [bytes, next, now];
+    [this.before, this.smooth, this.nodes, this.at] = [bytes, next, nodes, now];
     return next;
   }
 }

@@ -133,6 +133,7 @@ const STATE: Record<string, [sign: string, tone: string]> = {
   captured: ["●", "good"],
   remote: ["◌", "calm"],
   pending: ["◐", "warn"],
+  waiting: ["◌", "calm"],
   releasing: ["◐", "warn"],
   failed: ["✗", "bad"],
   not_captured: ["○", "calm"],
