@@ -120,6 +120,11 @@ pub enum PodState {
         /// What is missing.
         why: String,
     },
+    /// It is wanted, and nothing of it runs yet: an image or a volume may be missing for as long as it likes.
+    Waiting {
+        /// For what.
+        why: String,
+    },
     /// Its sockets are redirected.
     Captured,
     /// It is not wanted any more; connections from before are still carried.
@@ -132,11 +137,17 @@ pub enum PodState {
 }
 
 impl PodState {
+    /// Whether it is to be captured and is not.
+    pub const fn is_missing(&self) -> bool {
+        matches!(self, Self::Pending { .. } | Self::Waiting { .. } | Self::Failed { .. })
+    }
+
     /// The word for tables and labels.
     pub const fn label(&self) -> &'static str {
         match self {
             Self::NotCaptured { .. } => "not_captured",
             Self::Pending { .. } => "pending",
+            Self::Waiting { .. } => "waiting",
             Self::Captured => "captured",
             Self::Releasing => "releasing",
             Self::Failed { .. } => "failed",
@@ -146,7 +157,10 @@ impl PodState {
     /// The explanation, if there is one.
     pub fn why(&self) -> &str {
         match self {
-            Self::NotCaptured { why } | Self::Pending { why } | Self::Failed { why } => why,
+            Self::NotCaptured { why }
+            | Self::Pending { why }
+            | Self::Waiting { why }
+            | Self::Failed { why } => why,
             Self::Captured | Self::Releasing => "",
         }
     }

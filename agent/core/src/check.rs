@@ -203,6 +203,12 @@ fn map(usage: &MapView) -> CheckView {
                 found,
                 "it is full; start the agent with a larger --destinations-max",
             ),
+            "GUARDED" => line(
+                &subject,
+                Verdict::Fail,
+                found,
+                "it is full; pods of which not all ports have a place take no plaintext on any, see the log",
+            ),
             "DIRECT" => line(&subject, Verdict::Warn, found, "it is full; the rest goes through the agent"),
             "DIRECT_PASSES" => {
                 line(&subject, Verdict::Fail, found, "it is full; more direct connections are cut off")
@@ -241,6 +247,9 @@ fn pod(pod: &PodFacts) -> CheckView {
             line(&pod.name, Verdict::Fail, format!("not captured: {why}"), "correct it, or take it away")
         }
         PodState::NotCaptured { why } => line(&pod.name, Verdict::Ok, format!("not captured: {why}"), ""),
+        PodState::Waiting { why } => {
+            line(&pod.name, Verdict::Ok, format!("to be captured as soon as something of it runs: {why}"), "")
+        }
         PodState::Pending { why } => line(
             &pod.name,
             Verdict::Fail,
@@ -313,6 +322,7 @@ mod tests {
             (PodState::NotCaptured { why: why() }, false, false, Verdict::Ok),
             (PodState::NotCaptured { why: why() }, true, true, Verdict::Fail),
             (PodState::Pending { why: why() }, false, false, Verdict::Fail),
+            (PodState::Waiting { why: why() }, false, false, Verdict::Ok),
             (PodState::Failed { why: why() }, true, true, Verdict::Fail),
         ] {
             let told = format!("{state:?} {attached} {active}");

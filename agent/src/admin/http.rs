@@ -40,8 +40,8 @@ pub type Answer = Response<UnsyncBoxBody<Bytes, Infallible>>;
 pub(super) struct Endless;
 
 /// An answer of plain text of some kind.
-pub fn text(status: StatusCode, kind: &'static str, body: String) -> Answer {
-    let mut answer = Response::new(Full::new(Bytes::from(body)).boxed_unsync());
+pub fn text(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Answer {
+    let mut answer = Response::new(Full::new(body.into()).boxed_unsync());
     *answer.status_mut() = status;
     answer.headers_mut().insert(hyper::header::CONTENT_TYPE, hyper::header::HeaderValue::from_static(kind));
     answer

@@ -1,6 +1,6 @@
 //! Values for metrics that are kept elsewhere than with the observer.
 
-use lark_core::view::{BpfView, CertView, StateCount};
+use lark_core::view::{CertView, CounterView, MapView, StateCount};
 
 use super::source::AgentSource;
 use crate::admin::Source;
@@ -15,17 +15,31 @@ struct Facts {
     certs: Vec<CertView>,
     clock_skew: Option<f64>,
     heartbeat_age: Option<f64>,
-    bpf: BpfView,
+    maps: Vec<MapView>,
+    counters: Vec<CounterView>,
     accepted: Vec<usize>,
     loads: Vec<i64>,
 }
 
 pub(super) fn gather(source: &AgentSource) -> Gauges {
     let (discovery_ok, generation) = source.discovery_health();
-    let (pods, certs, bpf) = (source.pods_by_state(), source.certs(), source.bpf());
+    let (pods, certs) = (source.pods_by_state(), source.certs());
+    // Not what is attached where: that is asked for by name, and takes calls for each pod.
+    let (maps, counters) = (source.maps(), source.counted());
     let (clock_skew, heartbeat_age) = (source.clock_skew(), source.heartbeat_age());
     let (accepted, loads) = (source.accepted(), source.loads());
-    gauges(Facts { discovery_ok, generation, pods, certs, clock_skew, heartbeat_age, bpf, accepted, loads })
+    gauges(Facts {
+        discovery_ok,
+        generation,
+        pods,
+        certs,
+        clock_skew,
+        heartbeat_age,
+        maps,
+        counters,
+        accepted,
+        loads,
+    })
 }
 
 /// All metrics of an agent, for documents.
@@ -37,8 +51,8 @@ pub fn catalogue() -> anyhow::Result<Vec<Described>> {
 }
 
 fn gauges(facts: Facts) -> Gauges {
-    let Facts { discovery_ok, generation, pods, certs, clock_skew, heartbeat_age, bpf, accepted, loads } =
-        facts;
+    let Facts { discovery_ok, generation, pods, certs, clock_skew, heartbeat_age, .. } = facts;
+    let (maps, counters, accepted, loads) = (facts.maps, facts.counters, facts.accepted, facts.loads);
     let failing = certs.iter().filter(|cert| cert.last_error.is_some()).count();
     let gauge = |name, help, labels, values| Gauge { name, help, labels, counter: false, values };
     #[expect(clippy::cast_precision_loss, reason = "metrics are floats by format")]
@@ -113,13 +127,13 @@ fn gauges(facts: Facts) -> Gauges {
             "lark_kernel_map_entries",
             "Entries in maps whose fullness matters",
             &["map"],
-            bpf.maps.iter().map(|m| (vec![m.name.clone()], size(m.entries))).collect(),
+            maps.iter().map(|m| (vec![m.name.clone()], size(m.entries))).collect(),
         ),
         gauge(
             "lark_kernel_map_max_entries",
             "Entries that fit into these maps",
             &["map"],
-            bpf.maps.iter().map(|m| (vec![m.name.clone()], f64::from(m.max))).collect(),
+            maps.iter().map(|m| (vec![m.name.clone()], f64::from(m.max))).collect(),
         ),
     ];
     gauges.push(Gauge {
@@ -127,7 +141,7 @@ fn gauges(facts: Facts) -> Gauges {
         help: "What the hooks in the kernel did, by event",
         labels: &["event"],
         counter: true,
-        values: bpf.counters.into_iter().map(|c| (vec![c.event], float(c.count))).collect(),
+        values: counters.into_iter().map(|c| (vec![c.event], float(c.count))).collect(),
     });
     gauges
 }

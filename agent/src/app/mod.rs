@@ -15,6 +15,7 @@ mod heartbeat;
 mod leave;
 mod listeners;
 mod logs;
+mod metrics;
 mod policy;
 mod preflight;
 mod process;
@@ -43,7 +44,7 @@ use lark_identity::credential::Credentials;
 use lark_identity::follow::Follower;
 use lark_identity::roots::RootFiles;
 use lark_tunnel::{Holding, TunnelSettings};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::UnixListener;
 use tokio::sync::{Notify, watch};
 
 use crate::admin;
@@ -231,11 +232,15 @@ async fn agent(args: AgentArgs, logs: Logs) -> anyhow::Result<()> {
     tokio::task::spawn_local(follower.run(plain));
     let drains = Drains::new(observer.clone());
     tokio::spawn(observer.clone().remember_requests());
+    let pulse = Pulse::default();
+    tokio::spawn(heartbeat::turn(pulse.clone()));
+    let mut watched = workers.watched();
+    watched.push(Watched { name: "control".to_owned(), pulse, carries: false });
     let source = Arc::new(AgentSource::new(
         &args,
         node.name.clone(),
         workers.seats(),
-        workers.watched(),
+        watched.clone(),
         carries.told,
         discovery.clone(),
         svids.clone(),
@@ -254,10 +259,6 @@ async fn agent(args: AgentArgs, logs: Logs) -> anyhow::Result<()> {
     if predecessor.is_none() {
         capturer.adopt(&snapshot);
     }
-    let mut watched = workers.watched();
-    let pulse = Pulse::default();
-    tokio::spawn(heartbeat::turn(pulse.clone()));
-    watched.push(Watched { name: "control".to_owned(), pulse, carries: false });
     let heart = heartbeat::start(heartbeat, watched)?;
     let alone = Arc::new(Notify::new());
     let capture = reconcile::run(Reconcile {
@@ -304,8 +305,7 @@ async fn agent(args: AgentArgs, logs: Logs) -> anyhow::Result<()> {
     workers.accept(&listeners.tunnels)?;
     let admin =
         tokio::spawn(admin::serve(UnixListener::from_std(listeners.admin.try_clone()?)?, source.clone()));
-    let metrics = TcpListener::from_std(listeners.metrics.try_clone()?)?;
-    let metrics = tokio::spawn(admin::serve_metrics(metrics, source));
+    let metrics = metrics::start(listeners.metrics.try_clone()?, source, vital.guard("the metrics' thread"))?;
     tracing::info!(node = %node.name, %tunnel, metrics = %metrics_at, workers = count, "agent runs");
     service_ready();
     tokio::spawn(process::let_go(is_ready));
@@ -334,7 +334,7 @@ async fn agent(args: AgentArgs, logs: Logs) -> anyhow::Result<()> {
     // The kernel is whatever agent comes next's, and what this one holds does not count any more.
     paused.send_replace(true);
     following.abort();
-    metrics.abort();
+    metrics.end();
     drop(listeners);
     let is_succeeded = successor.is_some();
     if let Some(successor) = successor {

@@ -37,7 +37,7 @@ pub(super) struct AgentSource {
     ca_url: String,
     long_stream: u64,
     seats: Seats,
-    workers: Vec<Watched>,
+    watched: Vec<Watched>,
     records: String,
     started: Instant,
     discovery: Discovery,
@@ -69,7 +69,7 @@ impl AgentSource {
         args: &AgentArgs,
         node: Arc<str>,
         seats: Seats,
-        workers: Vec<Watched>,
+        watched: Vec<Watched>,
         records: String,
         discovery: Discovery,
         svids: SvidStore,
@@ -89,7 +89,7 @@ impl AgentSource {
             ca_url: args.ca_url.clone(),
             long_stream: args.long_stream,
             seats,
-            workers,
+            watched,
             records,
             started: Instant::now(),
             discovery,
@@ -130,6 +130,23 @@ impl AgentSource {
         told.extend(open.into_iter().map(|c| (c.source, c.destination)));
         plaintext::connections(&self.pods, &self.snapshot(), &told)
     }
+
+    /// How full the kernel's maps are.
+    pub(super) fn maps(&self) -> Vec<MapView> {
+        maps(&locked(&self.kernel))
+    }
+
+    /// What the hooks have counted.
+    pub(super) fn counted(&self) -> Vec<CounterView> {
+        let counted = self.counters.read().unwrap_or_default().into_iter();
+        counted
+            .map(|(counter, count)| CounterView {
+                event: counter.label().to_owned(),
+                count,
+                meaning: counter.meaning().trim().to_owned(),
+            })
+            .collect()
+    }
 }
 
 fn maps(kernel: &Kernel) -> Vec<MapView> {
@@ -153,7 +170,7 @@ impl Source for AgentSource {
             PodState::NotCaptured { .. } => {
                 snapshot.workload(&report.uid).is_some_and(|w| w.capture.is_mistaken())
             }
-            PodState::Captured | PodState::Releasing => false,
+            PodState::Waiting { .. } | PodState::Captured | PodState::Releasing => false,
         };
         let failing: Vec<&PodReport> = reports.iter().filter(fails).collect();
         failing.into_iter().map(|r| (r.uid.to_string(), r.state.why().to_owned())).collect()
@@ -380,17 +397,7 @@ impl Source for AgentSource {
                 })
                 .collect(),
             maps: maps(&kernel),
-            counters: self
-                .counters
-                .read()
-                .unwrap_or_default()
-                .into_iter()
-                .map(|(counter, count)| CounterView {
-                    event: counter.label().to_owned(),
-                    count,
-                    meaning: counter.meaning().trim().to_owned(),
-                })
-                .collect(),
+            counters: self.counted(),
         }
     }
 
@@ -451,7 +458,7 @@ impl Source for AgentSource {
     }
 
     fn stuck(&self) -> Option<&str> {
-        self.workers.iter().find(|worker| worker.pulse.is_stuck()).map(|worker| &*worker.name)
+        self.watched.iter().find(|runtime| runtime.pulse.is_stuck()).map(|runtime| &*runtime.name)
     }
 
     fn ready(&self) -> bool {

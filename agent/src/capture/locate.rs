@@ -145,6 +145,10 @@ fn failed(error: &dyn std::error::Error) -> PodState {
     PodState::Failed { why: error.to_string() }
 }
 
+fn waiting(why: impl Into<String>) -> PodState {
+    PodState::Waiting { why: why.into() }
+}
+
 fn pending(why: impl Into<String>) -> PodState {
     PodState::Pending { why: why.into() }
 }
@@ -253,8 +257,10 @@ impl NodePods {
 
     fn cgroup(&mut self, workload: &Workload) -> Result<Cgroup, PodState> {
         let path = self.tree.find(&workload.uid);
+        // Whose address is told has a sandbox: its cgroup should be there.
+        let state = if workload.addresses.is_empty() { waiting } else { pending };
         let path =
-            path.ok_or_else(|| pending("the kubelet has made no cgroup (v2) for it on this node yet"))?;
+            path.ok_or_else(|| state("the kubelet has made no cgroup (v2) for it on this node yet"))?;
         Cgroup::open(&path).map_err(|e| failed(&e))
     }
 
@@ -273,9 +279,8 @@ impl NodePods {
             found.iter().map(|n| Candidate { inode: n.inode, addresses: n.addresses.clone() }).collect();
         let inode = place::namespace(&candidates, self.host, workload.host_network, &workload.addresses)
             .map_err(|error| match error {
-                NamespaceError::NoProcess | NamespaceError::NotInSandbox | NamespaceError::NoAddress => {
-                    pending(error.to_string())
-                }
+                NamespaceError::NoProcess => waiting(error.to_string()),
+                NamespaceError::NotInSandbox | NamespaceError::NoAddress => pending(error.to_string()),
                 NamespaceError::Foreign { .. }
                 | NamespaceError::Ambiguous { .. }
                 | NamespaceError::Unread { .. }

@@ -306,8 +306,7 @@ impl Capturer {
         }
         reports.rotate_right(first);
         settled &= self.resume.is_none();
-        let is_awaited =
-            |r: &&PodReport| matches!(r.state, PodState::Pending { .. } | PodState::Failed { .. });
+        let is_awaited = |r: &&PodReport| r.state.is_missing();
         let awaited = reports.iter().filter(is_awaited).map(|r| r.uid.clone()).collect();
         *locked(&self.reports) = reports;
         let is_written = self.direct.write(snapshot, present(&self.captured));
@@ -395,9 +394,8 @@ impl Capturer {
     fn awaits_its_turn(&self, workload: &Workload) -> PodState {
         let reports = locked(&self.reports);
         let before = reports.iter().find(|r| r.uid == workload.uid).map(|r| r.state.clone());
-        let lasts = |state: &PodState| matches!(state, PodState::Pending { .. } | PodState::Failed { .. });
         let why = || "other pods of this node are captured before it".to_owned();
-        before.filter(lasts).unwrap_or_else(|| PodState::Pending { why: why() })
+        before.filter(PodState::is_missing).unwrap_or_else(|| PodState::Pending { why: why() })
     }
 
     fn ensure(&mut self, workload: &Workload) -> PodState {
@@ -435,7 +433,7 @@ impl Capturer {
                     let (pod, label, why) = (workload.full_name(), state.label(), state.why());
                     match state {
                         // Each pod waits for something at its beginning.
-                        PodState::Pending { .. } => {
+                        PodState::Pending { .. } | PodState::Waiting { .. } => {
                             tracing::info!(pod, state = label, why, "not captured yet")
                         }
                         _ => tracing::warn!(pod, state = label, why, "not captured"),

@@ -67,7 +67,7 @@ async fn answer(rotation: &Rotation, method: &Method, path: &str, query: &str) -
 /// Serves metrics and health for ever.
 pub(super) async fn serve_metrics(listener: TcpListener, rotation: Arc<Rotation>, service: CaService) {
     serve_http(listener, move |request| {
-        let metrics = || {
+        let metrics = || -> String {
             let refused = service.refused();
             let refused = |reason: CaRefusal| refused.get(reason.label()).copied().unwrap_or(0);
             exposed(&gauges(&rotation.view(), rotation.leads(), service.issued(), refused)).unwrap_or_else(
@@ -77,7 +77,7 @@ pub(super) async fn serve_metrics(listener: TcpListener, rotation: Arc<Rotation>
                 },
             )
         };
-        ready(metrics_answer(request.method(), request.uri().path(), metrics, || None, || None))
+        ready(metrics_answer(request.method(), request.uri().path(), || metrics().into(), || None, || None))
     })
     .await;
 }

@@ -30,7 +30,7 @@ pub(super) fn state() -> Set {
     make(
         "capture",
         "How far the capture of a workload of this node is: STATE in `lark workloads`, `state` of `lark_capture_pods`.",
-        &["not_captured", "pending", "captured", "releasing", "failed"],
+        &["not_captured", "pending", "waiting", "captured", "releasing", "failed"],
         |label| label,
         |label| match label {
             "not_captured" => {
@@ -40,6 +40,11 @@ pub(super) fn state() -> Set {
                 "It is to be captured, and something is still missing; its connections are left alone.",
                 Side::Own,
                 "WHY names what is missing, a certificate in most cases: see `lark certs`.",
+            ),
+            "waiting" => (
+                "It is to be captured, and nothing of it runs yet: an image or a volume may be missing.",
+                Side::Own,
+                "Nothing of Lark's: `kubectl describe pod` says what its kubelet waits for.",
             ),
             "captured" => ("Its sockets are redirected.", Side::Own, "Nothing."),
             "releasing" => (

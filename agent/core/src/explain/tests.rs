@@ -22,6 +22,7 @@ fn every_variant_of_every_set_has_a_row_that_says_something() {
     let states = [
         PodState::NotCaptured { why: why() },
         PodState::Pending { why: why() },
+        PodState::Waiting { why: why() },
         PodState::Captured,
         PodState::Releasing,
         PodState::Failed { why: why() },
