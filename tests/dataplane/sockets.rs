@@ -1,5 +1,6 @@
 //! Sockets that are not a pod's own, and pods that share their node's network.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use lark_testbed::{Agent, Controller, Mesh, Nginx, Testbed, Wire, eventually};
@@ -171,4 +172,75 @@ fn two_pods_on_the_host_network_are_told_apart() {
         edges.as_array().unwrap().iter().map(|e| e["source"]["identity"].as_str().unwrap()).collect();
     sources.sort_unstable();
     assert_eq!(sources, ["spiffe://cluster.local/ns/shop/sa/blue", "spiffe://cluster.local/ns/shop/sa/red"]);
+}
+
+/// Makes a listener in the first cgroup, goes on in the second, and tells each client its address; of the first ones only
+/// when there is a file. Arguments: cgroups, port, the file.
+const ACTIVATED: &str = r"
+import os, socket, sys, time
+def enter(cgroup): open(cgroup + '/cgroup.procs', 'w').write(str(os.getpid()))
+enter(sys.argv[1])
+s = socket.create_server(('::', int(sys.argv[3])), family=socket.AF_INET6, dualstack_ipv6=True, backlog=1)
+enter(sys.argv[2])
+print('ready', flush=True)
+while not os.path.exists(sys.argv[4]): time.sleep(0.01)
+while True:
+    c, who = s.accept()
+    c.recv(1)
+    c.sendall(who[0].encode())
+    c.close()
+";
+
+#[test]
+fn a_listener_that_was_made_outside_is_never_told_a_wrong_client() {
+    let house = House::captured();
+    let (inside, outside) = (house.server.place.cgroup.clone(), house.nodes.1.place.cgroup.clone());
+    let start = |made: &std::path::Path, port: &str, file: &str| {
+        let mut command = house.server.place.command("python3");
+        let cgroups = [made, &inside].map(|cgroup| cgroup.to_str().unwrap());
+        command.args(["-c", ACTIVATED, cgroups[0], cgroups[1], port, file]);
+        let log = house.bed.directory().join(format!("activated-{port}.log"));
+        let running = house.server.place.start(command, &log).unwrap();
+        eventually(Duration::from_secs(20), "it listens", || Ok(running.log().contains("ready"))).unwrap();
+        running
+    };
+    let _foreign = start(&outside, "8090", "/");
+    let _own = start(&inside, "8091", "/");
+    let ask = |ip: IpAddr, port: u16| {
+        // Who speaks first has his end of the handshake sent again soon where the other's was full.
+        let script = "import socket, sys\n\
+            try:\n\
+            \x20   s = socket.create_connection((sys.argv[1], int(sys.argv[2])), 60)\n\
+            \x20   s.sendall(b'?')\n\
+            \x20   print(s.recv(99).decode())\n\
+            except ConnectionResetError: print('reset')\n\
+            except OSError as e: print(repr(e))\n";
+        house
+            .client
+            .place
+            .command("python3")
+            .args(["-c", script, &ip.to_string(), &port.to_string()])
+            .output()
+    };
+    let told = |ip, port| String::from_utf8(ask(ip, port).unwrap().stdout).unwrap().trim().to_owned();
+    for (ip, client) in [(house.server.ip, house.client.ip), (house.server.ip6, house.client.ip6)] {
+        assert_eq!(told(ip, 8090), "reset", "{}", house.logs());
+        let client = if client.is_ipv4() { format!("::ffff:{client}") } else { client.to_string() };
+        assert_eq!(told(ip, 8091), client, "{}", house.logs());
+        // More than its queue holds: those beyond it are established for the agent and not for the application.
+        let port = if ip.is_ipv4() { "8092" } else { "8093" };
+        let late = house.bed.directory().join(port);
+        let _slow = start(&inside, port, late.to_str().unwrap());
+        std::thread::scope(|scope| {
+            let told = || told(ip, port.parse().unwrap());
+            let asked: Vec<_> = (0..6).map(|_| scope.spawn(told)).collect();
+            std::thread::sleep(Duration::from_secs(1));
+            std::fs::write(&late, "").unwrap();
+            for one in asked {
+                assert_eq!(one.join().unwrap(), client, "{}", house.logs());
+            }
+        });
+    }
+    let log = house.two.process.log();
+    assert!(log.matches("was made outside of the cgroup of shop/server").count() >= 2, "{log}");
 }

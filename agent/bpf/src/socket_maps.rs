@@ -6,8 +6,8 @@ use std::os::fd::AsRawFd;
 use std::path::Path;
 
 use aya::Ebpf;
-use aya::maps::{Array, Map, MapData, PerCpuArray, SkStorage};
-use lark_abi::{Counter, Flow};
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, SkStorage};
+use lark_abi::{Counter, Flow, Tuple};
 
 use crate::load::{MapError, open};
 
@@ -39,11 +39,15 @@ impl Accepted {
 
 /// Claims the source address of a delivery.
 #[derive(Debug)]
-pub struct Claims(SkStorage<MapData, Flow>);
+pub struct Claims {
+    claims: SkStorage<MapData, Flow>,
+    deliveries: HashMap<MapData, Tuple, Flow>,
+}
 
 impl Claims {
     pub(crate) fn open(maps: &Path) -> Result<Self, MapError> {
-        open(maps, "SK_CLAIM", Map::SkStorage).map(Self)
+        let claims = open(maps, "SK_CLAIM", Map::SkStorage)?;
+        Ok(Self { claims, deliveries: open(maps, "DELIVERIES", Map::HashMap)? })
     }
 
     /// Says whose connection this socket delivers. To be called before it connects.
@@ -52,7 +56,7 @@ impl Claims {
     /// When the kernel refuses; then the socket must not be connected.
     pub fn claim(&mut self, socket: &impl AsRawFd, source: SocketAddr) -> Result<(), MapError> {
         let flow = Flow { address: source.ip().into(), port: source.port(), ..Flow::default() };
-        self.0.insert(socket, flow, 0).map_err(MapError::of("SK_CLAIM"))
+        self.claims.insert(socket, flow, 0).map_err(MapError::of("SK_CLAIM"))
     }
 
     /// Whether the agent's hook published the claim when this socket connected. If not (its map was full, or
@@ -61,7 +65,34 @@ impl Claims {
     /// # Errors
     /// When the kernel refuses the look-up; treat it as not published.
     pub fn is_published(&self, socket: &impl AsRawFd) -> Result<bool, MapError> {
-        self.0.get(socket, 0).map(|claim| claim.cookie != 0).map_err(MapError::of("SK_CLAIM"))
+        self.claims.get(socket, 0).map(|claim| claim.cookie != 0).map_err(MapError::of("SK_CLAIM"))
+    }
+
+    /// Whether the hook of the pod in that namespace has taken what was published of a connection: then its application
+    /// is told who calls. Not before its end has the handshake behind it; and never if its listener was made outside of
+    /// the pod's cgroup.
+    ///
+    /// # Errors
+    /// When the kernel refuses the look-up.
+    pub fn is_taken(
+        &self,
+        netns: u64,
+        source: SocketAddr,
+        destination: SocketAddr,
+    ) -> Result<bool, MapError> {
+        let tuple = Tuple {
+            netns,
+            source: source.ip().into(),
+            destination: destination.ip().into(),
+            source_port: source.port(),
+            destination_port: destination.port(),
+            padding: 0,
+        };
+        match self.deliveries.get(&tuple, 0) {
+            Ok(_) => Ok(false),
+            Err(aya::maps::MapError::KeyNotFound) => Ok(true),
+            Err(error) => Err(MapError::of("DELIVERIES")(error)),
+        }
     }
 }
 

@@ -26,6 +26,7 @@ pub struct Pod {
     /// Its own addresses.
     pub addresses: Box<[IpAddr]>,
     acceptor: OnceLock<Option<u32>>,
+    netns_cookie: OnceLock<u64>,
     listeners: OnceLock<Vec<u16>>,
     hooks_live: AtomicBool,
     connections: AtomicUsize,
@@ -50,6 +51,7 @@ impl Pod {
             cgroup,
             addresses,
             acceptor: OnceLock::new(),
+            netns_cookie: OnceLock::new(),
             listeners: OnceLock::new(),
             hooks_live: AtomicBool::new(false),
             connections: AtomicUsize::new(0),
@@ -66,6 +68,11 @@ impl Pod {
     /// Records whether all hooks are attached.
     pub fn set_hooks_live(&self, live: bool) {
         self.hooks_live.store(live, Ordering::Release);
+    }
+
+    /// By what hooks know its namespace; 0, which is no namespace's, if the kernel does not tell.
+    pub fn netns_cookie(&self) -> u64 {
+        *self.netns_cookie.get_or_init(|| self.netns.cookie().unwrap_or(0))
     }
 
     /// By which number verdicts of direct connections name its namespace; nothing if the kernel does not tell.

@@ -14,7 +14,7 @@ use lark_bpf::Claims;
 use lark_core::constants::DELIVER_TIMEOUT;
 use lark_core::explain::told;
 use lark_core::reason::Reason;
-use lark_sys::connections::is_answered;
+use lark_sys::connections::{cgroup_of_listener, is_answered};
 use lark_sys::socket::{begin_connect, delivery_socket, plain_socket};
 use tokio::net::TcpStream;
 
@@ -53,6 +53,16 @@ pub enum DialError {
         "the source address was not handed over in the kernel: the map of deliveries is full or the agent's own hook was removed; see `lark bpf`"
     )]
     NotPublished,
+    /// The application's listener does not run the pod's hooks.
+    #[error(
+        "the listener of {address} was made outside of the cgroup of {pod} (by socket activation, perhaps), so its application cannot be told who calls; let it make its listener itself"
+    )]
+    ForeignListener {
+        /// Where to.
+        address: SocketAddr,
+        /// The pod.
+        pod: String,
+    },
     /// It did not answer.
     #[error("{address} did not accept a connection within {limit:?}")]
     TimedOut {
@@ -81,7 +91,9 @@ impl DialError {
     /// The reason of the closed set.
     pub const fn reason(&self) -> Reason {
         match self {
-            Self::HooksNotLive { .. } | Self::NotPublished => Reason::HooksNotLive,
+            Self::HooksNotLive { .. } | Self::NotPublished | Self::ForeignListener { .. } => {
+                Reason::HooksNotLive
+            }
             Self::OwnListener { .. } => Reason::AuthorityAgent,
             Self::TimedOut { .. } => Reason::DialTimeout,
             Self::Refused { .. } => Reason::DialRefused,
@@ -143,7 +155,27 @@ impl Dial {
         self.claims.borrow_mut().claim(&socket, source)?;
         let nobody = |socket: &std::net::TcpStream| address.is_ipv6() && nobody_listens(pod, socket, address);
         let stream = connect(socket, address, nobody).await?;
-        if self.claims.borrow().is_published(&stream)? { Ok(stream) } else { Err(DialError::NotPublished) }
+        if !self.claims.borrow().is_published(&stream)? {
+            return Err(DialError::NotPublished);
+        }
+        if self.is_told(pod, &stream, address)? {
+            Ok(stream)
+        } else {
+            Err(DialError::ForeignListener { address, pod: pod.name.clone() })
+        }
+    }
+
+    /// Whether the application is told who calls, or will be when it is there: its hook takes that as its end of the
+    /// connection is made. One that has not, for the application has more to accept than it may, or is slow, is
+    /// known by the cgroup of its listener.
+    fn is_told(&self, pod: &Pod, stream: &TcpStream, address: SocketAddr) -> Result<bool, DialError> {
+        let failed = |source| DialError::Failed { address, source };
+        let source = stream.local_addr().map_err(failed)?;
+        if self.claims.borrow().is_taken(pod.netns_cookie(), source, address)? {
+            return Ok(true);
+        }
+        let made_in = pod.netns.within(|| cgroup_of_listener(source.ip(), address))?.map_err(failed)?;
+        Ok(made_in.is_some_and(|id| pod.cgroup.ids_below().contains(&id)))
     }
 
     /// A socket inside the pod's namespace, made for this delivery or ahead of it.

@@ -206,6 +206,19 @@ pub fn is_answered(source: SocketAddr, destination: SocketAddr) -> io::Result<bo
     Ok(ask(&socket, &look, |_| ())?.is_some())
 }
 
+/// In which cgroup (v2) the listener was made that would answer a connect from an address to `destination`. Nothing if
+/// there is none, or the kernel does not say.
+///
+/// # Errors
+/// When the kernel's diagnostics cannot be asked.
+pub fn cgroup_of_listener(source: IpAddr, destination: SocketAddr) -> io::Result<Option<u64>> {
+    let socket = netlink::open(netlink::SOCK_DIAG)?;
+    // No connection comes from that port, so none is found.
+    let source = SocketAddr::new(source, 0);
+    let look = exact(SOCK_DIAG_BY_FAMILY, REQUEST, destination, source, 0, NO_COOKIE);
+    Ok(ask(&socket, &look, |message| parse(message)?.cgroup)?.flatten())
+}
+
 /// Sends one request and reads its answer; nothing if there is no such socket, or another one by now.
 fn ask<T>(socket: &OwnedFd, request: &[u8], read: impl Fn(&[u8]) -> T) -> io::Result<Option<T>> {
     rustix::net::send(socket, request, rustix::net::SendFlags::empty())?;
@@ -309,6 +322,9 @@ mod tests {
             let [mine] = connections.as_slice() else { panic!("{connections:?}") };
             assert!(!more && established(0, is_mine).unwrap().more);
             assert_eq!(mine.cgroup, Some(crate::cgroup::own().unwrap().id()));
+            let (from, to) = (client.local_addr().unwrap(), client.peer_addr().unwrap());
+            assert_eq!(cgroup_of_listener(from.ip(), to).unwrap(), mine.cgroup);
+            assert_eq!(cgroup_of_listener(to.ip(), from).unwrap(), None, "nobody listens there");
             assert!(listening().unwrap().contains(&listener.local_addr().unwrap().port()));
             io::Write::write_all(&mut &client, b"twelve bytes").unwrap();
             let ends = (client.local_addr().unwrap(), client.peer_addr().unwrap());
