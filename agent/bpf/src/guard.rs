@@ -22,9 +22,6 @@ use crate::load::{self, Gather, MapError};
 use crate::mirror::{Mirror, Synced};
 use crate::syscall;
 
-/// Entries of the map of guarded addresses and ports (ebpf/programs/src/maps.rs).
-pub const GUARDED_MAX: usize = 65_536;
-
 /// The maps of strict pods, and their programs' pins.
 #[derive(Debug)]
 pub struct Guards {
@@ -48,11 +45,12 @@ impl Guards {
     }
 
     /// How many there are, and how many fit.
-    pub(crate) fn usage(&self) -> (usize, u32) {
+    pub fn usage(&self) -> (usize, u32) {
         (self.guarded.len(), self.guarded.max())
     }
 
-    /// Makes the guarded addresses and ports exactly these, written in this order.
+    /// Makes the guarded addresses and ports exactly these, written in this order; but none is open in between that is
+    /// not to be.
     ///
     /// # Errors
     /// When the map cannot be written; a full one is no error but said in the result.
@@ -60,7 +58,8 @@ impl Guards {
         &mut self,
         wanted: impl IntoIterator<Item = (DestinationKey, Guard)>,
     ) -> Result<Synced, MapError> {
-        self.guarded.sync(wanted)
+        let wanted: Vec<_> = wanted.into_iter().collect();
+        self.guarded.sync_closing(&wanted, |guard| guard.action != Guard::PASS)
     }
 
     /// Makes the cluster's own ranges exactly these.

@@ -24,7 +24,7 @@ use crate::socket_maps::{Accepted, Claims, Counters, Heartbeat, Loads};
 pub struct KernelConfig {
     /// Directory on bpffs for everything of this layout.
     pub pin_root: PathBuf,
-    /// Most mesh destinations; fixed when the map is first made.
+    /// Most mesh destinations; a map of another size that is there is replaced.
     pub destinations_max: u32,
 }
 

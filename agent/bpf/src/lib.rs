@@ -26,7 +26,7 @@ mod syscall;
 
 pub use direct::{Directs, OpenDirect};
 pub use follow::FollowedEvents;
-pub use guard::{GUARDED_MAX, Guards, Refusals};
+pub use guard::{Guards, Refusals};
 pub use kernel::{Kernel, KernelConfig, MapUsage, PinnedPod, file_name, uninstall};
 pub use link::{AttachError, LinkState};
 pub use load::{MapError, OpenError};

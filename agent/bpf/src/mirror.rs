@@ -41,8 +41,7 @@ impl<K: Pod + Hash + Eq, V: Pod + PartialEq> Mirror<K, V> {
     /// # Errors
     /// When the kernel refuses for another cause than a full map.
     pub(crate) fn sync(&mut self, wanted: impl IntoIterator<Item = (K, V)>) -> Result<Synced, MapError> {
-        // What another agent wrote is adopted, so that its stale entries are removed by the diff.
-        self.written = self.map.iter().filter_map(Result::ok).collect();
+        self.look();
         let max = usize::try_from(self.max).unwrap_or(usize::MAX);
         let (mut held, mut order, mut left_out) = (HashMap::<K, V>::new(), Vec::new(), 0);
         for (key, value) in wanted {
@@ -61,6 +60,28 @@ impl<K: Pod + Hash + Eq, V: Pod + PartialEq> Mirror<K, V> {
         let mut synced = if all <= max { self.change(ordered, gone)? } else { self.replace(ordered, gone)? };
         synced.left_out += left_out;
         Ok(synced)
+    }
+
+    /// The same, but what is there and becomes something that is `closing` is written before anything else.
+    ///
+    /// # Errors
+    /// When the kernel refuses for another cause than a full map.
+    pub(crate) fn sync_closing(
+        &mut self,
+        wanted: &[(K, V)],
+        closing: impl Fn(&V) -> bool,
+    ) -> Result<Synced, MapError> {
+        self.look();
+        let closes = |(key, value): &&(K, V)| closing(value) && self.written.contains_key(key);
+        let first: Vec<(K, V)> = wanted.iter().filter(closes).copied().collect();
+        let first = self.change(first, [])?;
+        let rest = self.sync(wanted.iter().copied())?;
+        Ok(Synced { written: first.written + rest.written, ..rest })
+    }
+
+    /// Reads what is there. What another agent wrote is adopted, so that its stale entries are removed by the diff.
+    fn look(&mut self) {
+        self.written = self.map.iter().filter_map(Result::ok).collect();
     }
 
     /// Removes some entries and then writes others.

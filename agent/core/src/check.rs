@@ -195,6 +195,13 @@ fn map(usage: &MapView) -> CheckView {
     let subject = format!("map {}", usage.name);
     let max = usize::try_from(usage.max).unwrap_or(usize::MAX);
     let found = format!("{} of {max}", usage.entries);
+    let is_nearly_full = usage.entries > max / 10 * 9;
+    if usage.name == "GUARDED" && is_nearly_full {
+        // A pod's ports find a place all or none, so that it is hardly ever full to the last.
+        let then =
+            "it is full; pods of which not all ports have a place take no plaintext on any, see the log";
+        return line(&subject, Verdict::Fail, found, then);
+    }
     if usage.entries >= max {
         match usage.name.as_str() {
             "DESTINATIONS" => line(
@@ -203,19 +210,13 @@ fn map(usage: &MapView) -> CheckView {
                 found,
                 "it is full; start the agent with a larger --destinations-max",
             ),
-            "GUARDED" => line(
-                &subject,
-                Verdict::Fail,
-                found,
-                "it is full; pods of which not all ports have a place take no plaintext on any, see the log",
-            ),
             "DIRECT" => line(&subject, Verdict::Warn, found, "it is full; the rest goes through the agent"),
             "DIRECT_PASSES" => {
                 line(&subject, Verdict::Fail, found, "it is full; more direct connections are cut off")
             }
             _ => line(&subject, Verdict::Fail, found, "it is full; connections are reset, see `lark bpf`"),
         }
-    } else if usage.entries > max / 10 * 9 {
+    } else if is_nearly_full {
         line(&subject, Verdict::Warn, found, "it is nearly full")
     } else {
         line(&subject, Verdict::Ok, found, "")

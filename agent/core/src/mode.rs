@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::constants::{ANNOTATION_MTLS_PORTS, LABEL_MTLS};
+use crate::policy::PORTS_MAX;
 
 /// Whether plaintext is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
@@ -114,10 +115,8 @@ pub fn mode(mesh: Mtls, namespace: Marks<'_>, workload: Marks<'_>) -> Mode {
     }
 }
 
-/// Most ports that a list may name: each is an entry of a kernel map that all pods of a node share.
-const PORTS_MAX: usize = 64;
-
-/// `9090=permissive,8080=strict`.
+/// `9090=permissive,8080=strict`; as many ports as policies may name, for each is an entry of a kernel map that all pods
+/// of a node share.
 fn ports(list: &str) -> Option<BTreeMap<u16, Mtls>> {
     list.split(',')
         .map(|entry| {

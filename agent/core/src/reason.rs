@@ -93,7 +93,7 @@ reasons! {
     /// Somebody dialled Lark's own listener in a strict pod from outside of it.
     ListenerFromOutside = "listener_from_outside", "Find what scans the pod's ports; nothing is offered to it there.";
     /// The hooks did not hand the source address over, so the application could not be told who calls.
-    HooksNotLive = "hooks_not_live", "`lark check` names what is missing in the kernel, `lark bpf` counts deliveries_full.";
+    HooksNotLive = "hooks_not_live", "`lark check` names what is missing in the kernel, `lark bpf` counts deliveries_full; the log names a listener that was made outside of its pod's cgroup, by socket activation perhaps.";
     /// The application did not accept the connection.
     DialRefused = "dial_refused", "Nothing listens on that port in the destination pod.";
     /// The application did not answer the connect in time.

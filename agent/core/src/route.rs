@@ -135,11 +135,13 @@ fn toward(snapshot: &Snapshot, node: &str, address: SocketAddr, by_service: bool
 
 impl Decision {
     /// The same for whom `source` is: what discovery does not know within the cluster's ranges is no way for a strict
-    /// one, though a Service names it. It may be a captured pod that was not told of yet.
+    /// one, though a Service names it. It may be a captured pod that was not told of yet. Not so the cluster's API, whose
+    /// endpoints API servers write themselves (`default/kubernetes`, pkg/controlplane/reconcilers).
     #[must_use]
     pub fn kept_by(mut self, snapshot: &Snapshot, source: &Workload) -> Self {
         if let Route::Passthrough { address, reason: Passthrough::OutsideMesh } = &self.route
             && source.mode.is_strict()
+            && !self.service.as_ref().is_some_and(|s| &*s.namespace == "default" && &*s.name == "kubernetes")
             && snapshot.nodes_by_address(address.ip()).is_empty()
             && snapshot.mesh.cluster_ranges.iter().any(|range| range.contains(address.ip()))
         {

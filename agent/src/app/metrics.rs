@@ -1,5 +1,5 @@
 //! Metrics and health, on a thread of their own: anybody may ask for them, as often as he likes, and takes none of the
-//! control runtime's time by that.
+//! control runtime's turns by that, but for the locks of what is counted.
 
 use std::net::TcpListener;
 use std::sync::Arc;

@@ -36,19 +36,19 @@ pub fn connections(
 /// Those of one pod, and which are older than strict; none if it has just ended.
 fn of_pod(pod: &Pod, workload: &Workload, snapshot: &Snapshot) -> (Vec<Established>, Vec<Established>) {
     let is_guarded = snapshot.policies().plaintext(workload).is_guarded() && !workload.host_network;
-    let Ok((Ok(mut found), older)) = pod.netns.within(|| {
-        let older = || older(snapshot, workload, CONNECTIONS_A_POD).unwrap_or_default().connections;
+    let below = pod.cgroup.ids_below();
+    let Ok((Ok(found), older)) = pod.netns.within(|| {
+        let older =
+            || older(snapshot, workload, CONNECTIONS_A_POD, |_| false).unwrap_or_default().connections;
         let outside = established(CONNECTIONS_A_POD, |c| {
             // Redirected and delivered ones have a loopback end.
             let loopback = c.local.ip().is_loopback() || c.remote.ip().is_loopback();
-            !loopback && c.local.ip() != c.remote.ip()
+            !loopback && c.local.ip() != c.remote.ip() && c.cgroup.is_some_and(|id| below.contains(&id))
         });
         (outside.map(|found| found.connections), if is_guarded { older() } else { Vec::new() })
     }) else {
         return Default::default();
     };
-    let below = pod.cgroup.ids_below();
-    found.retain(|c| c.cgroup.is_some_and(|id| below.contains(&id)));
     (found, older)
 }
 

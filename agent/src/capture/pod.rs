@@ -70,9 +70,15 @@ impl Pod {
         self.hooks_live.store(live, Ordering::Release);
     }
 
-    /// By what hooks know its namespace; 0, which is no namespace's, if the kernel does not tell.
-    pub fn netns_cookie(&self) -> u64 {
-        *self.netns_cookie.get_or_init(|| self.netns.cookie().unwrap_or(0))
+    /// By what hooks know its namespace.
+    ///
+    /// # Errors
+    /// When the kernel does not tell; the next one may have more luck.
+    pub fn netns_cookie(&self) -> std::io::Result<u64> {
+        match self.netns_cookie.get() {
+            Some(cookie) => Ok(*cookie),
+            None => self.netns.cookie().map(|cookie| *self.netns_cookie.get_or_init(|| cookie)),
+        }
     }
 
     /// By which number verdicts of direct connections name its namespace; nothing if the kernel does not tell.

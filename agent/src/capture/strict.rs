@@ -12,13 +12,13 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use lark_abi::{Address, DestinationKey, Guard};
-use lark_bpf::{GUARDED_MAX, Kernel};
+use lark_bpf::Kernel;
 use lark_core::mode::{Mode, Mtls};
 use lark_core::policy::Cidr;
 use lark_core::snapshot::{Snapshot, Workload};
 use lark_core::strict::{is_older, probes_of};
 use lark_sys::cgroup::Cgroup;
-use lark_sys::connections::{self, Found};
+use lark_sys::connections::{self, Established, Found};
 use lark_sys::netns::NetNs;
 
 use super::locate::Locator;
@@ -200,7 +200,8 @@ impl Strict {
         let guarded = wanted.values().filter_map(|w| Some((w, self.guarded.get(&w.uid)?)));
         let entries = guarded.map(|(w, guarded)| entries(w, guarded, &listeners(&w.uid)));
         let mut kernel = locked(&self.kernel);
-        let (entries, closed) = fitting(entries.collect(), GUARDED_MAX);
+        let most = usize::try_from(kernel.guards().usage().1).unwrap_or(usize::MAX);
+        let (entries, closed) = fitting(entries.collect(), most);
         if closed > 0 {
             tracing::error!(
                 closed,
@@ -315,18 +316,15 @@ impl Strict {
     fn sweep(&self, snapshot: &Snapshot, workload: &Workload, netns: &NetNs) -> usize {
         let (mut ended, mut stay, mut why) = (Vec::new(), 0, None);
         let looked = netns.within(|| {
-            let older = older(snapshot, workload, CONNECTIONS_A_POD)?;
-            stay += usize::from(older.more);
-            for found in older.connections {
+            let is_passing = |found: &Established| {
                 let ends = |end: SocketAddr| (end.ip(), end.port());
                 let (own, peer) = (ends(found.local), ends(found.remote));
-                let is_passing = {
-                    let mut kernel = locked(&self.kernel);
-                    kernel.guards().is_passing(peer, own) || kernel.guards().is_passing(own, peer)
-                };
-                if is_passing {
-                    continue;
-                }
+                let mut kernel = locked(&self.kernel);
+                kernel.guards().is_passing(peer, own) || kernel.guards().is_passing(own, peer)
+            };
+            let older = older(snapshot, workload, CONNECTIONS_A_POD, is_passing)?;
+            stay += usize::from(older.more);
+            for found in older.connections {
                 match connections::destroy(found.local, found.remote) {
                     Ok(_) => ended.push(found),
                     Err(error) => (stay, why) = (stay + 1, Some(error)),
@@ -353,12 +351,19 @@ impl Strict {
     }
 }
 
-/// The open connections of the calling thread's namespace that are older than what closed their ports, at most so many.
-pub(super) fn older(snapshot: &Snapshot, workload: &Workload, most: usize) -> std::io::Result<Found> {
+/// The open connections of the calling thread's namespace that are older than what closed their ports, at most so many of
+/// those that may not stay.
+pub(super) fn older(
+    snapshot: &Snapshot,
+    workload: &Workload,
+    most: usize,
+    may_stay: impl Fn(&Established) -> bool,
+) -> std::io::Result<Found> {
     let listening = connections::listening()?;
     let taken = snapshot.policies().plaintext(workload);
     connections::open(most, |c| {
         is_older(snapshot, workload, &taken, c.local, c.remote, listening.contains(&c.local.port()))
+            && !may_stay(c)
     })
 }
 
@@ -388,7 +393,7 @@ fn fitting(mut pods: Vec<Vec<Entry>>, most: usize) -> (Vec<Entry>, usize) {
 
 type Entry = (DestinationKey, Guard);
 
-/// A pod's part of the map. An address that others claim too is nobody's, and refused for that.
+/// A pod's part of the map. An address that others claim too is nobody's, and closed for that.
 fn entries(workload: &Workload, guarded: &Guarded, listeners: &[u16]) -> Vec<Entry> {
     let action = |mtls: Mtls| match mtls {
         Mtls::Strict => Guard::REFUSE,
@@ -399,18 +404,20 @@ fn entries(workload: &Workload, guarded: &Guarded, listeners: &[u16]) -> Vec<Ent
     // Whatever an annotation says, nobody outside dials these.
     ports.extend(listeners.iter().map(|port| (*port, Guard::LISTENER)));
     ports.insert(0, action(taken.mtls));
-    let key = |ip: &IpAddr, port: u16| DestinationKey {
-        address_be: Address::from(ip.to_canonical()).words_be,
-        port,
-        padding: 0,
+    let entry = |ip: IpAddr, port: u16, action: u32| {
+        let key = DestinationKey { address_be: Address::from(ip).words_be, port, padding: 0 };
+        (key, Guard { pod: guarded.number, action })
     };
-    let of_port =
-        |ip: IpAddr, port: u16, action: u32| (key(&ip, port), Guard { pod: guarded.number, action });
-    let addresses = workload.identifying_addresses();
-    addresses
-        .flat_map(|ip| ports.iter().map(move |(port, action)| (ip, *port, *action)))
-        .map(|(ip, port, action)| of_port(ip, port, action))
-        .collect()
+    let own: BTreeSet<IpAddr> = workload.identifying_addresses().collect();
+    let mut all = Vec::new();
+    for ip in workload.addresses.iter().map(IpAddr::to_canonical) {
+        if own.contains(&ip) {
+            all.extend(ports.iter().map(|(port, action)| entry(ip, *port, *action)));
+        } else {
+            all.push(entry(ip, 0, Guard::REFUSE));
+        }
+    }
+    all
 }
 
 #[cfg(test)]

@@ -158,24 +158,29 @@ impl Dial {
         if !self.claims.borrow().is_published(&stream)? {
             return Err(DialError::NotPublished);
         }
-        if self.is_told(pod, &stream, address)? {
-            Ok(stream)
-        } else {
-            Err(DialError::ForeignListener { address, pod: pod.name.clone() })
-        }
+        self.is_told(pod, &stream, address)?;
+        Ok(stream)
     }
 
-    /// Whether the application is told who calls, or will be when it is there: its hook takes that as its end of the
-    /// connection is made. One that has not, for the application has more to accept than it may, or is slow, is
-    /// known by the cgroup of its listener.
-    fn is_told(&self, pod: &Pod, stream: &TcpStream, address: SocketAddr) -> Result<bool, DialError> {
+    /// Makes sure that the application is told who calls, or will be when it is there: its hook takes that as its end of
+    /// the connection is made. One that has not, for the application has more to accept than it may, or waits for the
+    /// first byte, is known by the cgroup of its listener.
+    ///
+    /// # Errors
+    /// When it is not told, or it cannot be known.
+    fn is_told(&self, pod: &Pod, stream: &TcpStream, address: SocketAddr) -> Result<(), DialError> {
         let failed = |source| DialError::Failed { address, source };
         let source = stream.local_addr().map_err(failed)?;
-        if self.claims.borrow().is_taken(pod.netns_cookie(), source, address)? {
-            return Ok(true);
+        let netns = pod.netns_cookie().map_err(failed)?;
+        if self.claims.borrow().is_taken(netns, source, address)? {
+            return Ok(());
         }
-        let made_in = pod.netns.within(|| cgroup_of_listener(source.ip(), address))?.map_err(failed)?;
-        Ok(made_in.is_some_and(|id| pod.cgroup.ids_below().contains(&id)))
+        match pod.netns.within(|| cgroup_of_listener(source.ip(), address))?.map_err(failed)? {
+            Some(id) if pod.cgroup.ids_below().contains(&id) => Ok(()),
+            Some(_) => Err(DialError::ForeignListener { address, pod: pod.name.clone() }),
+            // It has closed meanwhile.
+            None => Err(DialError::Refused { address }),
+        }
     }
 
     /// A socket inside the pod's namespace, made for this delivery or ahead of it.

@@ -172,13 +172,14 @@ pub fn destroy(local: SocketAddr, remote: SocketAddr) -> io::Result<bool> {
     destroy_on(local, remote, 0)
 }
 
+/// The first device of every namespace (`loopback_net_init`, drivers/net/loopback.c).
+const LOOPBACK: u32 = 1;
+
 /// The same for a socket that is bound to the loopback device.
 ///
 /// # Errors
 /// When the kernel refuses or cannot do it.
 pub fn destroy_on_loopback(local: SocketAddr, remote: SocketAddr) -> io::Result<bool> {
-    // The first device of every namespace (`loopback_net_init`, drivers/net/loopback.c).
-    const LOOPBACK: u32 = 1;
     destroy_on(local, remote, LOOPBACK)
 }
 
@@ -215,8 +216,14 @@ pub fn cgroup_of_listener(source: IpAddr, destination: SocketAddr) -> io::Result
     let socket = netlink::open(netlink::SOCK_DIAG)?;
     // No connection comes from that port, so none is found.
     let source = SocketAddr::new(source, 0);
-    let look = exact(SOCK_DIAG_BY_FAMILY, REQUEST, destination, source, 0, NO_COOKIE);
-    Ok(ask(&socket, &look, |message| parse(message)?.cgroup)?.flatten())
+    // Then one that is bound to the loopback device, which is where the connect arrives.
+    for interface in [0, LOOPBACK] {
+        let look = exact(SOCK_DIAG_BY_FAMILY, REQUEST, destination, source, interface, NO_COOKIE);
+        if let Some(found) = ask(&socket, &look, |message| parse(message)?.cgroup)?.flatten() {
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
 }
 
 /// Sends one request and reads its answer; nothing if there is no such socket, or another one by now.

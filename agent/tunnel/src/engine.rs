@@ -298,6 +298,11 @@ impl Engine {
         for number in lost {
             self.finish(number, End::Lost, Some(refusal.clone()));
         }
+        if !lingers {
+            // Nobody will have it any more, and pods may take their time.
+            self.records.discard();
+            self.leaving.release_all();
+        }
         poll_fn(|cx| self.poll_settled(cx)).await;
         if lingers {
             let _ = tokio::time::timeout(LINGER, self.records.closed_by_peer()).await;

@@ -126,6 +126,11 @@ impl Records {
         self.protocol.waiting.pack();
     }
 
+    /// Forgets what waits, of a connection that is over.
+    pub(crate) fn discard(&mut self) {
+        self.protocol.waiting = Outgoing::default();
+    }
+
     /// Encrypts a frame; the caller has looked how much waits.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), RecordError> {
         self.unsent += bytes.len();

@@ -60,11 +60,11 @@ fn an_address_that_a_captured_workload_and_a_node_claim_is_refused() {
 fn what_a_service_names_and_nobody_knows_is_no_way_for_a_strict_source() {
     let mut mesh = snapshot();
     mesh.mesh.cluster_ranges = vec!["10.0.0.0/8".parse().unwrap(), "192.168.0.0/16".parse().unwrap()];
-    let way = |to: &str, mtls: crate::mode::Mtls| {
+    let way_to = |name: [&str; 2], to: &str, mtls: crate::mode::Mtls| {
         let service = Service {
             addresses: vec!["10.96.9.1".parse().unwrap()],
-            namespace: "shop".into(),
-            name: "mirrored".into(),
+            namespace: name[0].into(),
+            name: name[1].into(),
             ports: vec![crate::snapshot::ServicePort { name: None, port: 80, target_port: 80 }],
             endpoints: vec![crate::snapshot::Endpoint::new(to.parse().unwrap(), true)],
             traffic: crate::snapshot::Traffic::default(),
@@ -75,7 +75,10 @@ fn what_a_service_names_and_nobody_knows_is_no_way_for_a_strict_source() {
         let asked = "10.96.9.1:80".parse().unwrap();
         told(&decide(&now, "one", asked, |_, _| None, |_| 0, 0).kept_by(&now, &source))
     };
+    let way = |to: &str, mtls| way_to(["shop", "mirrored"], to, mtls);
     use crate::mode::Mtls::{Permissive, Strict};
+    assert_eq!(way_to(["default", "kubernetes"], "10.0.9.9", Strict), "passthrough 10.0.9.9:80");
+    assert!(way_to(["shop", "kubernetes"], "10.0.9.9", Strict).starts_with("deny"));
     for (to, permissive, strict) in [
         // A pod that was not told of yet, perhaps.
         ("10.0.9.9", "passthrough 10.0.9.9:80", "deny destination_unknown 10.0.9.9:80"),
