@@ -101,8 +101,8 @@ pub fn may_have(state: &State, report: Option<&Report>) -> bool {
 pub fn step(state: &State, nodes: &[NodeFacts], now: u64) -> Step {
     let mut waiting: Vec<Waiting> = nodes.iter().filter_map(|node| wait_for(state, node, now)).collect();
     if let Phase::Settle { .. } = state.phase {
-        // A clock that was set back must not hold it for ever, one that was set ahead only shortens it.
-        let left = SETTLE.as_secs().saturating_sub(now.saturating_sub(state.since));
+        // A clock that was set back holds it for as long again at most, one that was set ahead only shortens it.
+        let left = SETTLE.as_secs().saturating_sub(now.abs_diff(state.since));
         if left > 0 {
             waiting.push(Waiting { node: String::new(), why: Why::Settling(left) });
         }

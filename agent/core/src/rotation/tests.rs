@@ -363,6 +363,27 @@ proptest! {
     }
 
     #[test]
+    fn the_way_back_closes_however_the_clock_is_set(
+        since in 0..u64::MAX / 2, set in prop_oneof![any::<i32>().prop_map(i64::from), -30..30_i64], after in 0..12_u64
+    ) {
+        let settle = State { since, ..State::steady(OLD, 0).next(Phase::Settle { old: OLD, new: NEW }, 0) };
+        let nodes = [node("a", holds(settle.epoch, &[OLD, NEW], &[NEW]))];
+        // The clock is set by that much so many seconds after the phase began.
+        let clock = |second: u64| {
+            let set = if second < after { 0 } else { set };
+            (since + second).saturating_add_signed(set)
+        };
+        let closed = (0..=60).find(|&second| matches!(step(&settle, &nodes, clock(second)), Step::Next(_)));
+        let closed = closed.unwrap_or(u64::MAX);
+        prop_assert!(closed <= after.min(SETTLE.as_secs()) + 2 * SETTLE.as_secs(), "after {closed} s");
+        if after > SETTLE.as_secs() || set == 0 {
+            prop_assert_eq!(closed, SETTLE.as_secs());
+        } else if set > 0 {
+            prop_assert!(closed <= SETTLE.as_secs());
+        }
+    }
+
+    #[test]
     fn once_all_nodes_speak_a_rotation_ends_whatever_happened_before(
         events in prop::collection::vec(event(), 0..200), back: bool
     ) {
