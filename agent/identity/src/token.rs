@@ -39,6 +39,20 @@ pub enum TokenError {
         /// What is wrong.
         what: &'static str,
     },
+    /// Two nodes have one token, so that nobody could say which of them shows it.
+    #[error(
+        "join tokens {path}, line {line}: node {node} has the token of node {other}; make one for each by `lark token`"
+    )]
+    Shared {
+        /// The file.
+        path: PathBuf,
+        /// Which line, from 1.
+        line: usize,
+        /// The line's node.
+        node: Arc<str>,
+        /// The node that has it already.
+        other: Arc<str>,
+    },
     /// The system has no randomness.
     #[error("the system gives no random bytes")]
     Random,
@@ -117,11 +131,12 @@ impl JoinTokens {
 
     fn parse(path: &Path, text: &str) -> Result<Self, TokenError> {
         let mut nodes = HashMap::new();
+        let mut owners: HashMap<Hash, Arc<str>> = HashMap::new();
         for (number, line) in text.lines().enumerate() {
             let wrong = |what| TokenError::Line { path: path.to_owned(), line: number + 1, what };
             let line = line.split('#').next().unwrap_or_default();
             let mut words = line.split_whitespace();
-            let Some(node) = words.next() else { continue };
+            let Some(node) = words.next().map(Arc::<str>::from) else { continue };
             let hash = words.next().ok_or(wrong("there is no hash"))?;
             let hash = data_encoding::HEXLOWER
                 .decode(hash.as_bytes())
@@ -133,8 +148,12 @@ impl JoinTokens {
             if words.next().is_some() {
                 return Err(wrong("there is something after the end"));
             }
-            if nodes.insert(node.into(), Line { hash, expires: expires.map(SystemTime::from) }).is_some() {
+            let line = Line { hash, expires: expires.map(SystemTime::from) };
+            if nodes.insert(node.clone(), line).is_some() {
                 return Err(wrong("the node has a token already"));
+            }
+            if let Some(other) = owners.insert(hash, node.clone()) {
+                return Err(TokenError::Shared { path: path.to_owned(), line: number + 1, node, other });
             }
         }
         Ok(Self { nodes })
@@ -245,6 +264,7 @@ mod tests {
         assert_eq!(JoinTokens::load(&path).unwrap().line("one").unwrap().expires, None);
         for (text, sentence) in [
             (format!("one {bare}\none {bare}"), "line 2: the node has a token"),
+            (format!("one {bare}\n\ntwo {}", one.line), "line 3: node two has the token of node one"),
             ("one".to_owned(), "line 1: there is no hash"),
             ("one abc".to_owned(), "line 1: the hash is not 64"),
             (format!("one {bare} tomorrow"), "line 1: the end is no time"),
