@@ -117,3 +117,41 @@ async fn an_intermediate_from_elsewhere_issues_and_another_pair_takes_its_place_
     .await;
     running.stop().await;
 }
+
+#[tokio::test]
+async fn a_root_that_is_issued_again_for_its_key_replaces_the_one_before_and_nobody_asks_twice() {
+    let world = World::new();
+    let (certificate, key) = (world.path("ca.crt"), world.path("ca.key"));
+    let pair = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+    put(&certificate, &params("a root with one key").self_signed(&pair).unwrap().pem());
+    put(&key, &pair.serialize_pem());
+    let flags =
+        ["--ca-cert", certificate.to_str().unwrap(), "--ca-key", key.to_str().unwrap(), "--san", "127.0.0.1"];
+    let running = world.serve_with(&world.args("127.0.0.1:0", &flags)).await;
+    let before = world.bundle().ids().to_vec();
+    let one = Agent::start(&world, "one", running.address, &["web"]);
+    one.supplied().await;
+
+    let mut again = params("a root with one key");
+    again.not_after = (SystemTime::now() + Duration::from_secs(200 * 3600)).into();
+    let again = again.self_signed(&pair).unwrap().pem();
+    let after = TrustBundle::from_pem(again.as_bytes()).unwrap().ids().to_vec();
+    put(&certificate, &again);
+    until("node one holds both", async || one.store.bundle().ids() == [&after[..], &before].concat()).await;
+    // Node two has said nothing, so that the old one still issues.
+    one.store.want(["web", "api"].into_iter().map(id).collect());
+    until("another identity has a certificate", async || one.store.valid(&id("api")).is_some()).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!((running.service.issued(), one.store.holdings().svids), (2, before));
+    // Each is asked for once more, for the root that comes.
+    let two = Agent::start(&world, "two", running.address, &["db"]);
+    until("all certificates hang from the root that comes", async || {
+        assert_eq!((one.refuses(&two), two.refuses(&one)), (None, None));
+        [&one, &two].iter().all(|agent| agent.store.holdings().svids == after)
+    })
+    .await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    // Node two may have got its first one before.
+    assert!((5..=6).contains(&running.service.issued()), "{}", running.service.issued());
+    running.stop().await;
+}

@@ -106,10 +106,13 @@ impl TrustBundle {
         &self.ids
     }
 
-    /// The name of the root that an anchor was made from.
-    pub fn id_of(&self, anchor: &TrustAnchor<'_>) -> Option<RootId> {
-        let place = self.anchors.iter().position(|own| own == anchor)?;
-        self.ids.get(place).copied()
+    /// The name of the root that an anchor was made from. A root that was issued again for its key makes the same
+    /// anchor as before: then it is the one that was sent along, as CAs do.
+    pub fn id_of(&self, anchor: &TrustAnchor<'_>, sent: &[CertificateDer<'_>]) -> Option<RootId> {
+        let all = self.anchors.iter().zip(self.certificates.iter().zip(&self.ids));
+        let mut same = all.filter(|(own, _)| *own == anchor).map(|(_, root)| root);
+        let named = same.clone().find(|(certificate, _)| sent.contains(certificate));
+        named.or_else(|| same.next()).map(|(_, id)| *id)
     }
 
     /// The roots as PEM, one after the other.

@@ -100,7 +100,7 @@ pub fn verify_chain(
     verify_path(leaf, intermediates, bundle, now, usage).map(|(id, _)| id)
 }
 
-/// As [`verify_chain`], with the root that the chain led to.
+/// As [`verify_chain`], with the root that the chain led to, by [`TrustBundle::id_of`].
 ///
 /// # Errors
 /// Each says which check failed.
@@ -129,7 +129,7 @@ pub fn verify_path(
         )
         .map_err(|error| explain(error, since_epoch))?;
     let unknown = VerifyError::Chain(webpki::Error::UnknownIssuer);
-    let root = bundle.id_of(path.anchor()).ok_or(unknown)?;
+    let root = bundle.id_of(path.anchor(), intermediates).ok_or(unknown)?;
     Ok((spiffe_id(leaf)?, root))
 }
 

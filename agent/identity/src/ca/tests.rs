@@ -4,7 +4,7 @@ use rustls::pki_types::pem::PemObject;
 
 use super::*;
 use crate::svid::TrustBundle;
-use crate::verify::{Usage, VerifyError, spiffe_id, verify_chain};
+use crate::verify::{Usage, VerifyError, spiffe_id, verify_chain, verify_path};
 
 fn id() -> SpiffeId {
     "spiffe://cluster.local/ns/shop/sa/web".parse().unwrap()
@@ -125,6 +125,37 @@ fn an_intermediate_with_its_chain_is_a_ca_and_a_leaf_is_none() {
     for (is_ca, with_root) in [(IsCa::ExplicitNoCa, true), (IsCa::NoCa, true)] {
         assert!(matches!(given(is_ca, with_root), Err(CaError::Unusable { .. })));
     }
+}
+
+#[test]
+fn a_root_that_was_issued_again_for_its_key_is_told_from_the_one_before() {
+    let now = SystemTime::now();
+    let pair = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+    let issue = |life: Duration| {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.not_after = (now + life).into();
+        Ca::from_pem(&params.self_signed(&pair).unwrap().pem(), &pair.serialize_pem()).unwrap()
+    };
+    let (old, new) = (issue(SVID_LIFE), issue(2 * SVID_LIFE));
+    let (a, b) = (old.chain()[0].clone(), new.chain()[0].clone());
+    for trusted in [vec![a.clone(), b.clone()], vec![b.clone(), a.clone()]] {
+        let bundle = TrustBundle::new(trusted).unwrap();
+        assert_eq!(bundle.anchors()[0], bundle.anchors()[1]);
+        for ca in [&old, &new] {
+            let svid = crate::store::issue_directly(ca, &id(), SVID_LIFE, &bundle, now).unwrap();
+            assert_eq!(Some(svid.root), ca.root_id());
+            assert_eq!(svid.certified.cert.len(), 1, "peers have both roots");
+        }
+        // A leaf alone does not say which: one of both it is.
+        let leaf = der(&old.sign(&csr(vec![]), &id(), SVID_LIFE, now).unwrap())[0].clone();
+        let proved = verify_path(&leaf, &[], &bundle, now, Usage::Client);
+        assert_eq!(proved, Ok((id(), bundle.ids()[0])));
+    }
+    // Where one of them is not trusted, the other one vouches for its leaves.
+    let bundle = TrustBundle::new(vec![b]).unwrap();
+    let svid = crate::store::issue_directly(&old, &id(), SVID_LIFE, &bundle, now).unwrap();
+    assert_eq!(Some(svid.root), new.root_id());
 }
 
 #[test]
