@@ -80,11 +80,18 @@ fn tls(bytes: &[u8]) -> Sign {
 /// "Message Formats": StartupMessage, CancelRequest, SSLRequest, GSSENCRequest).
 fn postgres(bytes: &[u8]) -> Sign {
     let Some([_, _, _, _, a, b, c, d]) = bytes.first_chunk::<8>() else { return Sign::Open };
-    let named = matches!(
-        (u16::from_be_bytes([*a, *b]), u16::from_be_bytes([*c, *d])),
-        (3, 0..=2) | (1234, 5678..=5680)
-    );
-    if named { Sign::Named(Protocol::Postgres) } else { Sign::Unknown }
+    match (u16::from_be_bytes([*a, *b]), u16::from_be_bytes([*c, *d])) {
+        (1234, 5678..=5680) => Sign::Named(Protocol::Postgres),
+        // The same eight bytes are Kafka's length, key 3 (Metadata) and version of a request, as old clients begin.
+        // A correlation id follows there, counted up from nearly nothing; here the name of a parameter, for `user`
+        // has to be among them.
+        (3, 0..=2) => match bytes.get(8) {
+            Some(b'a'..=b'z' | b'A'..=b'Z' | b'_') => Sign::Named(Protocol::Postgres),
+            Some(_) => Sign::Unknown,
+            None => Sign::Open,
+        },
+        _ => Sign::Unknown,
+    }
 }
 
 /// A word and a space; all registered methods are in upper case.

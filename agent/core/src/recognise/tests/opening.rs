@@ -3,15 +3,30 @@
 use super::*;
 
 const CLIENT_HELLO: &[u8] = &[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3];
+/// Length, key 3, version 1, correlation id 7, client id "c", no topics.
+const KAFKA: &[u8] = b"\0\0\0\x0f\0\x03\0\x01\0\0\0\x07\0\x01c\0\0\0\0";
 const MYSQL: &[u8] = b"\x4a\0\0\0\x0a8.0.36\0";
 
 #[test]
 fn protocols_are_known_by_their_first_bytes() {
-    let cases: [(&str, Talk, &[&str]); 15] = [
+    let cases: [(&str, Talk, &[&str]); 20] = [
         ("TLS", vec![say(Client, CLIENT_HELLO), say(Server, "x")], &["tls"]),
         ("a TLS alert", vec![say(Client, [0x15, 3, 1, 0, 2, 2])], &["opaque unknown"]),
         ("a TLS record without ClientHello", vec![say(Client, [0x16, 3, 1, 2, 0, 2])], &["opaque unknown"]),
         ("start-up", vec![say(Client, b"\0\0\0\x29\0\x03\0\0user\0"), say(Server, "R")], &["postgres"]),
+        ("start-up of protocol 3.2", vec![say(Client, b"\0\0\0\x29\0\x03\0\x02_pq_.x\0")], &["postgres"]),
+        (
+            "start-up, its version first",
+            vec![say(Client, b"\0\0\0\x29\0\x03\0\0"), say(Client, "u")],
+            &["postgres"],
+        ),
+        ("start-up, no more than its version", vec![say(Client, b"\0\0\0\x29\0\x03\0\0")], &[]),
+        ("Kafka, Metadata", vec![say(Client, KAFKA), say(Server, "x")], &["opaque unknown"]),
+        (
+            "Kafka, Metadata, its version first",
+            vec![say(Client, &KAFKA[..8]), say(Client, &KAFKA[8..])],
+            &["opaque unknown"],
+        ),
         ("SSLRequest", vec![say(Client, b"\0\0\0\x08\x04\xd2\x16\x2f"), say(Server, "S")], &["postgres"]),
         ("GSSENCRequest", vec![say(Client, b"\0\0\0\x08\x04\xd2\x16\x30")], &["postgres"]),
         ("start-up of protocol 2", vec![say(Client, b"\0\0\x01\x28\0\x02\0\0user")], &["opaque unknown"]),
