@@ -34,7 +34,7 @@ closed_set! {
     ClientReset = "client_reset", Own, "Nothing if the client wanted no more; otherwise see its log and its time-outs.";
     /// The server reset the request's stream.
     ServerReset = "server_reset", Own, "See the server's log.";
-    /// The server was going away and had not looked at the request, so that the client may repeat it.
+    /// The server was going away or refused the stream, and had not looked at the request, so that the client may repeat it.
     GoingAway = "going_away", Own, "Nothing: clients repeat such requests elsewhere.";
     /// The connection ended before the response was whole.
     Closed = "closed", Own, "The access log says who ended the connection: see `how` in its line.";

@@ -1,8 +1,8 @@
 //! One direction of HTTP/2: frames cut out of the bytes, header blocks decoded, everything else skipped by its
 //! length (RFC 9113, sections 4 and 6).
 
-use crate::framing::FRAME_HEADER;
 use crate::framing::frame::{self, Header};
+use crate::framing::{ErrorCode, FRAME_HEADER};
 
 use super::event::Opaque;
 use super::hpack::{Decoder, Fields};
@@ -14,8 +14,8 @@ pub(super) enum Signal {
     Block(Block),
     /// The last byte of a stream that ends with DATA.
     End(u32),
-    /// RST_STREAM.
-    Reset(u32),
+    /// RST_STREAM, and why.
+    Reset(u32, ErrorCode),
     /// GOAWAY: streams above this one were not looked at.
     GoAway(u32),
 }
@@ -48,7 +48,7 @@ pub(super) struct Frames {
     /// Of these, the ones before a header block's fragment, and after it.
     lead: u8,
     padding: u8,
-    /// The first four bytes of a payload as a number, for GOAWAY.
+    /// The first four bytes of a payload as a number, for GOAWAY and RST_STREAM.
     word: u32,
     /// When the frame's first byte came.
     begun: u64,
@@ -154,7 +154,7 @@ impl Frames {
         let bytes = bytes.get(..self.left).unwrap_or(bytes);
         let taken = match self.kind {
             frame::HEADERS | frame::PUSH_PROMISE | frame::CONTINUATION => self.take_block(bytes)?,
-            frame::GOAWAY => {
+            frame::GOAWAY | frame::RST_STREAM => {
                 let word = 4_usize.saturating_sub(self.length - self.left);
                 self.word =
                     bytes.iter().take(word).fold(self.word, |word, byte| word << 8 | u32::from(*byte));
@@ -201,7 +201,7 @@ impl Frames {
                 self.block.take().map(Signal::Block)
             }
             frame::DATA if self.flags & frame::END_STREAM != 0 => Some(Signal::End(self.stream)),
-            frame::RST_STREAM => Some(Signal::Reset(self.stream)),
+            frame::RST_STREAM => Some(Signal::Reset(self.stream, ErrorCode(self.word))),
             frame::GOAWAY if self.length >= 8 => Some(Signal::GoAway(self.word & 0x7fff_ffff)),
             _ => None,
         })

@@ -1,5 +1,6 @@
 //! HTTP/2: the two directions put together (RFC 9113).
 
+use crate::framing::ErrorCode;
 use crate::framing::frame::PREFACE;
 
 use super::Sink;
@@ -43,9 +44,9 @@ impl Http2 {
                 // Otherwise trailers, whose fields say nothing here.
                 Some(Signal::Block(block)) if block.stream > self.newest => {
                     self.newest = block.stream;
-                    self.streams.request(&block);
+                    self.streams.request(&block, now, sink);
                 }
-                Some(Signal::Reset(stream)) => self.streams.reset(stream, Cut::ClientReset, now, sink),
+                Some(Signal::Reset(stream, _)) => self.streams.reset(stream, Cut::ClientReset, now, sink),
                 Some(Signal::Block(_) | Signal::End(_) | Signal::GoAway(_)) | None => {}
             }
         }
@@ -84,7 +85,12 @@ impl Http2 {
                 Some(Signal::Block(block)) if block.promised || block.stream % 2 == 0 => {}
                 Some(Signal::Block(block)) => self.streams.response(&block, now, sink)?,
                 Some(Signal::End(stream)) => self.streams.end(stream, now, sink)?,
-                Some(Signal::Reset(stream)) => self.streams.reset(stream, Cut::ServerReset, now, sink),
+                Some(Signal::Reset(stream, code)) => {
+                    // It was not processed (section 8.7).
+                    let refused = code == ErrorCode::REFUSED_STREAM;
+                    let cut = if refused { Cut::GoingAway } else { Cut::ServerReset };
+                    self.streams.reset(stream, cut, now, sink);
+                }
                 Some(Signal::GoAway(last)) => self.streams.going_away(last, now, sink),
                 None => {}
             }

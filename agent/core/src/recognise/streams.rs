@@ -32,11 +32,13 @@ pub(super) struct Streams {
     open: Vec<Stream>,
     /// How many more are open, about; nothing else is known of them.
     beyond: u32,
+    /// The highest that the server looks at, as its GOAWAY said.
+    last: u32,
 }
 
 impl Streams {
     pub(super) const fn new() -> Self {
-        Self { open: Vec::new(), beyond: 0 }
+        Self { open: Vec::new(), beyond: 0, last: u32::MAX }
     }
 
     pub(super) fn heap_bytes(&self) -> usize {
@@ -48,7 +50,21 @@ impl Streams {
     }
 
     /// A request's head.
-    pub(super) fn request(&mut self, block: &Block) {
+    pub(super) fn request(&mut self, block: &Block, now: u64, sink: Sink<'_>) {
+        let Fields { method, is_grpc, .. } = block.fields;
+        let stream = Stream {
+            begun: block.begun,
+            first: 0,
+            id: block.stream,
+            status: 0,
+            method: method.unwrap_or(Method::Other),
+            call: is_grpc.then_some(None),
+        };
+        if stream.id > self.last {
+            // It crossed the GOAWAY, and nothing will ever be said of it.
+            sink(Event::Unanswered(stream.unanswered(Cut::GoingAway, now)));
+            return;
+        }
         if self.open.len() == STREAMS_MAX {
             self.beyond = self.beyond.saturating_add(1);
             return;
@@ -56,15 +72,7 @@ impl Streams {
         if self.open.len() == self.open.capacity() {
             self.open.reserve_exact(STEP);
         }
-        let Fields { method, is_grpc, .. } = block.fields;
-        self.open.push(Stream {
-            begun: block.begun,
-            first: 0,
-            id: block.stream,
-            status: 0,
-            method: method.unwrap_or(Method::Other),
-            call: is_grpc.then_some(None),
-        });
+        self.open.push(stream);
     }
 
     /// A head or trailers from the server.
@@ -150,6 +158,8 @@ impl Streams {
 
     /// The server will not look at streams above this one.
     pub(super) fn going_away(&mut self, last: u32, now: u64, sink: Sink<'_>) {
+        // It may say so again and of fewer (RFC 9113, section 6.8); at first it names the highest there is, mostly.
+        self.last = self.last.min(last);
         self.drop_if(Cut::GoingAway, now, sink, |stream| stream.id > last);
     }
 

@@ -42,6 +42,14 @@ fn data(flags: u8, stream: u32, length: usize) -> Vec<u8> {
     framed(frame::DATA, flags, stream, vec![b'x'; length])
 }
 
+fn rst(stream: u32, code: u8) -> Vec<u8> {
+    framed(frame::RST_STREAM, 0, stream, [0, 0, 0, code])
+}
+
+fn goaway(last: u32) -> Vec<u8> {
+    framed(frame::GOAWAY, 0, 0, [&last.to_be_bytes()[..], &[0; 4], b"bye"].concat())
+}
+
 fn settings() -> Vec<u8> {
     framed(frame::SETTINGS, 0, 0, [0; 12])
 }
@@ -172,9 +180,8 @@ fn exchanges_end_with_the_servers_last_byte() {
 
 #[test]
 fn resets_and_departures_leave_exchanges_unanswered() {
-    let reset = |stream| framed(frame::RST_STREAM, 0, stream, [0, 0, 0, 8]);
-    let goaway = |last: u32| framed(frame::GOAWAY, 0, 0, [&last.to_be_bytes()[..], &[0; 4], b"bye"].concat());
-    let cases: [(&str, Talk, &[&str]); 6] = [
+    let reset = |stream| rst(stream, 8);
+    let cases: [(&str, Talk, &[&str]); 11] = [
         ("client", vec![say(Client, get(1)), say(Client, reset(1))], &["http2 GET client_reset 1"]),
         (
             "client, and the answer crossed",
@@ -199,6 +206,48 @@ fn resets_and_departures_leave_exchanges_unanswered() {
                 say(Server, status(END, 1, "200")),
             ],
             &["http2 GET going_away 1", "http2 GET 200 2..2"],
+        ),
+        (
+            "going away, and requests that crossed it",
+            vec![
+                say(Client, get(1)),
+                say(Server, goaway(1)),
+                say(Client, [get(3), call(5)].concat()),
+                say(Server, status(END, 1, "200")),
+            ],
+            &["http2 GET going_away 0", "grpc POST going_away 0", "http2 GET 200 3..3"],
+        ),
+        (
+            "going away soon, then of fewer and fewer",
+            vec![
+                say(Server, goaway(0x7fff_ffff)),
+                say(Client, [get(1), get(3)].concat()),
+                say(Server, goaway(3)),
+                say(Client, get(5)),
+                say(Server, goaway(1)),
+                say(Client, get(7)),
+            ],
+            &[
+                "http2 GET going_away 0",
+                "http2 GET going_away 3",
+                "http2 GET going_away 0",
+                "http2 GET closed 4",
+            ],
+        ),
+        (
+            "going away, and never of more again",
+            vec![say(Server, [goaway(1), goaway(9)].concat()), say(Client, get(3))],
+            &["http2 GET going_away 0"],
+        ),
+        (
+            "refused",
+            vec![say(Client, [get(1), call(3)].concat()), say(Server, [rst(1, 7), rst(3, 11)].concat())],
+            &["http2 GET going_away 1", "grpc POST server_reset 1"],
+        ),
+        (
+            "refused by who asked",
+            vec![say(Client, get(1)), say(Client, rst(1, 7))],
+            &["http2 GET client_reset 1"],
         ),
         (
             "closed",
