@@ -294,7 +294,7 @@ fn requests_and_calls_of_http2_are_those_that_h2_saw() {
                     let fate = match dice.below(10) {
                         0..4 => Fate::Status(dice.of(&[200, 204, 302, 404, 500, 503]), bytes),
                         4..8 => Fate::Call(dice.of(&[0, 0, 1, 5, 13, 16]), bytes, dice.below(3) == 0),
-                        // Beyond what is timed nothing is known of streams but their answers.
+                        // Of those beyond what is timed it is a guess which were reset, calls or others.
                         8 if at_once < 40 => Fate::ResetByServer,
                         9 if at_once < 40 => Fate::ResetByClient,
                         _ => Fate::Status(200, bytes),

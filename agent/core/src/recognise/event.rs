@@ -170,8 +170,8 @@ pub struct Unanswered {
     pub status: Option<u16>,
     /// What ended it.
     pub cut: Cut,
-    /// Time since the request's first byte.
-    pub after: Duration,
+    /// Time since the request's first byte. Nothing if more exchanges were open at once than are timed.
+    pub after: Option<Duration>,
 }
 
 /// Something that happened on a connection.

@@ -153,7 +153,7 @@ impl Http1 {
                 method: pending.method,
                 status: Some(std::mem::take(&mut self.status)).filter(|status| *status != 0),
                 cut: Cut::Closed,
-                after: since(pending.begun, now),
+                after: Some(since(pending.begun, now)),
             }));
         }
     }

@@ -1,6 +1,5 @@
 //! HTTP/2: the two directions put together (RFC 9113).
 
-use crate::framing::ErrorCode;
 use crate::framing::frame::PREFACE;
 
 use super::Sink;
@@ -85,12 +84,7 @@ impl Http2 {
                 Some(Signal::Block(block)) if block.promised || block.stream % 2 == 0 => {}
                 Some(Signal::Block(block)) => self.streams.response(&block, now, sink)?,
                 Some(Signal::End(stream)) => self.streams.end(stream, now, sink)?,
-                Some(Signal::Reset(stream, code)) => {
-                    // It was not processed (section 8.7).
-                    let refused = code == ErrorCode::REFUSED_STREAM;
-                    let cut = if refused { Cut::GoingAway } else { Cut::ServerReset };
-                    self.streams.reset(stream, cut, now, sink);
-                }
+                Some(Signal::Reset(stream, code)) => self.streams.reset_by_server(stream, code, now, sink),
                 Some(Signal::GoAway(last)) => self.streams.going_away(last, now, sink),
                 None => {}
             }

@@ -9,6 +9,7 @@
 //! Memory: at most [`MEMORY_MAX`] bytes a connection, far fewer for most. Time: bodies are skipped by their
 //! length.
 
+mod beyond;
 mod detect;
 mod event;
 mod fields;

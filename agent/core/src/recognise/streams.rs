@@ -1,11 +1,14 @@
 //! The exchanges of one HTTP/2 connection that are open, up to a bound.
 
+use crate::framing::ErrorCode;
+
+use super::beyond::Beyond;
 use super::event::{Cut, Event, GrpcStatus, Latency, Method, Opaque, Protocol, Response, Unanswered};
 use super::frames::Block;
 use super::hpack::Fields;
 use super::{Sink, since};
 
-/// Most exchanges timed at once. Further ones are counted when they are answered, without their latency.
+/// Most exchanges timed at once. Of further ones only their number is known.
 pub(super) const STREAMS_MAX: usize = 40;
 
 /// By so much the room for exchanges grows.
@@ -30,15 +33,14 @@ const _: () = assert!(size_of::<Stream>() == 24);
 #[derive(Debug)]
 pub(super) struct Streams {
     open: Vec<Stream>,
-    /// How many more are open, about; nothing else is known of them.
-    beyond: u32,
+    beyond: Beyond,
     /// The highest that the server looks at, as its GOAWAY said.
     last: u32,
 }
 
 impl Streams {
     pub(super) const fn new() -> Self {
-        Self { open: Vec::new(), beyond: 0, last: u32::MAX }
+        Self { open: Vec::new(), beyond: Beyond::new(), last: u32::MAX }
     }
 
     pub(super) fn heap_bytes(&self) -> usize {
@@ -66,7 +68,7 @@ impl Streams {
             return;
         }
         if self.open.len() == STREAMS_MAX {
-            self.beyond = self.beyond.saturating_add(1);
+            self.beyond.request(stream.id, is_grpc);
             return;
         }
         if self.open.len() == self.open.capacity() {
@@ -79,7 +81,9 @@ impl Streams {
     pub(super) fn response(&mut self, block: &Block, now: u64, sink: Sink<'_>) -> Result<(), Opaque> {
         let Fields { status, is_grpc, grpc_status, .. } = block.fields;
         let Some((at, stream)) = self.find(block.stream) else {
-            self.response_beyond(block, sink);
+            if self.beyond.may_have(block.stream) {
+                self.beyond.response(block, sink);
+            }
             return Ok(());
         };
         match status {
@@ -126,33 +130,23 @@ impl Streams {
         Ok(())
     }
 
-    /// A block on a stream of which nothing is known: only the one that tells how the exchange went is counted.
-    fn response_beyond(&mut self, block: &Block, sink: Sink<'_>) {
-        let Fields { status, is_grpc, grpc_status, .. } = block.fields;
-        let tells = match status {
-            Some(status) => status >= 200 && (block.end || !is_grpc),
-            None => grpc_status.is_some(),
-        };
-        if self.beyond == 0 || !tells {
+    /// The server reset a stream.
+    pub(super) fn reset_by_server(&mut self, id: u32, code: ErrorCode, now: u64, sink: Sink<'_>) {
+        if code == ErrorCode::NO_ERROR && self.find(id).is_none() {
+            // Behind a whole answer, which was counted, it wants no more of the request (RFC 9113, section 8.1).
             return;
         }
-        self.beyond -= 1;
-        let protocol = if is_grpc || grpc_status.is_some() { Protocol::Grpc } else { Protocol::Http2 };
-        // A call whose status comes in trailers has had a head with 200, or nothing would have followed.
-        let status = status.unwrap_or(200);
-        sink(Event::Response(Response {
-            protocol,
-            method: Method::Other,
-            status,
-            grpc_status,
-            latency: None,
-        }));
+        // Refused, it was not processed (section 8.7).
+        let cut = if code == ErrorCode::REFUSED_STREAM { Cut::GoingAway } else { Cut::ServerReset };
+        self.reset(id, cut, now, sink);
     }
 
     /// One end reset a stream.
     pub(super) fn reset(&mut self, id: u32, cut: Cut, now: u64, sink: Sink<'_>) {
         if let Some((at, _)) = self.find(id) {
             sink(Event::Unanswered(self.open.swap_remove(at).unanswered(cut, now)));
+        } else if self.beyond.may_have(id) {
+            self.beyond.cut(1, cut, sink);
         }
     }
 
@@ -160,23 +154,36 @@ impl Streams {
     pub(super) fn going_away(&mut self, last: u32, now: u64, sink: Sink<'_>) {
         // It may say so again and of fewer (RFC 9113, section 6.8); at first it names the highest there is, mostly.
         self.last = self.last.min(last);
-        self.drop_if(Cut::GoingAway, now, sink, |stream| stream.id > last);
+        let (mut kept, beyond) = (0, &mut self.beyond);
+        drop_if(&mut self.open, Cut::GoingAway, now, sink, |stream| {
+            let gone = stream.id > last;
+            kept += u32::from(gone && beyond.may_have(stream.id));
+            gone
+        });
+        beyond.going_away(last, kept, sink);
     }
 
     /// The connection is over.
     pub(super) fn finish(&mut self, now: u64, sink: Sink<'_>) {
-        self.drop_if(Cut::Closed, now, sink, |_| true);
+        drop_if(&mut self.open, Cut::Closed, now, sink, |_| true);
+        self.beyond.cut(u32::MAX, Cut::Closed, sink);
     }
+}
 
-    fn drop_if(&mut self, cut: Cut, now: u64, sink: Sink<'_>, gone: impl Fn(&Stream) -> bool) {
-        self.open.retain(|stream| {
-            let gone = gone(stream);
-            if gone {
-                sink(Event::Unanswered(stream.unanswered(cut, now)));
-            }
-            !gone
-        });
-    }
+fn drop_if(
+    open: &mut Vec<Stream>,
+    cut: Cut,
+    now: u64,
+    sink: Sink<'_>,
+    mut gone: impl FnMut(&Stream) -> bool,
+) {
+    open.retain(|stream| {
+        let gone = gone(stream);
+        if gone {
+            sink(Event::Unanswered(stream.unanswered(cut, now)));
+        }
+        !gone
+    });
 }
 
 impl Stream {
@@ -190,7 +197,7 @@ impl Stream {
             method: self.method,
             status: Some(self.status).filter(|status| *status != 0),
             cut,
-            after: since(self.begun, now),
+            after: Some(since(self.begun, now)),
         }
     }
 }

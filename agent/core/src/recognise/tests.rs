@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::*;
 
 mod any;
+mod beyond;
 mod coding;
 mod http1;
 mod http2;
@@ -73,7 +74,8 @@ fn words(talk: &[(Side, Vec<u8>)]) -> Vec<String> {
         }
         Event::Unanswered(Unanswered { protocol, method, status, cut, after }) => {
             let status = status.map(|status| format!(" {status}")).unwrap_or_default();
-            format!("{protocol} {method}{status} {cut} {}", ms(after))
+            let after = after.map(|after| format!(" {}", ms(after))).unwrap_or_default();
+            format!("{protocol} {method}{status} {cut}{after}")
         }
     };
     events(talk).into_iter().map(word).collect()

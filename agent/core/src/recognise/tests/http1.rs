@@ -238,7 +238,7 @@ fn a_reset_leaves_no_response_whole() {
         method: Method::Get,
         status: Some(200),
         cut: Cut::Closed,
-        after: Duration::from_secs(1),
+        after: Some(Duration::from_secs(1)),
     };
     assert_eq!(said, [Event::Known(Protocol::Http1), Event::Unanswered(cut)]);
 }
