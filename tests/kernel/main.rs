@@ -9,6 +9,7 @@
 mod direct;
 mod full;
 mod hooks;
+mod leave;
 mod pins;
 mod plain;
 mod reuse;

@@ -14,7 +14,7 @@ use socket2::{Domain, Socket, Type};
 
 use crate::room::{FAR, FAR6, Far, POD_IP, POD_IP6, Room, address, config, exchange};
 
-const ADDRESSES: [(&str, &str); 2] = [(POD_IP, FAR), (POD_IP6, FAR6)];
+pub(crate) const ADDRESSES: [(&str, &str); 2] = [(POD_IP, FAR), (POD_IP6, FAR6)];
 
 fn key(ip: &str, port: u16) -> DestinationKey {
     let address = lark_abi::Address::from(ip.parse::<IpAddr>().unwrap());
@@ -22,7 +22,7 @@ fn key(ip: &str, port: u16) -> DestinationKey {
 }
 
 /// Guards the room's namespace: both addresses are refused, and these ports are something else.
-fn guard(room: &mut Room, ports: &[(u16, u32)]) {
+pub(crate) fn guard(room: &mut Room, ports: &[(u16, u32)]) {
     let own = ADDRESSES.map(|(ip, _)| (key(ip, 0), Guard { pod: 42, action: Guard::REFUSE }));
     let ports = ports.iter().flat_map(|(port, action)| {
         ADDRESSES.map(|(ip, _)| (key(ip, *port), Guard { pod: 42, action: *action }))
@@ -38,15 +38,15 @@ fn attach(kernel: &mut Kernel) {
     assert!(kernel.is_guarded("pod.one", inode));
 }
 
-fn application(room: &Room, ip: &str) -> TcpListener {
+pub(crate) fn application(room: &Room, ip: &str) -> TcpListener {
     room.as_pod(|| TcpListener::bind(address(ip, 0)).unwrap())
 }
 
-fn dial(to: SocketAddr) -> std::io::Result<TcpStream> {
+pub(crate) fn dial(to: SocketAddr) -> std::io::Result<TcpStream> {
     TcpStream::connect_timeout(&to, Duration::from_secs(10))
 }
 
-fn is_refused(result: std::io::Result<TcpStream>) -> bool {
+pub(crate) fn is_refused(result: std::io::Result<TcpStream>) -> bool {
     result.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
 }
 
@@ -306,6 +306,7 @@ fn a_strict_pod_dials_nothing_of_the_cluster_in_plaintext() {
 const FORGES: &str = r"
 import socket, struct, sys
 kind, own, to, flags, body = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), sys.argv[5].encode()
+behind = int(sys.argv[6]) * b'\0'
 tcp = struct.pack('!HHIIBBHHH', 40000, 80, 1, 1, 5 << 4, flags, 65535, 0, 0) + body
 ip = struct.pack('!BBHHHBBH', 0x45, 0, 20 + len(tcp), 7, 0, 64, 6, 0)
 ip += socket.inet_aton(own) + socket.inet_aton(to)
@@ -315,20 +316,21 @@ if kind == 'raw':
 else:
     ethertype = int(kind, 16)
     s = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0)
-    s.sendto(ip + tcp, ('wire', ethertype, 0, 0, b'\xff' * 6))
+    s.sendto(ip + tcp + behind, ('wire', ethertype, 0, 0, b'\xff' * 6))
 ";
 
-fn forge(kind: &str, to: &str, flags: u8, body: &str) {
-    let flags = flags.to_string();
+/// `behind`: so many bytes follow what the IP header says, if it is a packet socket.
+pub(crate) fn forge(kind: &str, to: &str, flags: u8, body: &str, behind: usize) {
+    let (flags, behind) = (flags.to_string(), behind.to_string());
     let status = std::process::Command::new("python3")
-        .args(["-c", FORGES, kind, POD_IP, to, &flags, body])
+        .args(["-c", FORGES, kind, POD_IP, to, &flags, body, &behind])
         .status()
         .unwrap();
     assert!(status.success(), "{kind} {to}");
 }
 
 /// The second line, on the far end of the room's wire; returns the index of its interface.
-fn second_line(kernel: &mut Kernel, far: &Far) -> u32 {
+pub(crate) fn second_line(kernel: &mut Kernel, far: &Far) -> u32 {
     far.run(|| {
         let interfaces = lark_sys::links::interfaces().unwrap();
         let index = interfaces.iter().find(|i| i.name == "far").unwrap().index;
@@ -363,13 +365,13 @@ fn the_second_line_drops_what_came_past_the_hooks_and_tells_it_by_its_sender() {
         assert_eq!(socket(address(to, 80), Some(b"wire")), ErrorKind::TimedOut);
     }
     for kind in ["raw", "0800"] {
-        forge(kind, FAR, SYN, "");
-        forge(kind, FAR, DATA, "canary");
+        forge(kind, FAR, SYN, "", 0);
+        forge(kind, FAR, DATA, "canary", 0);
         // Neither opens a connection nor carries a byte.
-        forge(kind, FAR, RST, "");
+        forge(kind, FAR, RST, "", 0);
     }
     // No kind of frame that a kernel sends.
-    forge("88b5", FAR, SYN, "canary");
+    forge("88b5", FAR, SYN, "canary", 0);
     for (counter, count) in [
         (Counter::PastHookSocket, 2),
         (Counter::PastHookDevice, 2),
@@ -468,7 +470,7 @@ fn a_second_line_outlives_its_agent_is_taken_over_and_goes_with_its_interface() 
     };
     assert_eq!(tcx(&before).0, tcx(&after).0);
     assert_ne!(tcx(&before).1, tcx(&after).1);
-    forge("raw", FAR, 0x02, "canary");
+    forge("raw", FAR, 0x02, "canary", 0);
     assert_eq!(room.counter(Counter::PastHookRaw), 1);
     assert!(std::process::Command::new("ip").args(["link", "del", "wire"]).status().unwrap().success());
     assert!(!second.has_second_line("pod.one", &[interface]));

@@ -3,14 +3,17 @@
 //! strict pod sends, which is little: what agents carry never comes this way.
 
 use aya_ebpf::{
-    bindings::{__sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_hdr_start_off::BPF_HDR_START_NET},
-    helpers::{bpf_sk_fullsock, bpf_skb_load_bytes_relative},
+    bindings::{
+        __sk_buff, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_sock_tuple, bpf_sock_tuple__bindgen_ty_1,
+        bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1, bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2,
+    },
+    helpers::{bpf_sk_fullsock, bpf_sk_release, bpf_skb_load_bytes, bpf_skc_lookup_tcp},
     macros::classifier,
     programs::TcContext,
 };
 use lark_abi::{
     Address, Refused, Tuple,
-    wire::{Next, SegmentFacts, Sender, may_leave, next_v4, next_v6},
+    wire::{Next, SegmentFacts, Sender, has_payload, may_leave, next_v4, next_v6},
 };
 
 use crate::{
@@ -21,6 +24,8 @@ use crate::{
     told::tell,
 };
 
+/// Where the network header begins: what arrives by an Ethernet device is shown from its own header on.
+const ETH_HLEN: u32 = 14;
 const ETH_P_IP: u16 = 0x0800;
 const ETH_P_ARP: u16 = 0x0806;
 const ETH_P_IPV6: u16 = 0x86dd;
@@ -71,11 +76,11 @@ fn judge(skb: *mut __sk_buff) -> Option<Refused> {
 /// Goes on behind the IP header.
 #[inline(always)]
 fn follow(skb: *mut __sk_buff, ends: Refused, next: Next) -> Option<Refused> {
-    let offset = match next {
+    let (offset, packet) = match next {
         Next::Other => return None,
         Next::Broken => return Some(ends),
         Next::Hidden => return is_in_ranges(&ends.destination).then_some(ends),
-        Next::Tcp(offset) => offset,
+        Next::Tcp { header, packet } => (header, packet),
     };
     // One that is cut short says nothing of itself.
     let Some(header) = load::<20>(skb, offset) else {
@@ -90,11 +95,12 @@ fn follow(skb: *mut __sk_buff, ends: Refused, next: Next) -> Option<Refused> {
     if !in_ranges && look_up(&ends.destination, ends.destination_port).is_none() {
         return None;
     }
-    let length = u32::from(header[12] >> 4) * 4;
+    let end = offset + u32::from(header[12] >> 4) * 4;
+    let frame = read!((*skb).len).saturating_sub(ETH_HLEN);
     let facts = SegmentFacts {
         flags: header[13],
         // Outside the ranges a connection may be older than what is captured there, and goes on.
-        has_payload: in_ranges && load::<1>(skb, offset + length).is_some(),
+        has_payload: in_ranges && has_payload(end, packet, frame),
         port: guard(&ends.source, ends.source_port),
         dialled: passes::of(&Tuple {
             netns: 0,
@@ -113,7 +119,38 @@ fn follow(skb: *mut __sk_buff, ends: Refused, next: Next) -> Option<Refused> {
             padding: 0,
         }),
     };
-    if may_leave(&facts) { None } else { Some(ends) }
+    // The second is asked of the few that are to be dropped.
+    if may_leave(&facts) || !facts.opens() && is_over(skb, &ends) { None } else { Some(ends) }
+}
+
+/// Whether the receiver is a socket of the node's own namespace that has closed (TIME_WAIT): a probe's, for
+/// whatever else is dialled from there at a strict pod is never established. Nobody vouches for it any more, and
+/// nobody reads what it is sent: the kernel answers with the reset that ends it at the pod.
+#[inline(always)]
+fn is_over(skb: *mut __sk_buff, ends: &Refused) -> bool {
+    const TIME_WAIT: u32 = 6;
+    /// The interface's own (`BPF_F_CURRENT_NETNS`).
+    const HERE: u64 = u64::MAX;
+    let (sport, dport) = (ends.source_port.to_be(), ends.destination_port.to_be());
+    let (saddr, daddr) = (ends.source.words_be, ends.destination.words_be);
+    let v6 = bpf_sock_tuple__bindgen_ty_1__bindgen_ty_2 { saddr, daddr, sport, dport };
+    let mut tuple = bpf_sock_tuple { __bindgen_anon_1: bpf_sock_tuple__bindgen_ty_1 { ipv6: v6 } };
+    let mut size = size_of_val(&v6);
+    if ends.source.is_v4() {
+        let v4 =
+            bpf_sock_tuple__bindgen_ty_1__bindgen_ty_1 { saddr: saddr[3], daddr: daddr[3], sport, dport };
+        tuple.__bindgen_anon_1.ipv4 = v4;
+        size = size_of_val(&v4);
+    }
+    // SAFETY: the tuple is initialised as far as `size` says and lives across the call (Linux 5.2).
+    let sock = unsafe { bpf_skc_lookup_tcp(skb.cast(), &raw mut tuple, size as u32, HERE, 0) };
+    if sock.is_null() {
+        return false;
+    }
+    let state = read!((*sock).state);
+    // SAFETY: the helper has given a reference, which is given back once.
+    unsafe { bpf_sk_release(sock.cast()) };
+    state == TIME_WAIT
 }
 
 /// Who made the packet; the kernel keeps that across the pod's interface (`skb_scrub_packet`,
@@ -132,20 +169,14 @@ fn sender(skb: *mut __sk_buff) -> Sender {
     Sender { family: read!((*full).family), kind: read!((*full).type_), device: read!((*full).bound_dev_if) }
 }
 
-/// Bytes at an offset from the network header; nothing if the packet ends before.
+/// Bytes at an offset from the network header; nothing if the packet ends before. They may lie anywhere: the
+/// linear part of a segment that the kernel made is its headers, and of one made by hand not even these need be in it.
 #[inline(always)]
 fn load<const N: usize>(skb: *mut __sk_buff, offset: u32) -> Option<[u8; N]> {
     let mut bytes = [0; N];
     // SAFETY: the helper writes exactly `N` bytes into the array, or refuses.
-    let failed = unsafe {
-        bpf_skb_load_bytes_relative(
-            skb.cast(),
-            offset,
-            bytes.as_mut_ptr().cast(),
-            N as u32,
-            BPF_HDR_START_NET,
-        )
-    };
+    let failed =
+        unsafe { bpf_skb_load_bytes(skb.cast(), ETH_HLEN + offset, bytes.as_mut_ptr().cast(), N as u32) };
     if failed == 0 { Some(bytes) } else { None }
 }
 
