@@ -40,6 +40,9 @@ fn ids(count: usize) -> impl Iterator<Item = u32> + Clone {
     (0..u32::try_from(count).unwrap()).map(|number| 2 * number + 1)
 }
 
+/// What is told, and how often.
+type Tally<'a> = &'a [(&'a str, usize)];
+
 /// How often each of these was told.
 fn tally(told: Vec<String>) -> Vec<(String, usize)> {
     let mut counts = std::collections::BTreeMap::new();
@@ -52,7 +55,7 @@ fn exchanges_beyond_the_bound_are_counted_once_however_they_end() {
     let all = |each: fn(u32) -> Vec<u8>, count: usize| ids(count).flat_map(each).collect::<Vec<u8>>();
     let crossing = [say(Client, get(401)), say(Client, rst(401, 8)), say(Server, status(END, 401, "200"))];
     let calls = |count| say(Client, all(call, count));
-    let cases: [(&str, Talk, &[(&str, usize)]); 15] = [
+    let cases: [(&str, Talk, Tally<'_>); 15] = [
         (
             "the connection ends",
             vec![calls(200)],
