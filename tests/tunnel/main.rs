@@ -13,6 +13,7 @@ mod certificates;
 mod dialogues;
 mod ends;
 mod foreign;
+mod givenup;
 mod handover;
 mod joined;
 mod kernel;

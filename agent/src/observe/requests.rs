@@ -12,7 +12,7 @@ use prometheus::proto::{Bucket, Counter, Histogram, LabelPair, Metric, MetricFam
 use super::connection::{Direction, Opening};
 use super::metrics::Described;
 
-/// Most different edges. Each has up to 42 counters and two histograms of 16 buckets.
+/// Most different edges. Each has up to 45 counters and two histograms of 16 buckets.
 pub(super) const EDGES_MAX: usize = 1024;
 
 /// Who asks whom: owners, not pods, or names of single pods would make an edge each.

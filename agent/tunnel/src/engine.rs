@@ -358,15 +358,12 @@ impl Engine {
         let established = stream.is_answered();
         let (pod, mut traffic, _, _, told) = stream.into_parts();
         match pod {
-            Some(pod) if how == End::Clean => {
-                traffic.closed();
-                pod.close();
-            }
+            Some(pod) if how == End::Clean => pod.close(),
             // Resets it.
             pod => drop(pod),
         }
         // Requests are over before their connection is.
-        drop(traffic);
+        traffic.ended(how);
         let ended = match refusal {
             Some(refusal) => Ended::lost(established, refusal),
             None => Ended::by_pod(established, how),
@@ -403,9 +400,13 @@ impl Engine {
     /// The pod's socket failed: to the other end that is a reset. ECONNABORTED is what a socket gets that the
     /// agent itself destroyed by sock_diag (`tcp_abort`, net/ipv4/tcp.c), which it does for policies only.
     fn pod_failed(&mut self, number: u32, error: &std::io::Error) {
-        let Some(id) = self.streams.get(&number).map(|stream| stream.id) else { return };
+        let Some(stream) = self.streams.get_mut(&number) else { return };
         tracing::trace!(stream = number, %error, "the pod's socket failed");
         let aborted = error.kind() == std::io::ErrorKind::ConnectionAborted;
+        if aborted {
+            stream.aborted();
+        }
+        let id = stream.id;
         self.h2.reset(id, if aborted { ErrorCode::INADEQUATE_SECURITY } else { ErrorCode::CONNECT_ERROR });
         let how = match self.side() {
             Side::Client => End::ResetBySource,

@@ -71,28 +71,30 @@ async fn pass(source: &TcpStream, destination: &TcpStream, shared: &Shared) -> E
         biased;
         result = bytes => result.map(|_| ()),
         // Also while they are not read, because the other side does not take.
-        () = failed(source) => Err((Failed::Read, false)),
-        () = failed(destination) => Err((Failed::Read, true)),
+        failed = failed(source) => Err((failed, false)),
+        failed = failed(destination) => Err((failed, true)),
     };
     let how = match result {
         Ok(()) => {
-            shared.traffic.borrow_mut().closed();
             end_on_close(source);
             end_on_close(destination);
             End::Clean
         }
         // Of the way there the source is read, of the way back the destination.
-        Err((Failed::Read, false)) => End::ResetBySource,
-        Err((Failed::Read, true)) => End::ResetByDestination,
-        Err((Failed::Write, false)) => {
+        Err((Failed::Read(_), false)) => End::ResetBySource,
+        Err((Failed::Read(_), true)) => End::ResetByDestination,
+        Err((Failed::Write(_), false)) => {
             last_words(destination, source, back);
             End::ResetByDestination
         }
-        Err((Failed::Write, true)) => {
+        Err((Failed::Write(_), true)) => {
             last_words(source, destination, there);
             End::ResetBySource
         }
     };
+    // Neither end gave up where the agent itself destroyed a socket, as it does for policies (`Engine::pod_failed`).
+    let aborted = matches!(result, Err((Failed::Read(kind) | Failed::Write(kind), _)) if kind == io::ErrorKind::ConnectionAborted);
+    shared.traffic.borrow_mut().ended(if aborted { End::Lost } else { how });
     Ended::by_pod(true, how)
 }
 
@@ -109,14 +111,27 @@ fn last_words(from: &TcpStream, to: &TcpStream, way: Way<'_>) {
     }
 }
 
-async fn failed(socket: &TcpStream) {
+async fn failed(socket: &TcpStream) -> Failed {
     // An error of the reactor itself ends this as well: nothing works then.
     let _ = socket.ready(Interest::ERROR).await;
+    let error = socket.take_error().ok().flatten();
+    Failed::Read(error.map_or(io::ErrorKind::ConnectionReset, |error| error.kind()))
 }
 
+#[derive(Clone, Copy)]
 enum Failed {
-    Read,
-    Write,
+    Read(io::ErrorKind),
+    Write(io::ErrorKind),
+}
+
+impl Failed {
+    fn read(error: io::Error) -> Self {
+        Self::Read(error.kind())
+    }
+
+    fn write(error: io::Error) -> Self {
+        Self::Write(error.kind())
+    }
 }
 
 /// What both directions have of one connection.
@@ -168,6 +183,14 @@ impl Way<'_> {
         }
     }
 
+    fn ended(self) {
+        let mut traffic = self.shared.traffic.borrow_mut();
+        match self.back {
+            false => traffic.source_ended(),
+            true => traffic.destination_ended(),
+        }
+    }
+
     fn count(self, bytes: usize) {
         let traffic = self.shared.traffic.borrow();
         match self.back {
@@ -187,7 +210,7 @@ async fn one_way(from: &TcpStream, to: &TcpStream, way: Way<'_>) -> Result<(), F
     let mut moves = 0_u32;
     loop {
         if !is_new {
-            from.readable().await.map_err(|_| Failed::Read)?;
+            from.readable().await.map_err(Failed::read)?;
         }
         moves = moves.wrapping_add(1);
         if moves.is_multiple_of(TURNS) {
@@ -211,7 +234,10 @@ async fn one_way(from: &TcpStream, to: &TcpStream, way: Way<'_>) -> Result<(), F
                 }
                 bulk = count >= BULK && way.is_unseen();
             }
-            Step::End => return SockRef::from(to).shutdown(Shutdown::Write).map_err(|_| Failed::Write),
+            Step::End => {
+                way.ended();
+                return SockRef::from(to).shutdown(Shutdown::Write).map_err(Failed::write);
+            }
         }
     }
 }
@@ -222,7 +248,7 @@ async fn one_way(from: &TcpStream, to: &TcpStream, way: Way<'_>) -> Result<(), F
 async fn splice(from: &TcpStream, to: &TcpStream, rest: &mut Vec<u8>, way: Way<'_>) -> Result<usize, Failed> {
     let Some(mut lent) = pipes::lend_for_long() else { return Ok(0) };
     let pipe = &mut lent.pipe;
-    let count = pipe.fill_some(from, HOLDS).map_err(|_| Failed::Read)?;
+    let count = pipe.fill_some(from, HOLDS).map_err(Failed::read)?;
     if count > 0 {
         crate::spin::moved(1);
     }
@@ -234,12 +260,13 @@ async fn splice(from: &TcpStream, to: &TcpStream, rest: &mut Vec<u8>, way: Way<'
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                 let until = *until.get_or_insert_with(|| Instant::now() + PATIENCE);
                 match Box::pin(taken(to, pipe.holds(), until, way)).await {
-                    Ok(writable) => writable.map_err(|_| Failed::Write)?,
+                    Ok(writable) => writable.map_err(Failed::write)?,
                     // Others may have the pipe.
-                    Err(_) => *rest = pipe.take().map_err(|_| Failed::Read)?,
+                    Err(_) => *rest = pipe.take().map_err(Failed::read)?,
                 }
             }
-            Ok(0) | Err(_) => return Err(Failed::Write),
+            Ok(0) => return Err(Failed::Write(io::ErrorKind::WriteZero)),
+            Err(e) => return Err(Failed::write(e)),
         }
     }
     way.set_waits(!rest.is_empty());
@@ -275,14 +302,14 @@ fn step(
             Ok(0) => return Ok(Step::End),
             Ok(read) => scratch.get(..read).unwrap_or_default(),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(Step::Nothing),
-            Err(_) => return Err(Failed::Read),
+            Err(e) => return Err(Failed::read(e)),
         };
         way.seen(read);
         let result = if is_new { write_now(to, &[IoSlice::new(read)]) } else { to.try_write(read) };
         let written = match result {
             Ok(written) => written,
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => 0,
-            Err(_) => return Err(Failed::Write),
+            Err(e) => return Err(Failed::write(e)),
         };
         crate::spin::moved(1);
         way.count(written);
@@ -298,14 +325,14 @@ async fn finish(to: &TcpStream, bytes: Vec<u8>, way: Way<'_>) -> Result<(), Fail
     way.set_waits(true);
     let mut rest = bytes.as_slice();
     while !rest.is_empty() {
-        to.writable().await.map_err(|_| Failed::Write)?;
+        to.writable().await.map_err(Failed::write)?;
         match to.try_write(rest) {
             Ok(written) => {
                 way.count(written);
                 rest = rest.get(written..).unwrap_or_default();
             }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-            Err(_) => return Err(Failed::Write),
+            Err(e) => return Err(Failed::write(e)),
         }
     }
     way.set_waits(false);

@@ -10,7 +10,7 @@ use lark_core::pool::PoolKey;
 use lark_sys::splice::Pipe;
 
 use crate::backlog::Backlog;
-use crate::ended::Ended;
+use crate::ended::{End, Ended};
 use crate::fate::Teller;
 use crate::pod::{Pod, PodSocket};
 use crate::ready::StreamWaker;
@@ -164,6 +164,9 @@ impl Stream {
         self.traffic = traffic;
         // What came before anybody was there to take it.
         self.traffic.said_by_source(self.backlog.waiting());
+        if self.peer_ended {
+            self.traffic.source_ended();
+        }
         self.told = Told::Deliverer(Some(on_end));
         self.answered = true;
         self.waker.push();
@@ -192,6 +195,10 @@ impl Stream {
     /// The peer sends no more.
     pub(crate) fn peer_ended(&mut self) {
         self.peer_ended = true;
+        match self.side {
+            Side::Client => self.traffic.destination_ended(),
+            Side::Server => self.traffic.source_ended(),
+        }
         if self.pod.is_some() && self.backlog.is_empty() {
             self.waker.push_end();
         } else {
@@ -347,6 +354,10 @@ impl Stream {
             Poll::Pending => return Ok(FromPod::Nothing),
             Poll::Ready(0) => {
                 self.pod_ended = true;
+                match self.side {
+                    Side::Client => self.traffic.source_ended(),
+                    Side::Server => self.traffic.destination_ended(),
+                }
                 return Ok(FromPod::End);
             }
             Poll::Ready(count) => count,
@@ -389,6 +400,11 @@ impl Stream {
             Poll::Ready(error) => Err(error),
             Poll::Pending => Ok(()),
         }
+    }
+
+    /// The agent itself ended the pod's connection: neither of its ends gave up.
+    pub(crate) fn aborted(&mut self) {
+        self.traffic.ended(End::Lost);
     }
 
     /// Whether the end may wait: the peer has ended too, and its pod was told nothing since, so it has closed, most

@@ -6,6 +6,8 @@ use lark_core::observe::{ByteCounters, Stage, Stages};
 use lark_core::recognise::{Ending, Event, Recogniser};
 use tokio::time::Instant;
 
+use crate::ended::End;
+
 /// Where a connection's bytes are counted, and what is told of them. It sees every byte once and in order, and
 /// can neither change nor hold one.
 #[derive(Default)]
@@ -98,9 +100,24 @@ impl Traffic {
         }
     }
 
-    /// Both ends have closed it. Dropped without this, it was reset.
-    pub(crate) fn closed(&mut self) {
-        self.show(|recogniser, now, sink| recogniser.finish(Ending::Closed, now, sink));
+    /// The source says no more.
+    pub(crate) fn source_ended(&mut self) {
+        self.show(|recogniser, _, _| recogniser.client_ended());
+    }
+
+    /// The destination says no more.
+    pub(crate) fn destination_ended(&mut self) {
+        self.show(|recogniser, _, _| recogniser.server_ended());
+    }
+
+    /// It is over. Dropped without this, it was lost.
+    pub(crate) fn ended(&mut self, how: End) {
+        let ending = match how {
+            End::Clean => Ending::Closed,
+            End::ResetBySource => Ending::ResetByClient,
+            End::ResetByDestination | End::Lost => Ending::Reset,
+        };
+        self.show(|recogniser, now, sink| recogniser.finish(ending, now, sink));
     }
 
     fn show(&mut self, show: impl FnOnce(&mut Recogniser, std::time::Duration, &mut dyn FnMut(Event))) {

@@ -32,12 +32,14 @@ closed_set! {
     Cut;
     /// The client reset the request's stream.
     ClientReset = "client_reset", Own, "Nothing if the client wanted no more; otherwise see its log and its time-outs.";
+    /// The client closed or reset the connection before the response was whole.
+    ClientClosed = "client_closed", Own, "Nothing if the client wanted no more; otherwise see its log and its time-outs.";
     /// The server reset the request's stream.
     ServerReset = "server_reset", Own, "See the server's log.";
     /// The server was going away or refused the stream, and had not looked at the request, so that the client may repeat it.
     GoingAway = "going_away", Own, "Nothing: clients repeat such requests elsewhere.";
-    /// The connection ended before the response was whole.
-    Closed = "closed", Own, "The access log says who ended the connection: see `how` in its line.";
+    /// The connection ended before the response was whole, and it was not the client that ended it, as far as is known.
+    Closed = "closed", Own, "The access log says how the connection ended: see `how` in its line.";
 }
 
 pub(super) fn opaque() -> Set {

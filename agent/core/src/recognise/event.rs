@@ -129,8 +129,8 @@ words! {
         Success = "success",
         /// It did not: an error of its own, or no whole response.
         Failure = "failure",
-        /// Nobody can say: the client reset the stream, or the server went away before it had looked at the
-        /// request and the client may repeat it.
+        /// Nobody can say: the client reset the stream or closed the connection, or the server had not looked at
+        /// the request, which the client may repeat.
         Abandoned = "abandoned",
     }
 }

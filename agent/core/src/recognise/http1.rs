@@ -31,6 +31,8 @@ pub(super) struct Http1 {
     first: u64,
     /// When the server's last byte came.
     last: u64,
+    /// The client has ended in the middle of a request or an answer, and the server has said nothing since.
+    left: bool,
 }
 
 impl Http1 {
@@ -43,6 +45,7 @@ impl Http1 {
             status: 0,
             first: 0,
             last: 0,
+            left: false,
         }
     }
 
@@ -83,6 +86,8 @@ impl Http1 {
 
     pub(super) fn server(&mut self, mut bytes: &[u8], now: u64, sink: Sink<'_>) -> Result<(), Opaque> {
         self.last = now;
+        // A client that is gone answers it with a reset, and the others go on reading.
+        self.left = false;
         while !bytes.is_empty() {
             let Some(pending) = self.pending.front().copied() else { return Err(Opaque::Unsolicited) };
             let (taken, step) = self.responses.take(bytes, now)?;
@@ -138,8 +143,20 @@ impl Http1 {
         }
     }
 
-    /// The connection is over, `whole` if it was closed rather than reset.
-    pub(super) fn finish(&mut self, whole: bool, now: u64, sink: Sink<'_>) {
+    /// The client sends no more. Between a whole request and its answer that tells nothing: whoever asks no more may
+    /// say so and still wait (`nc -N`), and whoever gives up then looks the same unless it resets. What a server leaves
+    /// unanswered then is its own.
+    pub(super) fn client_ended(&mut self) {
+        self.left = self.requests.is_underway() || self.status != 0;
+    }
+
+    /// Whether the client, which has ended, is known to have closed.
+    pub(super) fn client_gave_up(&self) -> bool {
+        self.left
+    }
+
+    /// The connection is over, `whole` if it was closed rather than reset; `cut` is what became of the rest.
+    pub(super) fn finish(&mut self, whole: bool, cut: Cut, now: u64, sink: Sink<'_>) {
         if whole
             && self.responses.ends_with_connection()
             && let Some(pending) = self.pending.front().copied()
@@ -152,7 +169,7 @@ impl Http1 {
                 protocol: Protocol::Http1,
                 method: pending.method,
                 status: Some(std::mem::take(&mut self.status)).filter(|status| *status != 0),
-                cut: Cut::Closed,
+                cut,
                 after: Some(since(pending.begun, now)),
             }));
         }

@@ -93,7 +93,7 @@ impl Http2 {
     }
 
     /// The connection is over.
-    pub(super) fn finish(&mut self, now: u64, sink: Sink<'_>) {
-        self.streams.finish(now, sink);
+    pub(super) fn finish(&mut self, cut: Cut, now: u64, sink: Sink<'_>) {
+        self.streams.finish(cut, now, sink);
     }
 }

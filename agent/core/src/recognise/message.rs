@@ -57,6 +57,11 @@ impl Messages {
         self.part == Part::Start && self.line.is_empty()
     }
 
+    /// Whether a start line is there, and the message not over.
+    pub(super) fn is_underway(&self) -> bool {
+        !matches!(self.part, Part::Start | Part::Held(_))
+    }
+
     /// Whether a response that ends with the connection is on its way.
     pub(super) fn ends_with_connection(&self) -> bool {
         self.part == Part::Rest

@@ -111,7 +111,7 @@ impl Outcome {
         match self {
             Self::Http1(Answer::Cut(cut)) | Self::Http2(Answer::Cut(cut)) | Self::Grpc(Err(cut)) => match cut
             {
-                Cut::ClientReset | Cut::GoingAway => Judgement::Abandoned,
+                Cut::ClientReset | Cut::ClientClosed | Cut::GoingAway => Judgement::Abandoned,
                 Cut::ServerReset | Cut::Closed => Judgement::Failure,
             },
             Self::Http1(Answer::Whole(class)) | Self::Http2(Answer::Whole(class)) => match class {

@@ -164,9 +164,9 @@ impl Streams {
     }
 
     /// The connection is over.
-    pub(super) fn finish(&mut self, now: u64, sink: Sink<'_>) {
-        drop_if(&mut self.open, Cut::Closed, now, sink, |_| true);
-        self.beyond.cut(u32::MAX, Cut::Closed, sink);
+    pub(super) fn finish(&mut self, cut: Cut, now: u64, sink: Sink<'_>) {
+        drop_if(&mut self.open, cut, now, sink, |_| true);
+        self.beyond.cut(u32::MAX, cut, sink);
     }
 }
 

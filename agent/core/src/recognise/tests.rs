@@ -7,16 +7,10 @@ use super::*;
 mod any;
 mod beyond;
 mod coding;
+mod endings;
 mod http1;
 mod http2;
 mod opening;
-
-/// Who speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Side {
-    Client,
-    Server,
-}
 
 use Side::{Client, Server};
 
@@ -26,15 +20,30 @@ fn say(who: Side, bytes: impl AsRef<[u8]>) -> (Side, Vec<u8>) {
     (who, bytes.as_ref().to_vec())
 }
 
+/// Says no more, which a slice of nothing stands for.
+fn ends(who: Side) -> (Side, Vec<u8>) {
+    say(who, "")
+}
+
 /// Shows a conversation, each slice a millisecond after the one before, cut as told. The connection is closed at
 /// the end.
-fn shown(talk: &[(Side, Vec<u8>)], mut cut: impl FnMut() -> usize) -> Vec<Event> {
+fn shown(talk: &[(Side, Vec<u8>)], cut: impl FnMut() -> usize) -> Vec<Event> {
+    shown_to(talk, Ending::Closed, cut)
+}
+
+/// The same, with another end.
+fn shown_to(talk: &[(Side, Vec<u8>)], ending: Ending, mut cut: impl FnMut() -> usize) -> Vec<Event> {
     let mut events = Vec::new();
     let mut sink = |event| events.push(event);
     let mut recogniser = Recogniser::new();
     let mut now = Duration::ZERO;
     for (who, bytes) in talk {
         now += Duration::from_millis(1);
+        match who {
+            Client if bytes.is_empty() => recogniser.client_ended(),
+            Server if bytes.is_empty() => recogniser.server_ended(),
+            _ => {}
+        }
         let mut rest = bytes.as_slice();
         while !rest.is_empty() {
             let (slice, later) = rest.split_at(cut().clamp(1, rest.len()));
@@ -46,22 +55,27 @@ fn shown(talk: &[(Side, Vec<u8>)], mut cut: impl FnMut() -> usize) -> Vec<Event>
             assert!(recogniser.memory() <= MEMORY_MAX, "{} bytes", recogniser.memory());
         }
     }
-    recogniser.finish(Ending::Closed, now, &mut sink);
+    recogniser.finish(ending, now, &mut sink);
     assert!(recogniser.is_silent());
     events
 }
 
 /// The events of a conversation, which have to be the same however it is cut.
-fn events(talk: &[(Side, Vec<u8>)]) -> Vec<Event> {
-    let whole = shown(talk, || usize::MAX);
+fn events(talk: &[(Side, Vec<u8>)], ending: Ending) -> Vec<Event> {
+    let whole = shown_to(talk, ending, || usize::MAX);
     for size in [1, 2, 3, 7, 61] {
-        assert_eq!(shown(talk, || size), whole, "in slices of {size}");
+        assert_eq!(shown_to(talk, ending, || size), whole, "in slices of {size}");
     }
     whole
 }
 
 /// Events in short: what a table can show.
 fn words(talk: &[(Side, Vec<u8>)]) -> Vec<String> {
+    words_to(talk, Ending::Closed)
+}
+
+/// The same, with another end.
+fn words_to(talk: &[(Side, Vec<u8>)], ending: Ending) -> Vec<String> {
     let ms = |time: Duration| time.as_millis();
     let word = |event: Event| match event {
         Event::Known(protocol) => protocol.to_string(),
@@ -78,7 +92,7 @@ fn words(talk: &[(Side, Vec<u8>)]) -> Vec<String> {
             format!("{protocol} {method}{status} {cut}{after}")
         }
     };
-    events(talk).into_iter().map(word).collect()
+    events(talk, ending).into_iter().map(word).collect()
 }
 
 #[test]

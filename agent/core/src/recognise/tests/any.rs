@@ -54,7 +54,7 @@ fn piece() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
-fn talk() -> impl Strategy<Value = Talk> {
+pub(super) fn talk() -> impl Strategy<Value = Talk> {
     let opening = prop_oneof![
         3 => Just(vec![(Client, b"GET / HTTP/1.1\r\n\r\n".to_vec())]),
         3 => Just(vec![(Client, [&PREFACE[..], &[0, 0, 0, 4, 0, 0, 0, 0, 0]].concat()),

@@ -7,7 +7,7 @@ fn once(request: &str, answer: &str) -> Vec<String> {
     words(&[say(Client, request), say(Server, answer)])
 }
 
-const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+pub(super) const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
 #[test]
 fn a_response_ends_where_its_head_says() {

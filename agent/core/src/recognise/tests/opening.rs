@@ -54,7 +54,7 @@ fn protocols_are_known_by_their_first_bytes() {
 
 #[test]
 fn nothing_is_said_of_a_connection_without_bytes() {
-    assert_eq!(events(&[]), []);
+    assert_eq!(events(&[], Ending::Closed), []);
     let mut recogniser = Recogniser::new();
     recogniser.client(b"", Duration::ZERO, &mut |event| panic!("{event:?}"));
     recogniser.server(b"", Duration::ZERO, &mut |event| panic!("{event:?}"));
