@@ -204,12 +204,12 @@ impl Controllers {
     }
 
     /// `lark ca rotate` in the pod of whoever leads.
-    async fn rotate(&self) {
+    async fn rotate(&self, flags: &[&str]) {
         for _ in 0..600 {
             if let Some(leader) = self.leader() {
                 let socket = self.socket(&leader);
                 let line = ["lark", "ca", "rotate", "--no-wait", "--controller-socket"];
-                let line = line.into_iter().chain([socket.to_str().unwrap()]);
+                let line = line.into_iter().chain([socket.to_str().unwrap()]).chain(flags.iter().copied());
                 let command = Cli::try_parse_from(line).unwrap().command;
                 if lark::cli::run(command).await.is_ok() {
                     return;
@@ -217,7 +217,7 @@ impl Controllers {
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        panic!("no replica begins a rotation");
+        panic!("no replica takes `lark ca rotate` {flags:?}");
     }
 }
 
@@ -331,7 +331,7 @@ async fn leaders_killed_during_two_hundred_issuances_and_a_rotation_issue_nothin
     let (mut seen, mut issues, mut kills, mut slowest) = (BTreeSet::new(), 0, 0, Duration::ZERO);
     let mut killed_at: Vec<usize> = (0..4).map(|part| 10 + part * 45 + any(45)).collect();
     let work = async {
-        controllers.rotate().await;
+        controllers.rotate(&[]).await;
         while issues < 200 || kills < 3 || controllers.phase() != "steady" {
             seen.extend(controllers.kept().into_iter().filter(|name| name.ends_with(".pem")));
             // Who was killed leads by its Lease for a while; then it is the next one's turn.
@@ -456,4 +456,32 @@ async fn a_ca_that_cert_manager_owns_issues_by_every_replica_and_another_root_be
     // Node two has no agent: the old one issues still.
     let chain = issued(&agent, "web").await;
     assert_eq!(chain.last().unwrap(), &CertificateDer::from_pem_slice(first_pem.as_bytes()).unwrap());
+}
+
+#[tokio::test]
+async fn a_rotation_to_somebody_elses_root_that_is_taken_back_begins_again_by_a_person_alone() {
+    let mut controllers = Controllers::new(&["--ca-secret", "mesh-ca"]).await;
+    let ((first, first_pem), (second, second_pem)) = (root("first"), root("second"));
+    controllers.nodes.world.server.put(given(&first, &first_pem));
+    controllers.serves("r0").await;
+    controllers.until("the root is published", |c| c.published().is_some()).await;
+    let ids = |pem: &str| TrustBundle::from_pem(pem.as_bytes()).unwrap().ids().to_vec();
+    let (before, after) = (ids(&first_pem), ids(&second_pem));
+    let agents = [controllers.agent(0, "one", &["web"]), controllers.agent(1, "two", &["db"])];
+    let all_of = |root: &[RootId]| agents.iter().all(|agent| agent.store.holdings().svids == root);
+    controllers.until("both have certificates", |_| all_of(&before)).await;
+    controllers.nodes.world.server.put(given(&second, &second_pem));
+    controllers.until("certificates hang from the second root", |_| all_of(&after)).await;
+    controllers.rotate(&["--abort"]).await;
+    controllers.until("it is taken back", |c| c.phase() == "steady").await;
+    // The second one is in the Secret still, and who leads next has not heard of what was said to the first.
+    controllers.serves("r1").await;
+    controllers.kill("r0").await;
+    controllers.until("the other one leads", |c| c.leader().as_deref() == Some("r1")).await;
+    for _ in 0..20 {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert_eq!((controllers.phase().as_str(), all_of(&before)), ("steady", true));
+    }
+    controllers.rotate(&[]).await;
+    controllers.until("certificates hang from the second root again", |_| all_of(&after)).await;
 }

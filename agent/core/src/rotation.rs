@@ -78,6 +78,9 @@ pub struct State {
     /// Silent nodes that a person chose not to wait for.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub left_out: BTreeSet<String>,
+    /// The root that somebody else's CA had when a person took a rotation back: to it nothing begins by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub taken_back: Option<RootId>,
 }
 
 /// What is to be done in a phase.
@@ -160,7 +163,20 @@ impl Phase {
 impl State {
     /// One root, no rotation.
     pub fn steady(root: RootId, now: u64) -> Self {
-        Self { epoch: 1, since: now, phase: Phase::Steady { root }, left_out: BTreeSet::new() }
+        let phase = Phase::Steady { root };
+        Self { epoch: 1, since: now, phase, left_out: BTreeSet::new(), taken_back: None }
+    }
+
+    /// What it means, in a sentence.
+    pub fn meaning(&self) -> String {
+        let phase = self.phase.meaning();
+        match self.taken_back {
+            Some(root) => format!(
+                "{phase}; a rotation was taken back, and one to root {} begins by `lark ca rotate` alone",
+                root.short()
+            ),
+            None => phase.to_owned(),
+        }
     }
 
     /// What is to be done in this phase.
@@ -184,7 +200,9 @@ impl State {
     pub fn begin(&self, new: RootId, now: u64) -> Result<Self, RotationRefused> {
         match self.phase {
             Phase::Steady { root } if root == new => Err(RotationRefused::SameRoot),
-            Phase::Steady { root } => Ok(self.next(Phase::Trust { old: root, new }, now)),
+            Phase::Steady { root } => {
+                Ok(Self { taken_back: None, ..self.next(Phase::Trust { old: root, new }, now) })
+            }
             other => Err(RotationRefused::UnderWay(other.label())),
         }
     }
@@ -222,7 +240,8 @@ impl State {
             Phase::Steady { .. } => BTreeSet::new(),
             _ => self.left_out.clone(),
         };
-        Self { epoch: self.epoch.saturating_add(1), since: now, phase, left_out }
+        let epoch = self.epoch.saturating_add(1);
+        Self { epoch, since: now, phase, left_out, taken_back: self.taken_back }
     }
 }
 

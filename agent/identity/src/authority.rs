@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
 use lark_core::identity::TrustDomain;
-use lark_core::rotation::{NodeFacts, Phase, RootId, RotationRefused, State};
+use lark_core::rotation::{NodeFacts, RootId, RotationRefused, State};
 use rustls::pki_types::CertificateDer;
 
 use crate::ca::{Ca, CaError, SignError};
@@ -86,6 +86,8 @@ pub enum Offered {
     Begun,
     /// It hangs from another root, and a rotation is under way: its turn comes when that has ended.
     Waits,
+    /// It hangs from a root that a person went back from: a person has to begin the rotation to it.
+    TakenBack,
 }
 
 /// What nodes are told.
@@ -187,10 +189,8 @@ impl Authority {
 pub struct OnDisk {
     authority: Arc<Authority>,
     disk: Disk,
-    /// Whether the CA comes from files of somebody else's.
-    given: bool,
-    /// A CA of another root that was given while a rotation was under way. Held while anything is written.
-    waiting: Mutex<Option<Arc<Ca>>>,
+    /// The CA of somebody else's as it was given last. Held while anything is written.
+    given: Mutex<Option<Arc<Ca>>>,
 }
 
 /// What is read is that in memory.
@@ -236,7 +236,7 @@ impl OnDisk {
         };
         disk.save(&keyring)?;
         let authority = Arc::new(Authority::new(keyring));
-        let on_disk = Self { authority, disk, given: given.is_some(), waiting: Mutex::default() };
+        let on_disk = Self { authority, disk, given: Mutex::default() };
         if let Some(ca) = given {
             on_disk.offer_shared(ca, now)?;
         }
@@ -254,16 +254,17 @@ impl OnDisk {
         self.disk.published()
     }
 
-    /// A new root is made and its rotation begins.
+    /// A new root is made and its rotation begins; or that to the root of somebody else's CA, if it was taken back.
     ///
     /// # Errors
     /// When one is under way, the CA is somebody else's, or files cannot be written.
     pub fn rotate(&self, domain: &TrustDomain, now: SystemTime) -> Result<State, AuthorityError> {
-        if self.given {
-            return Err(AuthorityError::Given);
+        let given = locked(&self.given);
+        let Some(ca) = &*given else { return self.change(self.keyring().rotate(domain, now)?) };
+        match self.keyring().offer_again(ca.clone(), now)? {
+            (next, Offered::Begun) => self.change(next),
+            _ => Err(AuthorityError::Given),
         }
-        let _turn = locked(&self.waiting);
-        self.change(self.keyring().rotate(domain, now)?)
     }
 
     /// Files of a CA changed.
@@ -275,11 +276,11 @@ impl OnDisk {
     }
 
     fn offer_shared(&self, ca: Arc<Ca>, now: SystemTime) -> Result<Offered, AuthorityError> {
-        let mut waiting = locked(&self.waiting);
+        let mut given = locked(&self.given);
         let (next, offered) = self.keyring().offer(ca.clone(), now)?;
-        *waiting = (offered == Offered::Waits).then_some(ca);
+        *given = Some(ca);
         match offered {
-            Offered::Same | Offered::Waits => {}
+            Offered::Same | Offered::Waits | Offered::TakenBack => {}
             // Its key is kept where it comes from.
             Offered::Swapped => self.install(next),
             Offered::Begun => drop(self.change(next)?),
@@ -287,15 +288,13 @@ impl OnDisk {
         Ok(offered)
     }
 
-    /// The rotation is taken back.
+    /// The rotation is taken back. To the CA that is given now none begins by itself, by a restart neither.
     ///
     /// # Errors
     /// When there is none, it is too late, or files cannot be written.
     pub fn abort(&self, now: SystemTime) -> Result<State, AuthorityError> {
-        let mut waiting = locked(&self.waiting);
-        let next = self.keyring().abort(now)?;
-        *waiting = None;
-        self.change(next)
+        let given = locked(&self.given);
+        self.change(self.keyring().abort(given.as_ref().and_then(|ca| ca.root_id()), now)?)
     }
 
     /// The rotation goes on without those nodes, for as long as they stay silent.
@@ -303,7 +302,7 @@ impl OnDisk {
     /// # Errors
     /// When there is none, or files cannot be written.
     pub fn without(&self, nodes: impl IntoIterator<Item = String>) -> Result<State, AuthorityError> {
-        let _turn = locked(&self.waiting);
+        let _turn = locked(&self.given);
         self.change(self.keyring().without(nodes)?)
     }
 
@@ -312,18 +311,15 @@ impl OnDisk {
     /// # Errors
     /// When files cannot be written; the phase has then not begun.
     pub fn advance(&self, nodes: &[NodeFacts], now: SystemTime) -> Result<Option<State>, AuthorityError> {
-        let mut waiting = locked(&self.waiting);
+        let given = locked(&self.given);
         let keyring = self.keyring();
         if let Some(next) = keyring.advance(nodes, now) {
             return self.change(next).map(Some);
         }
-        let steady = matches!(keyring.state.phase, Phase::Steady { .. });
-        match waiting.take_if(|_| steady) {
-            Some(ca) => {
-                drop(waiting);
-                self.offer_shared(ca, now).map(|offered| (offered == Offered::Begun).then(|| self.state()))
-            }
-            None => Ok(None),
+        // One that was given while a rotation was under way: now it is its turn.
+        match given.as_ref().map(|ca| keyring.offer(ca.clone(), now)).transpose()? {
+            Some((next, Offered::Begun)) => self.change(next).map(Some),
+            _ => Ok(None),
         }
     }
 

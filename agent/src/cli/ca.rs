@@ -68,7 +68,9 @@ pub struct RotateArgs {
     pub socket: Socket,
     /// Take the rotation under way back.
     ///
-    /// Default: off, and a rotation begins. Possible until the old root is withdrawn.
+    /// Default: off, and a rotation begins. Possible until the old root is withdrawn. A CA that is yours (--ca-cert,
+    /// --ca-secret) and stays where it is begins no other rotation by itself then: `lark ca rotate` does, or another CA
+    /// in its place.
     #[arg(long, conflicts_with = "without")]
     pub abort: bool,
     /// Go on without this node, as long as it says nothing; may be repeated.

@@ -340,6 +340,7 @@ impl Replica {
                 super::rotation::said(&authority.state());
                 Ok(())
             }
+            // That a rotation was taken back is said with the phase, and by `lark ca status`.
             _ => Ok(()),
         }
     }
@@ -390,27 +391,53 @@ impl Replica {
         Ok(())
     }
 
-    /// Changes the CA as somebody wishes, if this one leads and knows how it is now.
-    pub(super) async fn change(
+    /// Changes the CA as somebody wishes, if this one leads and knows how it is now. `decide` is told what somebody else's
+    /// CA is, as far as that could be read.
+    async fn change(
         &self,
-        decide: impl FnOnce(&Keyring) -> Result<Keyring, AuthorityError>,
+        decide: impl FnOnce(&Keyring, Option<&Arc<Ca>>) -> Result<Keyring, ReplicaError>,
     ) -> Result<State, ReplicaError> {
         let mut kept = self.kept.lock().await;
         let nobody = || self.leader().unwrap_or_else(|| "nobody is known to".to_owned());
         let authority = self.authority.get().filter(|authority| authority.is_current() && self.leads());
         let authority = authority.ok_or_else(|| ReplicaError::NotLeading(nobody()))?;
-        let next = decide(&authority.keyring())?;
+        let next = decide(&authority.keyring(), kept.given.as_ref().map(|(_, ca)| ca))?;
         let over = kept.found.clone();
         self.write(&mut kept, over.as_ref(), next).await?;
         Ok(authority.state())
     }
 
-    /// A rotation to a root made here.
+    /// A rotation to a root made here, or to that of somebody else's CA if it was taken back.
     pub(super) async fn rotate(&self) -> Result<State, ReplicaError> {
-        if let Some(given) = &self.settings.given {
-            return Err(ReplicaError::NotOurs(given.clone()));
-        }
-        self.change(|keyring| keyring.rotate(&self.settings.domain, SystemTime::now())).await
+        let now = SystemTime::now();
+        self.change(|keyring, given| match (&self.settings.given, given) {
+            (None, _) => Ok(keyring.rotate(&self.settings.domain, now)?),
+            (Some(name), given) => match given.map(|ca| keyring.offer_again(ca.clone(), now)).transpose()? {
+                Some((next, Offered::Begun)) => Ok(next),
+                _ => Err(ReplicaError::NotOurs(name.clone())),
+            },
+        })
+        .await
+    }
+
+    /// The rotation taken back. To what is in somebody else's Secret now none begins by itself, whoever leads.
+    pub(super) async fn abort(&self) -> Result<State, ReplicaError> {
+        self.change(|keyring, given| {
+            // Where the Secret cannot be read it has what this rotation is to, as far as anybody knows.
+            let comes = || keyring.state().phase.roots().last().copied();
+            let given =
+                given.and_then(|ca| ca.root_id()).or_else(comes).filter(|_| self.settings.given.is_some());
+            Ok(keyring.abort(given, SystemTime::now()).map_err(AuthorityError::from)?)
+        })
+        .await
+    }
+
+    /// The rotation without those nodes, for as long as they stay silent.
+    pub(super) async fn without(
+        &self,
+        nodes: impl IntoIterator<Item = String>,
+    ) -> Result<State, ReplicaError> {
+        self.change(|keyring, _| Ok(keyring.without(nodes).map_err(AuthorityError::from)?)).await
     }
 
     /// Begins the next phase, if it may begin: not before the last change has reached every replica that issues.
@@ -425,7 +452,7 @@ impl Replica {
             return Ok(None);
         }
         let mut stays = false;
-        let next = self.change(|keyring| {
+        let next = self.change(|keyring, _| {
             Ok(keyring.advance(nodes, now).unwrap_or_else(|| {
                 stays = true;
                 keyring.clone()

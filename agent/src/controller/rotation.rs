@@ -68,11 +68,10 @@ impl Rotation {
 
     /// Takes the rotation back.
     pub(super) async fn abort(&self) -> Result<CaView, WishError> {
-        let now = SystemTime::now();
         match &self.keeper {
-            Keeper::Disk(disk) => drop(disk.abort(now)?),
+            Keeper::Disk(disk) => drop(disk.abort(SystemTime::now())?),
             Keeper::Cluster(replica) => {
-                drop(replica.change(|keyring| Ok(keyring.abort(now)?)).await?);
+                drop(replica.abort().await?);
             }
         }
         Ok(self.changed())
@@ -87,7 +86,7 @@ impl Rotation {
         match &self.keeper {
             Keeper::Disk(disk) => drop(disk.without(node)?),
             Keeper::Cluster(replica) => {
-                drop(replica.change(|keyring| Ok(keyring.without(node)?)).await?);
+                drop(replica.without(node).await?);
             }
         }
         Ok(self.changed())
@@ -187,6 +186,11 @@ impl Rotation {
                         "a CA of another root was given; its turn comes when the rotation under way has ended"
                     );
                 }
+                Ok(Offered::TakenBack) => {
+                    tracing::warn!(
+                        "a CA was given of a root whose rotation was taken back: it begins by `lark ca rotate` alone"
+                    );
+                }
                 Err(error) => tracing::error!(%error, "the CA that was given cannot be taken up"),
             }
             self.follow();
@@ -221,7 +225,7 @@ impl Rotation {
         CaView {
             trust_domain: self.domain.to_string(),
             phase: state.phase.label().to_owned(),
-            meaning: state.phase.meaning().to_owned(),
+            meaning: state.meaning(),
             epoch: state.epoch,
             since: state.since,
             roots: state.phase.roots().into_iter().map(|root| self.root(&state, root)).collect(),
@@ -275,7 +279,7 @@ fn sentence(waiting: &Waiting) -> String {
 }
 
 pub(super) fn said(state: &State) {
-    let (phase, meaning) = (state.phase.label(), state.phase.meaning());
+    let (phase, meaning) = (state.phase.label(), state.meaning());
     match state.phase {
         Phase::Steady { root } => tracing::info!(phase, root = root.short(), "{meaning}"),
         _ => tracing::info!(phase, epoch = state.epoch, "root rotation: {meaning}"),

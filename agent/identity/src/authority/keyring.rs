@@ -142,12 +142,25 @@ impl Keyring {
         let Phase::Steady { root: old } = self.state.phase else {
             return Ok((self.clone(), Offered::Waits));
         };
+        if self.state.taken_back == Some(root) {
+            return Ok((self.clone(), Offered::TakenBack));
+        }
         let mut next = self.begin(ca, now)?;
         if next.cas.contains_key(&old) {
             // Whoever kept it has another now: what every node trusts must last until nobody needs it.
             next.own.insert(old);
         }
         Ok((next, Offered::Begun))
+    }
+
+    /// The same, though a rotation to its root was taken back: a person wishes it.
+    ///
+    /// # Errors
+    /// When it has no certificate.
+    pub fn offer_again(&self, ca: Arc<Ca>, now: SystemTime) -> Result<(Self, Offered), AuthorityError> {
+        let mut anew = self.clone();
+        anew.state.taken_back = None;
+        anew.offer(ca, now)
     }
 
     fn begin(&self, ca: Arc<Ca>, now: SystemTime) -> Result<Self, AuthorityError> {
@@ -158,12 +171,14 @@ impl Keyring {
         Ok(next)
     }
 
-    /// The rotation taken back.
+    /// The rotation taken back; and nothing begins by itself to `given`, the root that the CA of somebody else's has now.
     ///
     /// # Errors
     /// When there is none, or it is too late.
-    pub fn abort(&self, now: SystemTime) -> Result<Self, RotationRefused> {
-        Ok(self.with(self.state.abort(seconds(now))?))
+    pub fn abort(&self, given: Option<RootId>, now: SystemTime) -> Result<Self, RotationRefused> {
+        let state = self.state.abort(seconds(now))?;
+        let taken_back = given.filter(|root| *root != state.plan().issuer);
+        Ok(self.with(State { taken_back, ..state }))
     }
 
     /// The rotation without those nodes, for as long as they stay silent.

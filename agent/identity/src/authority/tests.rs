@@ -1,7 +1,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
-use lark_core::rotation::{Report, SETTLE};
+use lark_core::rotation::{Phase, Report, SETTLE};
 use tempfile::TempDir;
 
 use super::*;
@@ -171,4 +171,44 @@ fn a_given_ca_of_another_root_begins_a_rotation_and_its_predecessors_key_lasts_a
     assert_eq!(names(&home), files(&[(b, &["pem"])]));
     // Now it is the third one's turn.
     assert_eq!(authority.advance(&follower(&authority), late).unwrap().unwrap().plan().trusted, [c, b]);
+}
+
+#[test]
+fn a_given_ca_whose_rotation_was_taken_back_is_taken_up_by_a_person_alone() {
+    let home = tempfile::tempdir().unwrap();
+    let now = SystemTime::now();
+    let make = || Ca::create(&domain(), now).unwrap().0;
+    let (one, two, three) = (make(), make(), make());
+    let (a, b, c) = (one.root_id().unwrap(), two.root_id().unwrap(), three.root_id().unwrap());
+    let again = |ca: &Ca| Ca::from_pem(&ca.secrets().0, &ca.secrets().1).unwrap();
+    let open = |given: &Ca| OnDisk::open(home.path(), &domain(), Some(again(given)), now).unwrap();
+    // To the end of whatever is under way, and a little further.
+    let rest = |authority: &OnDisk| {
+        (0..8).for_each(|_| drop(authority.advance(&follower(authority), now + SETTLE).unwrap()));
+        authority.state().phase
+    };
+    let authority = open(&one);
+    assert_eq!(authority.offer(again(&two), now).unwrap(), Offered::Begun);
+    authority.abort(now).unwrap();
+    assert_eq!(rest(&authority), Phase::Steady { root: a });
+    assert!(authority.state().meaning().contains(&b.short()), "{}", authority.state().meaning());
+    assert_eq!(authority.offer(again(&two), now).unwrap(), Offered::TakenBack);
+    // By a restart neither.
+    let authority = open(&two);
+    assert_eq!(rest(&authority), Phase::Steady { root: a });
+    let trust = authority.rotate(&domain(), now).unwrap();
+    assert_eq!((trust.phase, trust.taken_back), (Phase::Trust { old: a, new: b }, None));
+    assert!(matches!(authority.rotate(&domain(), now), Err(AuthorityError::Given)));
+
+    // One that was given meanwhile does not begin either; one that is given afterwards does.
+    assert_eq!(authority.offer(again(&three), now).unwrap(), Offered::Waits);
+    authority.abort(now).unwrap();
+    assert_eq!(rest(&authority), Phase::Steady { root: a });
+    assert_eq!(authority.offer(again(&two), now).unwrap(), Offered::Begun);
+    // What was put back before is no rotation that waits for a person.
+    assert_eq!(authority.offer(again(&one), now).unwrap(), Offered::Same);
+    assert_eq!(authority.abort(now).unwrap().taken_back, None);
+    assert_eq!(rest(&authority), Phase::Steady { root: a });
+    assert_eq!(authority.offer(three, now).unwrap(), Offered::Begun);
+    assert_eq!(authority.state().phase, Phase::Trust { old: a, new: c });
 }
