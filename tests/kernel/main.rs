@@ -10,6 +10,7 @@ mod direct;
 mod full;
 mod hooks;
 mod leave;
+mod passes;
 mod pins;
 mod plain;
 mod reuse;

@@ -22,12 +22,16 @@ use crate::load::{self, Gather, MapError};
 use crate::mirror::{Mirror, Synced};
 use crate::syscall;
 
+/// Entries of each map of connections that somebody vouches for (ebpf/programs/src/maps.rs).
+pub(crate) const PASSES_MAX: u32 = 65_536;
+
 /// The maps of strict pods, and their programs' pins.
 #[derive(Debug)]
 pub struct Guards {
     root: PathBuf,
     guarded: Mirror<DestinationKey, Guard>,
-    passes: BpfHashMap<MapData, Tuple, Pass>,
+    probes: BpfHashMap<MapData, Tuple, Pass>,
+    agent: BpfHashMap<MapData, Tuple, Pass>,
     direct: BpfHashMap<MapData, Tuple, Pass>,
     ranges: LpmTrie<MapData, RangeData, u32>,
 }
@@ -38,7 +42,8 @@ impl Guards {
         Ok(Self {
             root: root.to_owned(),
             guarded: Mirror::open(&maps, "GUARDED")?,
-            passes: load::open(&maps, "PASSES", Map::HashMap)?,
+            probes: load::open(&maps, "PASSES", Map::HashMap)?,
+            agent: load::open(&maps, "AGENT_PASSES", Map::HashMap)?,
             direct: load::open(&maps, "DIRECT_PASSES", Map::HashMap)?,
             ranges: load::open(&maps, "RANGES", Map::LpmTrie)?,
         })
@@ -91,17 +96,18 @@ impl Guards {
             destination_port: destination.1,
             padding: 0,
         };
-        self.passes.get(&tuple, 0).is_ok() || self.direct.get(&tuple, 0).is_ok()
+        [&self.probes, &self.agent, &self.direct].iter().any(|map| map.get(&tuple, 0).is_ok())
     }
 
     /// Connections that are vouched for or left alone at this moment.
     pub fn passes(&self) -> usize {
-        self.passes.keys().count() + self.directs()
+        self.usage().map(|(_, entries)| entries).iter().sum()
     }
 
-    /// Those of them that a verdict leaves alone.
-    pub(crate) fn directs(&self) -> usize {
-        self.direct.keys().count()
+    /// The same by map.
+    pub(crate) fn usage(&self) -> [(&'static str, usize); 3] {
+        let maps = [("PASSES", &self.probes), ("AGENT_PASSES", &self.agent), ("DIRECT_PASSES", &self.direct)];
+        maps.map(|(name, map)| (name, map.keys().count()))
     }
 
     /// Takes back what is recorded of direct connections from these addresses: the hooks of their pods are
@@ -145,12 +151,12 @@ impl Guards {
             return Ok(());
         }
         link::remove(&self.probes_pin())?;
-        let recorded = self.passes.iter().filter_map(Result::ok);
+        let recorded = self.probes.iter().filter_map(Result::ok);
         let probes: Vec<Tuple> =
             recorded.filter(|(_, pass)| pass.kind == Pass::PROBE).map(|(tuple, _)| tuple).collect();
         for tuple in probes {
             // Gone already is as good as removed.
-            let _ = self.passes.remove(&tuple);
+            let _ = self.probes.remove(&tuple);
         }
         Ok(())
     }

@@ -458,7 +458,8 @@ impl Kernel {
         usage.push(MapUsage { map: "GUARDED", entries, max });
         let (entries, max) = self.directs.usage();
         usage.push(MapUsage { map: "DIRECT", entries, max });
-        usage.push(MapUsage { map: "DIRECT_PASSES", entries: self.guards.directs(), max: 65_536 });
+        let passes = self.guards.usage().into_iter();
+        usage.extend(passes.map(|(map, entries)| MapUsage { map, entries, max: guard::PASSES_MAX }));
         Ok(usage)
     }
 

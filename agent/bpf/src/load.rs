@@ -17,7 +17,7 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!("../object/lark.bpf.o");
 
 /// The maps that are pinned: all but the events, when they were told, and the loads of workers, which are each
 /// agent's own.
-pub(crate) const MAPS: [&str; 17] = [
+pub(crate) const MAPS: [&str; 18] = [
     "POD",
     "DESTINATIONS",
     "FLOWS",
@@ -28,6 +28,7 @@ pub(crate) const MAPS: [&str; 17] = [
     "RANGES",
     "GUARDED",
     "PASSES",
+    "AGENT_PASSES",
     "DIRECT_PASSES",
     "DIRECT",
     "GENERATION",

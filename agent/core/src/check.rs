@@ -211,6 +211,13 @@ fn map(usage: &MapView) -> CheckView {
                 "it is full; start the agent with a larger --destinations-max",
             ),
             "DIRECT" => line(&subject, Verdict::Warn, found, "it is full; the rest goes through the agent"),
+            "PASSES" => line(&subject, Verdict::Fail, found, "it is full; probes of strict pods are refused"),
+            "AGENT_PASSES" => line(
+                &subject,
+                Verdict::Fail,
+                found,
+                "it is full; what more strict pods dial at whoever is not captured is dropped",
+            ),
             "DIRECT_PASSES" => {
                 line(&subject, Verdict::Fail, found, "it is full; more direct connections are cut off")
             }

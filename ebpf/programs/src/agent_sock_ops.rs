@@ -2,7 +2,7 @@
 //! deliveries, vouches for what the agent dials on behalf of strict pods, and ends what nobody has any more.
 
 use aya_ebpf::{EbpfContext as _, helpers::bpf_setsockopt, macros::sock_ops, programs::SockOpsContext};
-use lark_abi::{Counter, Flow, Pass};
+use lark_abi::{Counter, Flow};
 
 use crate::{
     maps::{DELIVERIES, FLOWS, SK_ACCEPTED, SK_CLAIM, count},
@@ -46,7 +46,7 @@ fn connecting(ctx: &SockOpsContext) {
     let key = passes::key(ctx);
     // What the agent dials from inside a strict pod's namespace leaves by the pod's own wire.
     if passes::is_guarded(&key.source) {
-        passes::vouch(ctx, &key, Pass::AGENT);
+        passes::vouch_agent(ctx, &key);
     }
     let sk = tuple::socket(ctx);
     if sk.is_null() {
@@ -91,7 +91,7 @@ fn state(ctx: &SockOpsContext) {
     if !tuple::closes(ctx) {
         return;
     }
-    passes::forget(ctx);
+    passes::forget_agent(ctx);
     let sk = tuple::socket(ctx);
     if sk.is_null() || tuple::storage::<Flow>(&SK_CLAIM, sk).is_none() {
         return;

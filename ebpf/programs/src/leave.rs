@@ -102,7 +102,7 @@ fn follow(skb: *mut __sk_buff, ends: Refused, next: Next) -> Option<Refused> {
         // Outside the ranges a connection may be older than what is captured there, and goes on.
         has_payload: in_ranges && has_payload(end, packet, frame),
         port: guard(&ends.source, ends.source_port),
-        dialled: passes::of(&Tuple {
+        dialled: passes::of_dialled(&Tuple {
             netns: 0,
             source: ends.source,
             destination: ends.destination,

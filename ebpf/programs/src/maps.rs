@@ -68,14 +68,19 @@ pub static GUARDED: HashMap<DestinationKey, Guard, 65_536, NO_PREALLOC> = HashMa
 /// Connections that may reach strict pods, or leave them.
 pub type Passes = HashMap<Tuple, Pass, 65_536, NO_PREALLOC>;
 
-/// Connections of the kubelet's and the agent's that may reach strict pods, or leave them, by tuple without a
-/// namespace. They live as long as the socket that dials; 65,536 are more than a node's probes and what its strict
-/// pods have open to whoever is not captured. When full, what is not recorded is refused.
+/// Connections of the kubelet's that may reach strict pods, by tuple without a namespace. They live as long as the
+/// socket that dials; 65,536 are more than a node's probes. When full, what is not recorded is refused.
 #[btf_map]
 pub static PASSES: Passes = Passes::new();
 
-/// The same for what a verdict leaves to two pods. A map of its own: whoever dials in a pod must not be able to
-/// keep probes out. When full, what is not recorded is cut off.
+/// The same for what the agent dials from inside strict pods, for these, at whoever is not captured. A map of its
+/// own: whoever dials in a pod must not be able to keep probes out. When full, what is not recorded is dropped as it
+/// leaves the pod.
+#[btf_map]
+pub static AGENT_PASSES: Passes = Passes::new();
+
+/// The same for what a verdict leaves to two pods; its own for the same cause. When full, what is not recorded is
+/// cut off.
 #[btf_map]
 pub static DIRECT_PASSES: Passes = Passes::new();
 

@@ -5,7 +5,7 @@ use aya_ebpf::programs::SockOpsContext;
 use lark_abi::{Address, Counter, DestinationKey, Pass, Tuple};
 
 use crate::{
-    maps::{DIRECT_PASSES, GUARDED, PASSES, Passes, count},
+    maps::{AGENT_PASSES, DIRECT_PASSES, GUARDED, PASSES, Passes, count},
     tuple,
 };
 
@@ -15,11 +15,22 @@ pub fn key(ctx: &SockOpsContext) -> Tuple {
     Tuple { netns: 0, ..tuple::dialled(ctx) }
 }
 
-/// Records what is being dialled, until the socket closes.
+/// Records what the kubelet is dialling, until the socket closes.
 #[inline(always)]
-pub fn vouch(ctx: &SockOpsContext, key: &Tuple, kind: u32) {
+pub fn vouch_probe(ctx: &SockOpsContext, key: &Tuple) {
+    vouch(&PASSES, ctx, key, Pass::PROBE);
+}
+
+/// Records what the agent is dialling, until the socket closes.
+#[inline(always)]
+pub fn vouch_agent(ctx: &SockOpsContext, key: &Tuple) {
+    vouch(&AGENT_PASSES, ctx, key, Pass::AGENT);
+}
+
+#[inline(always)]
+fn vouch(map: &Passes, ctx: &SockOpsContext, key: &Tuple, kind: u32) {
     let pass = Pass { cookie: tuple::cookie(ctx), kind, acceptor: 0 };
-    if PASSES.insert(key, &pass, 0).is_ok() {
+    if map.insert(key, &pass, 0).is_ok() {
         tuple::ask_for_states(ctx);
     } else {
         count(Counter::PassesFull);
@@ -37,7 +48,15 @@ pub fn record_direct(ctx: &SockOpsContext, key: &Tuple, acceptor: u32) -> bool {
     is_recorded
 }
 
-/// Who vouches for a connection, if anybody does.
+/// Who vouches for a connection that leaves a pod, if anybody does.
+#[inline(always)]
+pub fn of_dialled(key: &Tuple) -> Option<Pass> {
+    let dialled = read(&AGENT_PASSES, key);
+    // An agent of before has what it dials among the probes, for as long as it drains.
+    if dialled.kind != 0 { Some(dialled) } else { of(key) }
+}
+
+/// Who vouches for a connection that reaches a pod, if anybody does.
 #[inline(always)]
 pub fn of(key: &Tuple) -> Option<Pass> {
     let vouched = read(&PASSES, key);
@@ -68,10 +87,16 @@ fn read(map: &Passes, key: &Tuple) -> Pass {
     }
 }
 
-/// Takes back what was vouched for of a socket that closes, if anything was.
+/// Takes back what was vouched for of a socket of the kubelet's that closes, if anything was.
 #[inline(always)]
-pub fn forget(ctx: &SockOpsContext) {
+pub fn forget_probe(ctx: &SockOpsContext) {
     remove(&PASSES, ctx, &key(ctx));
+}
+
+/// Takes back what was vouched for of a socket of the agent's that closes, if anything was.
+#[inline(always)]
+pub fn forget_agent(ctx: &SockOpsContext) {
+    remove(&AGENT_PASSES, ctx, &key(ctx));
 }
 
 /// Takes back what a verdict left alone.

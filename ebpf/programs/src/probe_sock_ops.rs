@@ -2,16 +2,14 @@
 //! a probe by the socket that dials it and never by an address. An entry lives from before the SYN until the
 //! socket closes, so its four-tuple is this socket's own for as long.
 
-use aya_ebpf::{macros::sock_ops, programs::SockOpsContext};
-use lark_abi::Pass;
-
 use crate::{passes, tuple};
+use aya_ebpf::{macros::sock_ops, programs::SockOpsContext};
 
 #[sock_ops]
 pub fn lark_probe_sock_ops(ctx: SockOpsContext) -> u32 {
     match tuple::op(&ctx) {
         tuple::TCP_CONNECT => connecting(&ctx),
-        tuple::STATE if tuple::closes(&ctx) => passes::forget(&ctx),
+        tuple::STATE if tuple::closes(&ctx) => passes::forget_probe(&ctx),
         _ => {}
     }
     tuple::DONE
@@ -22,6 +20,6 @@ fn connecting(ctx: &SockOpsContext) {
     let key = passes::key(ctx);
     // Whatever else the kubelet dials is none of ours.
     if passes::is_guarded(&key.destination) {
-        passes::vouch(ctx, &key, Pass::PROBE);
+        passes::vouch_probe(ctx, &key);
     }
 }

@@ -90,7 +90,7 @@ const fn rest(counter: Counter) -> (Side, &'static str) {
         Counter::ProbePassed => (LookupHook, "Nothing: this is how it should be."),
         Counter::PassesFull => (
             ProbeHook,
-            "Probes hang by the thousands, or strict pods have tens of thousands of connections open to whoever is not captured, or pods as many direct ones (which have a map of their own, so probes go on): see `lark connections` and `lark bpf`.",
+            "Probes hang by the thousands, or strict pods have tens of thousands of connections open to whoever is not captured, or pods as many direct ones. Each kind has a map of its own, so the others go on: `lark bpf` says which is full, `lark connections` whose they are.",
         ),
         Counter::EventsLost => (
             LookupHook,
