@@ -49,8 +49,8 @@ impl Guards {
         })
     }
 
-    /// How many there are, and how many fit.
-    pub fn usage(&self) -> (usize, u32) {
+    /// How many guarded addresses and ports there are, and how many fit.
+    pub fn guarded(&self) -> (usize, u32) {
         (self.guarded.len(), self.guarded.max())
     }
 

@@ -454,7 +454,7 @@ impl Kernel {
             let opened: BpfHashMap<_, Tuple, Flow> = load::open(&self.maps(), map, Map::HashMap)?;
             usage.push(MapUsage { map, entries: opened.keys().count(), max: 65_536 });
         }
-        let (entries, max) = self.guards.usage();
+        let (entries, max) = self.guards.guarded();
         usage.push(MapUsage { map: "GUARDED", entries, max });
         let (entries, max) = self.directs.usage();
         usage.push(MapUsage { map: "DIRECT", entries, max });

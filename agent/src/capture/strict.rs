@@ -200,7 +200,7 @@ impl Strict {
         let guarded = wanted.values().filter_map(|w| Some((w, self.guarded.get(&w.uid)?)));
         let entries = guarded.map(|(w, guarded)| entries(w, guarded, &listeners(&w.uid)));
         let mut kernel = locked(&self.kernel);
-        let most = usize::try_from(kernel.guards().usage().1).unwrap_or(usize::MAX);
+        let most = usize::try_from(kernel.guards().guarded().1).unwrap_or(usize::MAX);
         let (entries, closed) = fitting(entries.collect(), most);
         if closed > 0 {
             tracing::error!(
