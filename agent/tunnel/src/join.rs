@@ -71,8 +71,8 @@ async fn pass(source: &TcpStream, destination: &TcpStream, shared: &Shared) -> E
         biased;
         result = bytes => result.map(|_| ()),
         // Also while they are not read, because the other side does not take.
-        failed = failed(source) => Err((failed, false)),
-        failed = failed(destination) => Err((failed, true)),
+        () = failed(source) => Err((why(source), false)),
+        () = failed(destination) => Err((why(destination), true)),
     };
     let how = match result {
         Ok(()) => {
@@ -81,20 +81,20 @@ async fn pass(source: &TcpStream, destination: &TcpStream, shared: &Shared) -> E
             End::Clean
         }
         // Of the way there the source is read, of the way back the destination.
-        Err((Failed::Read(_), false)) => End::ResetBySource,
-        Err((Failed::Read(_), true)) => End::ResetByDestination,
-        Err((Failed::Write(_), false)) => {
+        Err((Failed::Read | Failed::ReadDestroyed, false)) => End::ResetBySource,
+        Err((Failed::Read | Failed::ReadDestroyed, true)) => End::ResetByDestination,
+        Err((Failed::Write | Failed::WriteDestroyed, false)) => {
             last_words(destination, source, back);
             End::ResetByDestination
         }
-        Err((Failed::Write(_), true)) => {
+        Err((Failed::Write | Failed::WriteDestroyed, true)) => {
             last_words(source, destination, there);
             End::ResetBySource
         }
     };
-    // Neither end gave up where the agent itself destroyed a socket, as it does for policies (`Engine::pod_failed`).
-    let aborted = matches!(result, Err((Failed::Read(kind) | Failed::Write(kind), _)) if kind == io::ErrorKind::ConnectionAborted);
-    shared.traffic.borrow_mut().ended(if aborted { End::Lost } else { how });
+    // Neither end gave up where a socket was destroyed.
+    let destroyed = matches!(result, Err((Failed::ReadDestroyed | Failed::WriteDestroyed, _)));
+    shared.traffic.borrow_mut().ended(if destroyed { End::Lost } else { how });
     Ended::by_pod(true, how)
 }
 
@@ -111,26 +111,31 @@ fn last_words(from: &TcpStream, to: &TcpStream, way: Way<'_>) {
     }
 }
 
-async fn failed(socket: &TcpStream) -> Failed {
+async fn failed(socket: &TcpStream) {
     // An error of the reactor itself ends this as well: nothing works then.
     let _ = socket.ready(Interest::ERROR).await;
-    let error = socket.take_error().ok().flatten();
-    Failed::Read(error.map_or(io::ErrorKind::ConnectionReset, |error| error.kind()))
+}
+
+fn why(socket: &TcpStream) -> Failed {
+    socket.take_error().ok().flatten().map_or(Failed::Read, Failed::read)
 }
 
 #[derive(Clone, Copy)]
 enum Failed {
-    Read(io::ErrorKind),
-    Write(io::ErrorKind),
+    Read,
+    Write,
+    /// The same, since the agent itself destroyed the socket, as it does for policies (`Engine::pod_failed`).
+    ReadDestroyed,
+    WriteDestroyed,
 }
 
 impl Failed {
     fn read(error: io::Error) -> Self {
-        Self::Read(error.kind())
+        if error.kind() == io::ErrorKind::ConnectionAborted { Self::ReadDestroyed } else { Self::Read }
     }
 
     fn write(error: io::Error) -> Self {
-        Self::Write(error.kind())
+        if error.kind() == io::ErrorKind::ConnectionAborted { Self::WriteDestroyed } else { Self::Write }
     }
 }
 
@@ -265,7 +270,7 @@ async fn splice(from: &TcpStream, to: &TcpStream, rest: &mut Vec<u8>, way: Way<'
                     Err(_) => *rest = pipe.take().map_err(Failed::read)?,
                 }
             }
-            Ok(0) => return Err(Failed::Write(io::ErrorKind::WriteZero)),
+            Ok(0) => return Err(Failed::Write),
             Err(e) => return Err(Failed::write(e)),
         }
     }
