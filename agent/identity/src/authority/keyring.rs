@@ -156,11 +156,8 @@ impl Keyring {
     /// The same, though a rotation to its root was taken back: a person wishes it.
     ///
     /// # Errors
-    /// When one is under way, the way back included, or it has no certificate.
+    /// When it has no certificate.
     pub fn offer_again(&self, ca: Arc<Ca>, now: SystemTime) -> Result<(Self, Offered), AuthorityError> {
-        if !matches!(self.state.phase, Phase::Steady { .. }) {
-            return Err(RotationRefused::UnderWay(self.state.phase.label()).into());
-        }
         let mut anew = self.clone();
         anew.state.taken_back = None;
         anew.offer(ca, now)
