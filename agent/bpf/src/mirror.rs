@@ -42,6 +42,11 @@ impl<K: Pod + Hash + Eq, V: Pod + PartialEq> Mirror<K, V> {
     /// When the kernel refuses for another cause than a full map.
     pub(crate) fn sync(&mut self, wanted: impl IntoIterator<Item = (K, V)>) -> Result<Synced, MapError> {
         self.look();
+        self.hold(wanted)
+    }
+
+    /// The same, when what is there was looked at.
+    fn hold(&mut self, wanted: impl IntoIterator<Item = (K, V)>) -> Result<Synced, MapError> {
         let max = usize::try_from(self.max).unwrap_or(usize::MAX);
         let (mut held, mut order, mut left_out) = (HashMap::<K, V>::new(), Vec::new(), 0);
         for (key, value) in wanted {
@@ -75,7 +80,7 @@ impl<K: Pod + Hash + Eq, V: Pod + PartialEq> Mirror<K, V> {
         let closes = |(key, value): &&(K, V)| closing(value) && self.written.contains_key(key);
         let first: Vec<(K, V)> = wanted.iter().filter(closes).copied().collect();
         let first = self.change(first, [])?;
-        let rest = self.sync(wanted.iter().copied())?;
+        let rest = self.hold(wanted.iter().copied())?;
         Ok(Synced { written: first.written + rest.written, ..rest })
     }
 

@@ -158,7 +158,7 @@ impl Dial {
         if !self.claims.borrow().is_published(&stream)? {
             return Err(DialError::NotPublished);
         }
-        self.is_told(pod, &stream, address)?;
+        self.ensure_told(pod, &stream, address)?;
         Ok(stream)
     }
 
@@ -168,7 +168,7 @@ impl Dial {
     ///
     /// # Errors
     /// When it is not told, or it cannot be known.
-    fn is_told(&self, pod: &Pod, stream: &TcpStream, address: SocketAddr) -> Result<(), DialError> {
+    fn ensure_told(&self, pod: &Pod, stream: &TcpStream, address: SocketAddr) -> Result<(), DialError> {
         let failed = |source| DialError::Failed { address, source };
         let source = stream.local_addr().map_err(failed)?;
         let netns = pod.netns_cookie().map_err(failed)?;

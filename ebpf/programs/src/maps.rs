@@ -28,7 +28,7 @@ pub static POD: aya_ebpf::btf_maps::CgroupStorage<PodEntry> = aya_ebpf::btf_maps
 
 /// Mesh destinations by address and port (port 0: any). 262,144 holds 100,000 dual-stack workloads
 /// and 10,000 Services of several ports; user space sets another size at load. When full, user
-/// space says which destinations it left out and refuses to be ready.
+/// space holds pods first and then small Services, and says how many it left out.
 #[btf_map]
 pub static DESTINATIONS: HashMap<DestinationKey, DestinationValue, 262_144, NO_PREALLOC> = HashMap::new();
 

@@ -11,8 +11,10 @@ use anyhow::{Context, Result, ensure};
 use super::{Program, ask, line};
 use crate::install::{self, say};
 
-/// Modules that are loaded, in this order, with what they need: TLS, and the ciphers as a processor has them.
-const MODULES: [&str; 6] = ["tls", "gcm", "ghash-generic", "chacha20poly1305", "aesni-intel", "ctr"];
+/// Modules that are loaded, in this order, with what they need: TLS, the ciphers as a processor has them, and what asks
+/// for sockets and ends them.
+const MODULES: [&str; 7] =
+    ["tls", "gcm", "ghash-generic", "chacha20poly1305", "aesni-intel", "ctr", "tcp_diag"];
 
 /// Runs as the first process. What it says goes to the console, which is read.
 pub(super) const BEGIN: &str = r#"#!/bin/busybox sh
